@@ -1,0 +1,1 @@
+"""TTT-Moshi for HuggingFace."""

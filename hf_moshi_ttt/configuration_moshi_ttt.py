@@ -1,0 +1,288 @@
+"""Configuration of TTT-Moshi: every default and every bound, once.
+
+`MoshiTTTConfig` describes Kyutai's Moshi in transformers' field names. Its section `ttt` describes the
+test-time-training layers; `ttt=None` is plain Moshi. Configurations are strict: an unknown key, a wrong type or a value
+out of bounds raises and says what is allowed. Everything that changes the function the model computes stands here, so
+that a checkpoint's config.json is enough to run it.
+"""
+
+from copy import deepcopy
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+NO_INPUT_ID = -1  # a code that is absent: zero embedding, no loss
+FREE_ID = -2  # a code that the model is to choose itself (streaming only)
+
+# Keys that transformers itself writes into a config.json or passes to a config.
+_LIBRARY_KEYS = frozenset(
+    "model_type auto_map name_or_path _name_or_path _commit_hash attn_implementation torch_dtype num_labels "
+    "output_attentions experts_implementation _attn_implementation_internal _experts_implementation_internal".split()
+)
+
+
+class _StrictConfig(PreTrainedConfig):
+    """A transformers configuration that refuses keys it does not know (transformers would keep them silently)."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = sorted(set(kwargs) - _LIBRARY_KEYS)
+        if unknown:
+            allowed = sorted(set(self.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__))
+            raise ValueError(f"{type(self).__name__} does not know {unknown}. Known keys: {', '.join(allowed)}.")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers' `from_dict`, and checks the bounds once more after `kwargs` were applied."""
+        result = super().from_dict(config_dict, **kwargs)
+        (result[0] if isinstance(result, tuple) else result).validate()
+        return result
+
+    def _require(self, key: str, condition: bool, allowed: str) -> None:
+        if not condition:
+            raise ValueError(f"{type(self).__name__}: {key}={getattr(self, key)!r}, but {key} must be {allowed}.")
+
+
+@strict
+class TTTConfig(_StrictConfig):
+    r"""The test-time-training section.
+
+    Args:
+        layers: Which temporal layers carry a TTT block: `"middle"` (a quarter of them, centred), `"all"`, or a list of
+            layer indices.
+        preset: Which published form the inner learner follows. `"default"`: RMS-normed q and k, fan-in weights,
+            layer-normed target. `"paper"`: the TTT-LM equations (raw q and k, N(0, 0.02) weights, target v - k).
+        ttt_mlp_layers: Depth N of the inner network of each head; 1 is linear, 2 the usual TTT-MLP.
+        ttt_mlp_expansion_factor: Width of the hidden inner layers in units of the head width. Unused at depth 1.
+        mini_batch_size: Frames whose gradients are all taken at the same weights. Part of the function the model
+            computes: a checkpoint is run with the value it was trained with.
+        base_lr: Inner learning rate; a token's rate is `base_lr * sigmoid(...) / head width`.
+        step: Weight of the inner step inside a mini-batch: `"mean"` 1/i as in TTT-LM, `"constant"` 1/C as in TTT-Video.
+        forget: `"learned"` shrinks what was learned by a trained factor per head after each mini-batch; `"none"` keeps
+            all of it.
+        initial_keep_factor: Initial value of that factor.
+        output_bias: Whether the last inner layer has a bias.
+        initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
+        persistent_states: Whether training carries the memory of a recording from one segment to the next.
+    """
+
+    model_type = "moshi_ttt_section"
+
+    layers: str | list[int] = "middle"
+    preset: Literal["default", "paper"] = "default"
+    ttt_mlp_layers: int = 2
+    ttt_mlp_expansion_factor: int = 4
+    mini_batch_size: int = 16
+    base_lr: float | int = 1.0
+    step: Literal["mean", "constant"] = "mean"
+    forget: Literal["none", "learned"] = "learned"
+    initial_keep_factor: float | int = 0.995
+    output_bias: bool = True
+    initial_gating_alpha: float | int = 0.1
+    persistent_states: bool = False
+
+    def validate_bounds(self) -> None:
+        """Part of `@strict` validation."""
+        self._require("ttt_mlp_layers", self.ttt_mlp_layers >= 1, "at least 1")
+        self._require("ttt_mlp_expansion_factor", self.ttt_mlp_expansion_factor >= 1, "at least 1")
+        self._require("mini_batch_size", self.mini_batch_size >= 1, "at least 1 frame")
+        self._require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use ttt=None)")
+        self._require("initial_keep_factor", 0 < self.initial_keep_factor < 1, "between 0 and 1, both excluded")
+        if isinstance(self.layers, str):
+            self._require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
+        else:
+            increasing = self.layers == sorted(set(self.layers)) and len(self.layers) > 0
+            self._require("layers", increasing, "a non-empty list of increasing indices (for no TTT use ttt=None)")
+
+    def layer_indices(self, num_hidden_layers: int) -> list[int]:
+        """The temporal layers that carry a TTT block.
+
+        Raises:
+            ValueError: an index of `layers` is not a layer of the model.
+        """
+        if self.layers == "all":
+            return list(range(num_hidden_layers))
+        if self.layers == "middle":
+            count = max(1, round(num_hidden_layers / 4))
+            start = (num_hidden_layers - count) // 2
+            return list(range(start, start + count))
+        for index in self.layers:
+            inside = isinstance(index, int) and 0 <= index < num_hidden_layers
+            self._require("layers", inside, f"made of indices from 0 to {num_hidden_layers - 1}")
+        return [int(index) for index in self.layers]
+
+
+@strict
+class MoshiTTTDepthConfig(_StrictConfig):
+    """The depth transformer, which predicts the codebooks of one frame one after the other.
+
+    Args:
+        ffn_dim: Rows of the gated feed-forward's first projection: twice its hidden width.
+    """
+
+    model_type = "moshi_ttt_depth"
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 16
+    ffn_dim: int = 5632
+
+    def validate_bounds(self) -> None:
+        """Part of `@strict` validation."""
+        _require_transformer_shape(self)
+
+
+@strict
+class MoshiTTTConfig(_StrictConfig):
+    r"""Moshi with test-time-training layers. The defaults are Kyutai's 7B.
+
+    A frame is 80 ms. Streams are ordered text, Moshi's `num_codebooks` codebooks, the user's `num_codebooks` codebooks.
+
+    Args:
+        ffn_dim: Rows of the gated feed-forward's first projection: twice its hidden width.
+        sliding_window: Frames that attention sees, the current one included.
+        num_codebooks: Codebooks per speaker.
+        codebook_size: Ids per codebook; the id `codebook_size` is the initial token.
+        text_vocab_size: Ids of the text tokenizer; the id `text_vocab_size` is the initial token.
+        delays: Delay in frames of each stream, first text, then Moshi's and the user's codebooks.
+        pad_token_id: Text id of a frame without a new token.
+        end_pad_token_id: Text id of the frame before a word (EPAD); a row of it is the "zero" text stream.
+        text_loss_weight: Weight of the text loss in the sum; 0 for audio-only data.
+        text_padding_weight: Weight of PAD and EPAD targets in the text loss.
+        first_codebook_weight_multiplier: Weight of codebook 0 in the audio loss, the others having 1.
+        frame_rate_hz: Frames a second of the codec.
+        codec: Name or path of the codec whose codes the model was trained on, for provenance and for inference.
+        text_tokenizer: Name or path of the SentencePiece model, likewise.
+        text_stream: What stands in the text row of audio-only recordings: `"zero"` (EPAD ids), `"pad"` or `"none"` (-1).
+        user_stream: What stands in the user's rows of mono recordings: `"duplicate"` of the recording, `"silence"`
+            (codes of digital silence) or `"none"` (-1).
+        ttt: The TTT section, or None for plain Moshi.
+    """
+
+    model_type = "moshi_ttt"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "depth_decoder_config": MoshiTTTDepthConfig,
+        "ttt": SubConfigSpec(config_class=TTTConfig, optional=True),
+    }
+
+    hidden_size: int = 4096
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    ffn_dim: int = 22528
+    sliding_window: int = 3000
+    rope_theta: float | int = 10000.0
+    rms_norm_eps: float | int = 1e-8
+    num_codebooks: int = 8
+    codebook_size: int = 2048
+    text_vocab_size: int = 32000
+    delays: list[int] | None = None
+    pad_token_id: int = 3
+    end_pad_token_id: int = 0
+    text_loss_weight: float | int = 1.0
+    text_padding_weight: float | int = 0.5
+    first_codebook_weight_multiplier: float | int = 100.0
+    frame_rate_hz: float | int = 12.5
+    codec: str = "kyutai/mimi"
+    text_tokenizer: str | None = None
+    text_stream: Literal["zero", "pad", "none"] = "zero"
+    user_stream: Literal["duplicate", "silence", "none"] = "duplicate"
+    depth_decoder_config: dict | PreTrainedConfig | None = None
+    ttt: dict | PreTrainedConfig | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.delays is None:
+            self.delays = [0] + 2 * ([0] + [1] * (self.num_codebooks - 1))
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> "MoshiTTTConfig":
+        """A configuration by name, with keys changed; the dicts `ttt` and `depth_decoder_config` change single keys.
+
+        Args:
+            preset: `"tiny"` (tests), `"small"` (one CPU, minutes) or `"moshi-7b"` (Kyutai's checkpoint).
+
+        Raises:
+            ValueError: unknown preset, unknown key or value out of bounds.
+        """
+        if preset not in _PRESETS:
+            raise ValueError(f"preset={preset!r}, but the presets are {', '.join(_PRESETS)}.")
+        values = deepcopy(_PRESETS[preset])
+        for key, value in overrides.items():
+            nested = isinstance(value, dict) and isinstance(values.get(key), dict)
+            values[key] = {**values[key], **value} if nested else value
+        return cls(**values)
+
+    @property
+    def num_streams(self) -> int:
+        """K: text, Moshi's codebooks, the user's codebooks."""
+        return 1 + 2 * self.num_codebooks
+
+    @property
+    def max_delay_frames(self) -> int:
+        """The longest delay of any stream."""
+        return max(self.delays or [0])
+
+    @property
+    def ttt_layer_indices(self) -> list[int]:
+        """The temporal layers that carry a TTT block; empty for plain Moshi."""
+        return self.ttt.layer_indices(self.num_hidden_layers) if isinstance(self.ttt, TTTConfig) else []
+
+    def validate_bounds(self) -> None:
+        """Part of `@strict` validation."""
+        _require_transformer_shape(self)
+        head_dim = self.hidden_size // self.num_attention_heads
+        self._require("num_attention_heads", head_dim % 2 == 0, f"such that the head width {head_dim} is even (RoPE)")
+        for key in ("sliding_window", "num_codebooks", "codebook_size"):
+            self._require(key, getattr(self, key) >= 1, "at least 1")
+        self._require("text_vocab_size", self.text_vocab_size >= 4, "at least 4 (EPAD, bos, eos, PAD)")
+        for key in ("pad_token_id", "end_pad_token_id"):
+            self._require(key, 0 <= getattr(self, key) < self.text_vocab_size, f"in 0..{self.text_vocab_size - 1}")
+        for key in ("rope_theta", "rms_norm_eps", "frame_rate_hz"):
+            self._require(key, getattr(self, key) > 0, "above 0")
+        for key in ("text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier"):
+            self._require(key, getattr(self, key) >= 0, "0 or more")
+        self._require_delays()
+        _ = self.ttt_layer_indices
+
+    def _require_delays(self) -> None:
+        delays = self.delays or []
+        self._require("delays", len(delays) == self.num_streams, f"a list of {self.num_streams} frames, one a stream")
+        self._require("delays", min(delays) >= 0 and delays[0] == 0, "0 or more, and 0 for text")
+
+
+def _require_transformer_shape(config: MoshiTTTConfig | MoshiTTTDepthConfig) -> None:
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim"):
+        config._require(key, getattr(config, key) >= 1, "at least 1")
+    heads = config.num_attention_heads
+    config._require("hidden_size", config.hidden_size % heads == 0, f"a multiple of num_attention_heads={heads}")
+    config._require("ffn_dim", config.ffn_dim % 2 == 0, "even (it holds the gate and the value)")
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "ffn_dim": 128,
+        "sliding_window": 16,
+        "codebook_size": 32,
+        "text_vocab_size": 64,
+        "depth_decoder_config": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64},
+        "ttt": {"mini_batch_size": 4, "ttt_mlp_expansion_factor": 2},
+    },
+    "small": {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "ffn_dim": 1408,
+        "sliding_window": 125,
+        "text_vocab_size": 2000,
+        "depth_decoder_config": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 704},
+        "ttt": {},
+    },
+    "moshi-7b": {"depth_decoder_config": {}, "ttt": {}},
+}
+
+AutoConfig.register(MoshiTTTConfig.model_type, MoshiTTTConfig)

@@ -1,0 +1,99 @@
+"""Times of spoken words: forced alignment of a known text to its audio by pocketsphinx (English, model in the wheel).
+
+What is different: the words come back spelt as in the text, punctuation included, as `kyutai/DailyTalkContiguous` has
+them, although the aligner's dictionary knows only bare lower-case words. A hyphenated word is aligned in its parts and
+comes back whole. Words that the dictionary lacks are left out; `unknown_words` lists them.
+"""
+
+import re
+from functools import cache
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+from pocketsphinx import Decoder
+
+ALIGNER_RATE_HZ = 16_000
+FRAMES_PER_SEC = 100
+
+AlignedWord = tuple[str, tuple[float, float]]
+
+
+def align_words(samples: NDArray[np.float32], sample_rate_hz: int, text: str) -> list[AlignedWord]:
+    """Find when each word of `text` is spoken.
+
+    Args:
+        samples: one channel in [-1, 1], shape [samples].
+        sample_rate_hz: of `samples`; the aligner itself works at 16,000 Hz.
+        text: exactly what is said. Characters other than letters, apostrophes and hyphens are ignored.
+
+    Returns:
+        `(word, (start_sec, end_sec))` in the order of speech, resolved to 0.01 s. Empty when no word is known.
+
+    Raises:
+        ValueError: the samples have more than one axis, or the text does not fit the audio.
+    """
+    if samples.ndim != 1:
+        raise ValueError(f"samples has shape {samples.shape}, but one channel [samples] is needed; align each alone")
+    spelt = [(token, parts) for token in text.split() if (parts := dictionary_spelling(token))]
+    if not spelt:
+        return []
+    times_sec = _align_spellings(_pcm_bytes(samples, sample_rate_hz), [part for _, parts in spelt for part in parts])
+    aligned: list[AlignedWord] = []
+    first_part = 0
+    for token, parts in spelt:
+        last_part = first_part + len(parts) - 1
+        aligned.append((token, (times_sec[first_part][0], times_sec[last_part][1])))
+        first_part = last_part + 1
+    return aligned
+
+
+def unknown_words(text: str) -> list[str]:
+    """Return the words of `text` that `align_words` leaves out, as they stand there. Bare punctuation is no word."""
+    return [token for token in text.split() if re.search(r"\w", token) and not dictionary_spelling(token)]
+
+
+def dictionary_spelling(token: str) -> list[str]:
+    """Return the dictionary's words for one word of a text, more than one for a compound, empty if it is unknown."""
+    plain = token.lower().replace("’", "'").strip("'\"“”‘.,;:!?()[]*")
+    if _is_known(plain):
+        return [plain]
+    parts = [part for part in re.split(r"[^a-z']+", plain) if part.strip("'")]
+    is_plain_compound = bool(parts) and not re.search(r"[^a-z'.,;:!?/—–-]", plain)
+    return parts if is_plain_compound and all(_is_known(part) for part in parts) else []
+
+
+def _is_known(word: str) -> bool:
+    return bool(re.search(r"[a-z]", word)) and _decoder().lookup_word(word) is not None
+
+
+@cache
+def _decoder() -> Decoder:
+    """The aligner, one for each process. The wide beams are what lets hesitant or hurried audio still be aligned."""
+    return Decoder(lm=None, beam=1e-100, wbeam=1e-80, pbeam=1e-100, cmn="batch", loglevel="FATAL")
+
+
+def _pcm_bytes(samples: NDArray[np.float32], sample_rate_hz: int) -> bytes:
+    """16-bit samples at the aligner's rate."""
+    resampled = soxr.resample(samples, sample_rate_hz, ALIGNER_RATE_HZ)
+    return (np.clip(resampled, -1.0, 1.0) * 32767).astype("<i2").tobytes()
+
+
+def _align_spellings(pcm: bytes, words: list[str]) -> list[tuple[float, float]]:
+    """Start and end seconds of each dictionary word."""
+    decoder = _decoder()
+    decoder.set_align_text(" ".join(words))
+    decoder.start_utt()
+    decoder.process_raw(pcm, full_utt=True)
+    decoder.end_utt()
+    segments = [segment for segment in decoder.seg() or [] if segment.word[0] not in "<["]
+    if len(segments) != len(words):
+        duration_sec = len(pcm) / 2 / ALIGNER_RATE_HZ
+        raise ValueError(
+            f"{len(words)} words were to be aligned in {duration_sec:.2f} s of audio, but {len(segments)} were found; "
+            f"give the text that is spoken there: {' '.join(words)!r}"
+        )
+    return [
+        (round(segment.start_frame / FRAMES_PER_SEC, 2), round((segment.end_frame + 1) / FRAMES_PER_SEC, 2))
+        for segment in segments
+    ]
