@@ -1,18 +1,20 @@
-"""A small real audio codec with the interface of transformers' `MimiModel`: 24 kHz audio <-> codes at 12.5 frames a second.
+"""A small real audio codec behind the interface of transformers' `MimiModel`: 24 kHz audio <-> codes, 12.5 frames/s.
 
-For development and tests where Kyutai's Mimi weights cannot be had: `AutoModel.from_pretrained` loads either codec, and
-`encode` and `decode` are called alike. What is different from Mimi: nothing is trained by gradient descent. A frame is
-8 sub-frames of 80 log-mel values from strictly causal windows, normalised, projected by PCA and quantised by residual
-k-means (`log_mel_codec_fit` makes these tables); `decode` sums the centroids and runs Griffin-Lim on the magnitudes.
-Everything up to the codes is computed in float64, so that codes depend neither on how a stream is cut into pieces, nor
-on its neighbours in the batch, nor on reduced-precision matmul settings. Codes are not Mimi's: losses do not compare.
+For work where Kyutai's Mimi weights cannot be had: `AutoModel.from_pretrained` loads either codec, and `encode` and
+`decode` are called alike. What differs from Mimi: nothing is trained by gradient descent. A frame is 8 sub-frames of 80
+log-mel values from strictly causal windows, normalised, projected by PCA and quantised by residual k-means
+(`log_mel_codec_fit` makes these tables); `decode` sums the centroids and runs Griffin-Lim on the magnitudes. All up to
+the codes is computed in float64, so that codes depend neither on how a stream is cut into pieces, nor on other rows of
+the batch, nor on reduced-precision matmul settings. The codes are not Mimi's: losses on them do not compare.
 
-Axes: B batch, K codebooks, T frames, S samples, N sub-frames, M mel bands, F frequency bins, D PCA width, V codebook size.
+Axes: B batch, K codebooks, T frames, S samples, N sub-frames, W window, F frequency bins, M mel bands,
+G log-mels of a frame (sub-frame major), D PCA width, V codebook size.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -21,28 +23,28 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.audio_utils import mel_filter_bank
-from transformers.models.mimi.modeling_mimi import (
-    MimiConv1dPaddingCache,
-    MimiDecoderOutput,
-    MimiEncoderOutput,
-    MimiOutput,
-)
+from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache, MimiDecoderOutput, MimiEncoderOutput
 from transformers.utils.generic import can_return_tuple
 
 # Frames held in float64 at a time while encoding: about 60 MB of windows and spectra.
 ENCODE_CHUNK_FRAMES = 256
-# Frames whose phases are found together while decoding (one minute), and the faded overlap of neighbouring chunks.
+# Frames whose phases are found together while decoding (one minute), and how far neighbouring chunks fade.
 DECODE_CHUNK_FRAMES = 750
 DECODE_FADE_FRAMES = 2
 # Momentum of the fast Griffin-Lim iteration (Perraudin, Balazs and Sondergaard 2013).
 GRIFFIN_LIM_MOMENTUM = 0.99
 PHASE_SEED = 0
 
-# What `PreTrainedConfig` itself takes beside the declared fields, or writes to config.json.
-_BASE_KEYWORDS = frozenset(
-    {"model_type", "name_or_path", "_name_or_path", "_commit_hash", "torch_dtype", "num_labels", "output_attentions"}
-    | {"attn_implementation", "experts_implementation"}
+# Keys that transformers itself writes into a config.json or passes to a configuration.
+_LIBRARY_KEYS = frozenset(
+    "model_type name_or_path _name_or_path _commit_hash torch_dtype num_labels output_attentions attn_implementation "
+    "experts_implementation".split()
 )
+
+
+def _require(condition: bool, found: str, allowed: str, remedy: str) -> None:
+    if not condition:
+        raise ValueError(f"{found}; allowed: {allowed}; {remedy}.")
 
 
 @strict
@@ -53,14 +55,14 @@ class LogMelCodecConfig(PreTrainedConfig):
         sampling_rate: samples per second of the audio, in Hz.
         frame_rate: frames per second; must divide `sampling_rate`.
         subframes_per_frame: log-mel columns per frame; must divide the frame's samples.
-        window_samples: length of the Hann window, which ends where its sub-frame ends. Even, and at least two sub-frames.
+        window_samples: length of the Hann window, which ends where its sub-frame ends; even, at least two sub-frames.
         num_mels: mel bands from 0 Hz to half the sampling rate.
-        mel_floor: smallest mel magnitude kept; all below reads as silence. A full-scale sine reads `window_samples / 4`.
+        mel_floor: mel magnitudes below it read as silence. A full-scale sine has `window_samples / 4`.
         pca_dim: width of the centroids, at most `subframes_per_frame * num_mels`.
         num_quantizers: residual codebooks, coarse to fine.
         codebook_size: centroids per codebook.
         griffin_lim_iterations: rounds of phase search in `decode`; 0 keeps the random start phases.
-        use_streaming: what `encode` does when its own `use_streaming` is None.
+        use_streaming: what `encode` does when its own `use_streaming` is None and no cache is given.
 
     Raises:
         ValueError: for an unknown keyword or a value out of bounds.
@@ -81,55 +83,38 @@ class LogMelCodecConfig(PreTrainedConfig):
     use_streaming: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        unknown = sorted(set(kwargs) - _BASE_KEYWORDS)
-        if unknown:
-            raise ValueError(
-                f"LogMelCodecConfig has no {', '.join(unknown)}; its own fields: {', '.join(_own_fields())}"
-            )
-        super().__post_init__(**kwargs)
-
-    def validate_architecture(self) -> None:
-        """Checks the bounds of every field; run by `@strict` after construction.
-
-        Raises:
-            ValueError: with the value, what is allowed and what to change.
-        """
+        unknown = sorted(set(kwargs) - _LIBRARY_KEYS)
+        own = [name for name in self.__dataclass_fields__ if name not in PreTrainedConfig.__dataclass_fields__]
+        _require(not unknown, f"LogMelCodecConfig has no {', '.join(unknown)}", ", ".join(own), "correct or drop it")
         self._check_frame_sizes()
-        self._check_range("num_mels", 1, self.window_samples // 2, "lower it or raise window_samples")
-        self._check_range("pca_dim", 1, self.feature_dim, "lower it to at most subframes_per_frame * num_mels")
-        self._check_range("num_quantizers", 1, 64, "Mimi has 8 to 32")
-        self._check_range("codebook_size", 2, 1 << 16, "Mimi has 2048")
-        self._check_range("griffin_lim_iterations", 0, 1000, "32 is enough for speech")
-        if not 0.0 < self.mel_floor < self.window_samples / 4:
-            raise ValueError(
-                f"mel_floor={self.mel_floor}; allowed: above 0 and below window_samples / 4 = "
-                f"{self.window_samples / 4:g} (a full-scale sine); 0.001 is near the noise of 16-bit audio"
-            )
+        self._check_table_sizes()
+        super().__post_init__(**kwargs)
 
     def _check_range(self, name: str, low: int, high: int, remedy: str) -> None:
         value = getattr(self, name)
-        if not low <= value <= high:
-            raise ValueError(f"{name}={value}; allowed: {low} to {high}; {remedy}")
+        _require(low <= value <= high, f"{name}={value}", f"{low} to {high}", remedy)
 
     def _check_frame_sizes(self) -> None:
         self._check_range("sampling_rate", 1, 1_000_000, "give it in Hz")
-        if self.frame_rate <= 0 or not (self.sampling_rate / self.frame_rate).is_integer():
-            raise ValueError(
-                f"frame_rate={self.frame_rate}; allowed: above 0 with sampling_rate={self.sampling_rate} an exact "
-                "multiple of it; 12.5 divides 24000"
-            )
-        self._check_range("subframes_per_frame", 1, self.frame_size, "8 sub-frames of 10 ms suit speech")
-        if self.frame_size % self.subframes_per_frame:
-            raise ValueError(
-                f"subframes_per_frame={self.subframes_per_frame}; allowed: divisors of the frame's {self.frame_size} "
-                "samples; 8 divides 1920"
-            )
-        low, high = 2 * self.subframe_samples, 1 << 16
-        if self.window_samples % 2 or not low <= self.window_samples <= high:
-            raise ValueError(
-                f"window_samples={self.window_samples}; allowed: even, {low} to {high}; below two sub-frames "
-                "(subframe_samples each) the windows cannot be put together again"
-            )
+        divides = self.frame_rate > 0 and float(self.sampling_rate / self.frame_rate).is_integer()
+        found = f"frame_rate={self.frame_rate}"
+        _require(divides, found, f"above 0, dividing sampling_rate={self.sampling_rate}", "12.5 divides 24000")
+        divides = self.subframes_per_frame > 0 and self.frame_size % self.subframes_per_frame == 0
+        found = f"subframes_per_frame={self.subframes_per_frame}"
+        _require(divides, found, f"divisors of the frame's {self.frame_size} samples", "8 divides 1920")
+        fits = self.window_samples % 2 == 0 and 2 * self.subframe_samples <= self.window_samples <= 1 << 16
+        found = f"window_samples={self.window_samples}"
+        _require(fits, found, f"even, {2 * self.subframe_samples} (two sub-frames) to 65536", "1024 suits speech")
+
+    def _check_table_sizes(self) -> None:
+        self._check_range("num_mels", 1, self.window_samples // 2, "lower it or raise window_samples")
+        self._check_range("pca_dim", 1, self.feature_dim, "at most subframes_per_frame * num_mels")
+        self._check_range("num_quantizers", 1, 64, "Mimi has 8 to 32")
+        self._check_range("codebook_size", 2, 1 << 16, "Mimi has 2048")
+        self._check_range("griffin_lim_iterations", 0, 1000, "32 suits speech")
+        loudest = self.window_samples / 4
+        fits = 0.0 < self.mel_floor < loudest
+        _require(fits, f"mel_floor={self.mel_floor}", f"above 0, below {loudest:g}", "0.001 suits 16-bit audio")
 
     @property
     def frame_size(self) -> int:
@@ -151,15 +136,6 @@ class LogMelCodecConfig(PreTrainedConfig):
         """Log-mel values per frame."""
         return self.subframes_per_frame * self.num_mels
 
-    @property
-    def num_codebooks(self) -> int:
-        """Mimi's other name for `num_quantizers`."""
-        return self.num_quantizers
-
-
-def _own_fields() -> list[str]:
-    return [name for name in LogMelCodecConfig.__annotations__ if name != "model_type"]
-
 
 class LogMelCodecModel(PreTrainedModel):
     """The codec. It holds buffers only, so an optimizer or a sharding wrapper finds nothing to train in it.
@@ -173,34 +149,41 @@ class LogMelCodecModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = "audio"
 
-    feature_mean: Tensor
-    feature_scale: Tensor
-    pca_basis: Tensor
-    codebooks: Tensor
-    mel_filters: Tensor
-    window: Tensor
+    feature_mean: Tensor  # G
+    feature_scale: Tensor  # G
+    pca_basis: Tensor  # D G
+    codebooks: Tensor  # K V D
+    mel_filters: Tensor  # F M
+    window: Tensor  # W
 
     def __init__(self, config: LogMelCodecConfig) -> None:
         super().__init__(config)
+        num_bins = config.window_samples // 2 + 1
         self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
         self.register_buffer("feature_scale", torch.ones(config.feature_dim))
         self.register_buffer("pca_basis", torch.empty(config.pca_dim, config.feature_dim))
         self.register_buffer("codebooks", torch.empty(config.num_quantizers, config.codebook_size, config.pca_dim))
-        filters_FM = torch.empty(config.window_samples // 2 + 1, config.num_mels)
-        self.register_buffer("mel_filters", filters_FM, persistent=False)
+        self.register_buffer("mel_filters", torch.empty(num_bins, config.num_mels), persistent=False)
         self.register_buffer("window", torch.empty(config.window_samples), persistent=False)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
-        if module is not self:
-            return
+        config = self.config
+        filters_FM = mel_filter_bank(
+            len(self.mel_filters),
+            config.num_mels,
+            0.0,
+            config.sampling_rate / 2,
+            config.sampling_rate,
+            mel_scale="slaney",
+        )
+        init.copy_(self.mel_filters, torch.from_numpy(filters_FM))
+        init.copy_(self.window, torch.hann_window(config.window_samples, device="cpu"))
         init.zeros_(self.feature_mean)
         init.ones_(self.feature_scale)
-        init.normal_(self.pca_basis, std=self.config.feature_dim**-0.5)
+        init.normal_(self.pca_basis, std=config.feature_dim**-0.5)
         init.normal_(self.codebooks)
-        init.copy_(self.mel_filters, _mel_filters_FM(self.config))
-        init.copy_(self.window, torch.hann_window(self.config.window_samples, device="cpu"))
 
     @property
     def device(self) -> torch.device:
@@ -213,7 +196,7 @@ class LogMelCodecModel(PreTrainedModel):
         return self.codebooks.dtype
 
     def get_encoded_length(self, input_length: Tensor) -> Tensor:
-        """Frames that `encode` returns for so many samples: the last frame is filled with zeros."""
+        """Frames that `encode` returns for so many samples: an unfinished last frame counts."""
         return -(-input_length // self.config.frame_size)
 
     @can_return_tuple
@@ -227,15 +210,16 @@ class LogMelCodecModel(PreTrainedModel):
         padding_cache: MimiConv1dPaddingCache | None = None,
         use_streaming: bool | None = None,
     ) -> MimiEncoderOutput:
-        """Audio to codes. Codes of frame t depend on no sample after the frame's end.
+        """Audio to codes. The codes of a frame depend on no sample after its end.
 
         Args:
-            input_values: `[B, 1, S]` in [-1, 1]; louder samples are taken as they are.
+            input_values: `[B, 1, S]` in [-1, 1]; louder samples are taken as they are. An unfinished last frame is
+                filled with zeros.
             padding_mask: `[B, S]` or `[B, 1, S]`, 0 where a sample is padding: it is then read as zero.
             num_quantizers: keep this many codebooks, coarse ones first; None keeps all.
-            encoder_past_key_values: only None, which is what the output holds; there so that callers of Mimi need no branch.
-            padding_cache: what the last call of a stream returned; None starts a stream at silence. It is updated in place.
-            use_streaming: whether to return a `padding_cache`; None follows the configuration, or the cache if one is given.
+            encoder_past_key_values: only None, which the output holds too: Mimi's callers pass it on.
+            padding_cache: what the stream's last call returned, updated in place; None starts a stream at silence.
+            use_streaming: whether to return a cache; None follows the configuration, or the cache if one is given.
 
         Returns:
             `audio_codes` int64 `[B, K, ceil(S / frame_size)]`, and `padding_cache` when streaming, else None.
@@ -243,24 +227,22 @@ class LogMelCodecModel(PreTrainedModel):
         Raises:
             ValueError: for wrong shapes or types, NaN or infinite samples, or a streamed piece of unfinished frames.
         """
-        if encoder_past_key_values is not None:
-            raise ValueError(
-                "encoder_past_key_values was given; allowed: None; this codec's only state is padding_cache"
-            )
+        _require(encoder_past_key_values is None, "encoder_past_key_values given", "None", "pass padding_cache instead")
         samples_B1S = self._checked_samples(input_values, padding_mask)
-        kept_K = self._checked_quantizers(num_quantizers)
-        if use_streaming is None:
-            use_streaming = self.config.use_streaming or padding_cache is not None
-        if use_streaming:
+        kept_K = self.config.num_quantizers if num_quantizers is None else num_quantizers
+        most_K = self.config.num_quantizers
+        _require(1 <= kept_K <= most_K, f"num_quantizers={kept_K}", f"1 to {most_K}", "fit a codec with more of them")
+        streaming = self.config.use_streaming or padding_cache is not None if use_streaming is None else use_streaming
+        if streaming:
             padding_cache = self._checked_cache(padding_cache, input_values)
             context_B1S = padding_cache.update(samples_B1S, 0)
-        elif padding_cache is not None:
-            raise ValueError("use_streaming=False with a padding_cache; allowed: None or True; drop one of the two")
         else:
+            found = "use_streaming=False with a padding_cache"
+            _require(padding_cache is None, found, "True or None", "drop one of them")
             context_B1S = samples_B1S.new_zeros(len(samples_B1S), 1, self.config.context_samples)
         chunks = self._log_mel_chunks(torch.cat([context_B1S, samples_B1S], dim=-1)[:, 0])
         codes_BKT = torch.cat([self._quantize(chunk_BTG, kept_K) for chunk_BTG in chunks], dim=-1)
-        return MimiEncoderOutput(audio_codes=codes_BKT, padding_cache=padding_cache)
+        return MimiEncoderOutput(audio_codes=cast(torch.LongTensor, codes_BKT), padding_cache=padding_cache)
 
     @can_return_tuple
     @torch.no_grad()
@@ -272,7 +254,7 @@ class LogMelCodecModel(PreTrainedModel):
         Args:
             audio_codes: `[B, K', T]`, the coarsest K' codebooks.
             padding_mask: `[..., S]`: only its length counts, the audio is cut to S samples, as Mimi does.
-            decoder_past_key_values: only None, which is what the output holds.
+            decoder_past_key_values: only None, which the output holds too.
 
         Returns:
             `audio_values` float32 `[B, 1, T * frame_size]`.
@@ -280,37 +262,28 @@ class LogMelCodecModel(PreTrainedModel):
         Raises:
             ValueError: for wrong shapes or types, or codes outside the codebooks.
         """
-        if decoder_past_key_values is not None:
-            raise ValueError("decoder_past_key_values was given; allowed: None; decode keeps no state between calls")
-        log_mels_BTG = self.dequantize(audio_codes)
+        _require(decoder_past_key_values is None, "decoder_past_key_values given", "None", "decode keeps no state")
+        log_mels_BTG = self.log_mels_of_codes(audio_codes)
         filters_MF = torch.linalg.pinv(self.mel_filters.double()).float()
         audio_BS = torch.stack([self._synthesize(row_TG, filters_MF) for row_TG in log_mels_BTG])
         if padding_mask is not None:
             audio_BS = audio_BS[:, : padding_mask.shape[-1]]
         return MimiDecoderOutput(audio_values=audio_BS[:, None])
 
-    def forward(
-        self, input_values: Tensor, padding_mask: Tensor | None = None, num_quantizers: int | None = None
-    ) -> MimiOutput:
-        """`encode` then `decode`; the audio is cut to `padding_mask`'s length where one is given."""
-        codes_BKT = self.encode(input_values, padding_mask, num_quantizers, return_dict=True).audio_codes
-        audio_B1S = self.decode(codes_BKT, padding_mask, return_dict=True).audio_values
-        return MimiOutput(audio_codes=codes_BKT, audio_values=audio_B1S)
-
     @torch.no_grad()
     def log_mels(self, input_values: Tensor) -> Tensor:
-        """Natural logarithms of mel magnitudes, float32 `[B, T, G]` of `[B, 1, S]`; G is sub-frames times mels."""
+        """Natural logarithms of the mel magnitudes of `[B, 1, S]`, float32 `[B, T, G]`: what `encode` quantises."""
         samples_B1S = self._checked_samples(input_values, None)
         padded_BS = functional.pad(samples_B1S, (self.config.context_samples, 0))[:, 0]
         return torch.cat([chunk_BTG.float() for chunk_BTG in self._log_mel_chunks(padded_BS)], dim=1)
 
     @torch.no_grad()
-    def dequantize(self, audio_codes: Tensor) -> Tensor:
+    def log_mels_of_codes(self, audio_codes: Tensor) -> Tensor:
         """The log-mels that codes `[B, K', T]` stand for, float32 `[B, T, G]`, as in `log_mels`."""
-        self._check_codes(audio_codes)
-        latents_BTD = sum(self.codebooks[k][audio_codes[:, k]] for k in range(audio_codes.shape[1]))
-        log_mels_BTG = (latents_BTD @ self.pca_basis) * self.feature_scale + self.feature_mean
-        return log_mels_BTG.clamp(min=math.log(self.config.mel_floor))
+        codes_BKT = self._checked_codes(audio_codes)
+        latents_KBTD = [self.codebooks[k][codes_BKT[:, k]] for k in range(codes_BKT.shape[1])]
+        normal_BTG = torch.stack(latents_KBTD).sum(dim=0) @ self.pca_basis
+        return (normal_BTG * self.feature_scale + self.feature_mean).clamp(min=math.log(self.config.mel_floor))
 
     def _log_mel_chunks(self, padded_BS: Tensor) -> Iterator[Tensor]:
         """Yields float64 `[B, t, G]` for successive frames; `padded_BS` starts with the context of the first."""
@@ -329,12 +302,11 @@ class LogMelCodecModel(PreTrainedModel):
         """Codes `[B, kept_K, T]`: each codebook takes the centroid nearest to what the coarser ones left over."""
         normal_BTG = (log_mels_BTG - self.feature_mean) / self.feature_scale
         residual_BTD = normal_BTG @ self.pca_basis.double().T
-        codes_BT = []
+        codes_KBT = []
         for codebook_VD in self.codebooks[:kept_K].double():
-            scores_BTV = residual_BTD @ codebook_VD.T - codebook_VD.square().sum(dim=-1) / 2
-            codes_BT.append(scores_BTV.argmax(dim=-1))
-            residual_BTD = residual_BTD - codebook_VD[codes_BT[-1]]
-        return torch.stack(codes_BT, dim=1)
+            codes_KBT.append(nearest_centroids(residual_BTD, codebook_VD))
+            residual_BTD = residual_BTD - codebook_VD[codes_KBT[-1]]
+        return torch.stack(codes_KBT, dim=1)
 
     def _synthesize(self, log_mels_TG: Tensor, filters_MF: Tensor) -> Tensor:
         """Samples `[T * frame_size]`, found in chunks that fade into each other with constant power."""
@@ -355,115 +327,73 @@ class LogMelCodecModel(PreTrainedModel):
 
         `torch.istft` drops half a window on either side, so the last column is repeated to cover the end.
         """
-        config = self.config
-        half_samples, hop_samples = config.window_samples // 2, config.subframe_samples
+        half_samples, hop_samples = self.config.window_samples // 2, self.config.subframe_samples
         num_samples = magnitudes_FN.shape[1] * hop_samples
-        extra = math.ceil(half_samples / hop_samples)
-        magnitudes_FN = torch.cat([magnitudes_FN, magnitudes_FN[:, -1:].expand(-1, extra)], dim=1)
-        generator = torch.Generator().manual_seed(PHASE_SEED)
-        turns_FN = torch.rand(magnitudes_FN.shape, generator=generator).to(magnitudes_FN)
-        phases_FN = torch.polar(torch.ones_like(turns_FN), 2 * math.pi * turns_FN)
-        sizes = {"n_fft": config.window_samples, "hop_length": hop_samples, "window": self.window, "center": True}
-        previous_FN = torch.zeros_like(phases_FN)
-        for _ in range(config.griffin_lim_iterations):
-            rebuilt_FN = torch.stft(
-                torch.istft(magnitudes_FN * phases_FN, **sizes), pad_mode="constant", return_complex=True, **sizes
-            )
+        magnitudes_FN = functional.pad(magnitudes_FN, (0, math.ceil(half_samples / hop_samples)), mode="replicate")
+        turns_FN = torch.rand(magnitudes_FN.shape, generator=torch.Generator().manual_seed(PHASE_SEED))
+        spectrum_FN = torch.polar(magnitudes_FN, 2 * math.pi * turns_FN.to(magnitudes_FN.device))
+        stft = partial(torch.stft, n_fft=2 * half_samples, hop_length=hop_samples, window=self.window)
+        istft = partial(torch.istft, n_fft=2 * half_samples, hop_length=hop_samples, window=self.window)
+        previous_FN = torch.zeros_like(spectrum_FN)
+        for _ in range(self.config.griffin_lim_iterations):
+            rebuilt_FN = stft(istft(spectrum_FN), pad_mode="constant", return_complex=True)
             ahead_FN = rebuilt_FN - GRIFFIN_LIM_MOMENTUM / (1 + GRIFFIN_LIM_MOMENTUM) * previous_FN
-            phases_FN = ahead_FN / ahead_FN.abs().clamp(min=1e-16)
+            spectrum_FN = magnitudes_FN * ahead_FN / ahead_FN.abs().clamp(min=1e-16)
             previous_FN = rebuilt_FN
-        audio_S = torch.istft(magnitudes_FN * phases_FN, **sizes)
-        return audio_S[half_samples - hop_samples :][:num_samples]
+        return istft(spectrum_FN)[half_samples - hop_samples :][:num_samples]
 
     def _checked_samples(self, input_values: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Float32 `[B, 1, S]` on the codec's device, masked, and filled with zeros to whole frames."""
-        if self.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"the codec's tables are {self.dtype}; allowed: float32; load it with dtype=torch.float32")
-        if input_values.ndim != 3 or input_values.shape[1] != 1 or 0 in input_values.shape:
-            raise ValueError(
-                f"input_values has shape {list(input_values.shape)}; allowed: [B, 1, S] with S at least 1; "
-                "mix channels to one, or put them into B"
-            )
-        if not input_values.is_floating_point():
-            raise ValueError(
-                f"input_values is {input_values.dtype}; allowed: floating point in [-1, 1]; scale it first"
-            )
+        shape = list(input_values.shape)
+        _require(self.dtype == torch.float32, f"codec in {self.dtype}", "torch.float32", "load it with that dtype")
+        mono = len(shape) == 3 and shape[1] == 1 and 0 not in shape
+        _require(mono, f"input_values has shape {shape}", "[B, 1, S] with S at least 1", "mix or batch the channels")
+        real = input_values.is_floating_point()
+        _require(real, f"input_values is {input_values.dtype}", "floating point in [-1, 1]", "convert and scale it")
         bad = int((~torch.isfinite(input_values)).sum())
-        if bad:
-            raise ValueError(
-                f"input_values has {bad} NaN or infinite samples; allowed: finite numbers; clean the audio"
-            )
+        _require(bad == 0, f"input_values has {bad} NaN or infinite samples", "finite numbers", "clean the audio")
         samples_B1S = input_values.to(self.device, torch.float32)
         if padding_mask is not None:
-            samples_B1S = samples_B1S * _mask_B1S(padding_mask, samples_B1S)
-        return functional.pad(samples_B1S, (0, -samples_B1S.shape[-1] % self.config.frame_size))
+            mask_B1S = padding_mask[:, None] if padding_mask.ndim == 2 else padding_mask
+            found, same = f"padding_mask has shape {list(padding_mask.shape)}", list(mask_B1S.shape) == shape
+            _require(same, found, f"{shape} or {[shape[0], shape[2]]}", "one value per sample")
+            samples_B1S = samples_B1S * mask_B1S.to(samples_B1S)
+        return functional.pad(samples_B1S, (0, -shape[-1] % self.config.frame_size))
 
-    def _checked_quantizers(self, num_quantizers: int | None) -> int:
-        if num_quantizers is None:
-            return self.config.num_quantizers
-        if not 1 <= num_quantizers <= self.config.num_quantizers:
-            raise ValueError(
-                f"num_quantizers={num_quantizers}; allowed: 1 to {self.config.num_quantizers}; fit a codec with more"
-            )
-        return int(num_quantizers)
-
-    def _check_codes(self, audio_codes: Tensor) -> None:
-        most_K, size = self.config.num_quantizers, self.config.codebook_size
-        if audio_codes.ndim != 3 or 0 in audio_codes.shape or audio_codes.shape[1] > most_K:
-            raise ValueError(
-                f"audio_codes has shape {list(audio_codes.shape)}; allowed: [B, K, T] with K of 1 to {most_K} and T at "
-                "least 1; keep the coarsest codebooks"
-            )
-        if audio_codes.dtype not in (torch.int16, torch.int32, torch.int64):
-            raise ValueError(f"audio_codes is {audio_codes.dtype}; allowed: int16, int32, int64; cast it")
+    def _checked_codes(self, audio_codes: Tensor) -> Tensor:
+        """Int64 codes on the codec's device."""
+        shape, most_K, size = list(audio_codes.shape), self.config.num_quantizers, self.config.codebook_size
+        fits = len(shape) == 3 and 0 not in shape and shape[1] <= most_K
+        allowed = f"[B, K, T] with K of 1 to {most_K} and T at least 1"
+        _require(fits, f"audio_codes has shape {shape}", allowed, "keep the coarsest codebooks")
+        whole = not audio_codes.is_floating_point() and not audio_codes.is_complex() and audio_codes.dtype != torch.bool
+        _require(whole, f"audio_codes is {audio_codes.dtype}", "integers", "give codes, not embeddings")
         low, high = int(audio_codes.min()), int(audio_codes.max())
-        if low < 0 or high >= size:
-            raise ValueError(
-                f"audio_codes spans {low} to {high}; allowed: 0 to {size - 1}; remove padding and special ids"
-            )
+        found = f"audio_codes spans {low} to {high}"
+        _require(0 <= low and high < size, found, f"0 to {size - 1}", "remove padding and special ids")
+        return audio_codes.to(self.device, torch.int64)
 
     def _checked_cache(self, cache: MimiConv1dPaddingCache | None, input_values: Tensor) -> MimiConv1dPaddingCache:
         """The given cache or a fresh one: one "layer" that keeps the last `context_samples` samples of each row."""
         context_samples, frame_size = self.config.context_samples, self.config.frame_size
-        if input_values.shape[-1] % frame_size:
-            raise ValueError(
-                f"a streamed piece has {input_values.shape[-1]} samples; allowed: multiples of {frame_size}; "
-                "collect whole frames, and fill the last one with zeros"
-            )
+        rows, _, num_samples = input_values.shape
+        found = f"a streamed piece has {num_samples} samples"
+        _require(num_samples % frame_size == 0, found, f"multiples of {frame_size}", "collect whole frames")
         if cache is None:
             return MimiConv1dPaddingCache(1, [context_samples], ["constant"], [1])
+        own = cache.per_layer_padding == [context_samples]
+        _require(own, "padding_cache of another model", "this codec's own or None", "start a new stream")
         kept_B1S = cache.padding_cache[0]
-        if len(cache.padding_cache) != 1 or cache.per_layer_padding != [context_samples]:
-            raise ValueError("padding_cache is another model's; allowed: what this codec's encode returned, or None")
-        if kept_B1S is not None and len(kept_B1S) != len(input_values):
-            raise ValueError(
-                f"padding_cache holds {len(kept_B1S)} rows, input_values {len(input_values)}; allowed: the same number; "
-                "start a new stream for a new batch"
-            )
+        kept_rows = rows if kept_B1S is None else len(kept_B1S)
+        found = f"padding_cache holds {kept_rows} rows, input_values {rows}"
+        _require(kept_rows == rows, found, "the same number", "start a new stream for a new batch")
         return cache
 
 
-def _mel_filters_FM(config: LogMelCodecConfig) -> Tensor:
-    filters_FM = mel_filter_bank(
-        num_frequency_bins=config.window_samples // 2 + 1,
-        num_mel_filters=config.num_mels,
-        min_frequency=0.0,
-        max_frequency=config.sampling_rate / 2,
-        sampling_rate=config.sampling_rate,
-        mel_scale="slaney",
-    )
-    return torch.from_numpy(filters_FM).float()
-
-
-def _mask_B1S(padding_mask: Tensor, samples_B1S: Tensor) -> Tensor:
-    mask_B1S = padding_mask[:, None] if padding_mask.ndim == 2 else padding_mask
-    if mask_B1S.shape != samples_B1S.shape:
-        batch, _, length = samples_B1S.shape
-        raise ValueError(
-            f"padding_mask has shape {list(padding_mask.shape)}; allowed: [{batch}, {length}] or [{batch}, 1, {length}], "
-            "as input_values"
-        )
-    return mask_B1S.to(samples_B1S)
+def nearest_centroids(points_XD: Tensor, centroids_VD: Tensor) -> Tensor:
+    """Indices int64 `[...]` of the centroids nearest to `[..., D]` in Euclidean distance."""
+    scores_XV = points_XD @ centroids_VD.T - centroids_VD.square().sum(dim=-1) / 2
+    return scores_XV.max(dim=-1).indices
 
 
 AutoConfig.register(LogMelCodecConfig.model_type, LogMelCodecConfig)

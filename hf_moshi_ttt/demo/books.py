@@ -8,71 +8,76 @@ read, so the audio depends on the seed and the sizes and not on the number of pr
 
 import json
 import os
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rdata
 import soundfile
 import soxr
 from hibari import Hibari
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from hf_moshi_ttt.demo.debian_packages import TITLES
+
 SAMPLE_RATE_HZ = 24_000
-CHARS_PER_SEC = 15.9
-"""Characters read in a second at tempo 1, pauses included, measured on these novels."""
 CHAPTER_SEC = (300.0, 720.0)
 HELDOUT_CHAPTER_SEC = 420.0
+PAUSE_SEC = (0.35, 0.7)
 ACTIVE_RMS = 0.07
 PEAK = 0.98
 
-TITLES = {
-    "emma": "Emma",
-    "mansfieldpark": "Mansfield Park",
-    "northangerabbey": "Northanger Abbey",
-    "persuasion": "Persuasion",
-    "prideprejudice": "Pride and Prejudice",
-    "sensesensibility": "Sense and Sensibility",
-}
 HELDOUT_NOVELS = ("northangerabbey", "persuasion")
 TRAIN_NOVELS = tuple(novel for novel in TITLES if novel not in HELDOUT_NOVELS)
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker. Ratios are relative to the package's voice: 0.8 is lower or slower, 1.2 higher or faster."""
+    """One speaker made of the package's voice.
+
+    Attributes:
+        pitch_ratio: pitch and vocal tract relative to the package's voice; 0.8 is lower, 1.2 higher.
+        speed: what the synthesiser is asked for, which is the tempo only roughly, and before the change of pitch.
+        chars_per_sec: what this speaker reads in a second of a novel, pauses included, as measured.
+    """
 
     name: str
     pitch_ratio: float
-    tempo_ratio: float
+    speed: float
+    chars_per_sec: float
 
     def say(self, text: str, seed: int) -> NDArray[np.float32]:
         """Speak `text`; returns [samples] at 24,000 Hz, the same for the same seed. Empty when nothing is sayable."""
-        spoken = _engine()(text, speed=self.tempo_ratio / self.pitch_ratio, seed=seed)
+        spoken = _engine()(text, speed=self.speed, seed=seed)
         if self.pitch_ratio == 1.0 or not len(spoken):
             return spoken
         return soxr.resample(spoken, SAMPLE_RATE_HZ * self.pitch_ratio, SAMPLE_RATE_HZ)
 
 
 TRAIN_VOICES = (
-    Voice("reader_100", 1.00, 1.00),
-    Voice("reader_076", 0.76, 0.92),
-    Voice("reader_120", 1.20, 1.06),
-    Voice("reader_088", 0.88, 1.10),
-    Voice("reader_106", 1.06, 0.90),
-    Voice("reader_082", 0.82, 1.02),
-    Voice("reader_113", 1.13, 0.97),
-    Voice("reader_094", 0.94, 0.95),
+    Voice("reader_100", 1.00, 1.00, 15.7),
+    Voice("reader_076", 0.76, 1.30, 14.0),
+    Voice("reader_120", 1.20, 0.85, 16.8),
+    Voice("reader_088", 0.88, 1.25, 15.9),
+    Voice("reader_106", 1.06, 0.90, 15.9),
+    Voice("reader_082", 0.82, 1.30, 15.1),
+    Voice("reader_113", 1.13, 0.80, 14.3),
+    Voice("reader_094", 0.94, 1.10, 15.2),
 )
-UNSEEN_VOICES = (Voice("reader_079", 0.79, 1.08), Voice("reader_110", 1.10, 1.12), Voice("reader_091", 0.91, 0.90))
+UNSEEN_VOICES = (
+    Voice("reader_079", 0.79, 1.25, 14.3),
+    Voice("reader_110", 1.10, 0.95, 16.9),
+    Voice("reader_091", 0.91, 1.00, 14.3),
+    Voice("reader_116", 1.16, 0.85, 16.3),
+)
 
 
 @dataclass(frozen=True)
@@ -98,69 +103,171 @@ def _engine() -> Hibari:
     return Hibari(threads=1)
 
 
-def read_novels(package_dir: Path) -> dict[str, list[str]]:
-    """Return the paragraphs of each novel, without title pages, headings and notes, from the unpacked Debian package.
-
-    Raises:
-        FileNotFoundError: the folder is not the unpacked `r-cran-janeaustenr`.
-    """
-    data_dir = package_dir / "usr/lib/R/site-library/janeaustenr/data"
-    if not (data_dir / "Rdata.rdx").is_file():
-        raise FileNotFoundError(f"{data_dir} has no 'Rdata.rdx'; unpack r-cran-janeaustenr into {package_dir}")
-    index = _r_object((data_dir / "Rdata.rdx").read_bytes())
-    database = (data_dir / "Rdata.rdb").read_bytes()
-    novels = {}
-    for novel in TITLES:
-        offset, length = (int(number) for number in index["variables"][novel])
-        # Each value is four bytes of length and a zlib stream.
-        lines = _r_object(zlib.decompress(database[offset + 4 : offset + length]))
-        novels[novel] = paragraphs_of(str(line) for line in lines)
-    return novels
-
-
-def _r_object(serialised: bytes) -> Any:
-    return rdata.conversion.convert(rdata.parser.parse_data(serialised, extension=".rds"))
-
-
-def paragraphs_of(lines: Iterable[str]) -> list[str]:
-    """Join the lines of a novel into paragraphs, from its first chapter heading to its end."""
-    blocks = re.split(r"\n\s*\n", "\n".join(lines))
-    is_heading = [re.match(r"\s*(chapter|volume)\s+[\divxl]+\b", block, re.IGNORECASE) is not None for block in blocks]
-    paragraphs = []
-    for block, heading in list(zip(blocks, is_heading, strict=True))[is_heading.index(True) :]:
-        text = " ".join(re.sub(r"\s*--\s*", "—", block.replace("_", "")).split())
-        if text.lower() in ("the end", "finis"):
-            break
-        if not heading and re.search("[a-z]", text):
-            paragraphs.append(text)
-    return paragraphs
-
-
 def plan_books(novels: dict[str, list[str]], train_sec: float, heldout_sec: float, seed: int) -> list[Chapter]:
     """Decide which chapter is read by whom. Held-out chapters alternate between speakers seen and unseen in training.
 
     Raises:
         ValueError: a part asks for more than its novels hold.
     """
-    train_halves = [half for half in (0, 1) for _ in TRAIN_NOVELS]
-    train_regions = [
-        (voice, novel, _half(novels[novel], half))
-        for voice, novel, half in zip(TRAIN_VOICES, TRAIN_NOVELS * 2, train_halves, strict=True)
-    ]
-    seen_and_unseen = [voice for pair in zip(TRAIN_VOICES, UNSEEN_VOICES, strict=False) for voice in pair]
-    heldout_novels = [HELDOUT_NOVELS[place // 2 % 2] for place in range(len(seen_and_unseen))]
-    heldout_parts = _shares(novels, heldout_novels)
-    heldout_regions = list(zip(seen_and_unseen, heldout_novels, heldout_parts, strict=True))
-    train_lengths = _train_lengths_sec(train_sec, np.random.default_rng([seed, 1]))
-    heldout_count = max(2, int(heldout_sec // HELDOUT_CHAPTER_SEC))
+    heldout_voices = [voice for pair in zip(TRAIN_VOICES[:4], UNSEEN_VOICES, strict=True) for voice in pair]
+    heldout_novels = [novel for novel in HELDOUT_NOVELS * 2 for _ in range(2)]
     return [
-        *_plan_split("train", train_regions, train_lengths, seed),
-        *_plan_split("heldout", heldout_regions, [heldout_sec / heldout_count] * heldout_count, seed),
+        *_plan_split(
+            "train", _regions(novels, TRAIN_VOICES, TRAIN_NOVELS * 2), _train_lengths_sec(train_sec, seed), seed
+        ),
+        *_plan_split(
+            "heldout", _regions(novels, heldout_voices, heldout_novels), _heldout_lengths_sec(heldout_sec), seed
+        ),
     ]
 
 
-def _half(paragraphs: list[str], half: int) -> list[str]:
-    middle = len(paragraphs) // 2
-    return paragraphs[middle:] if half else paragraphs[:middle]
+def _train_lengths_sec(total_sec: float, seed: int) -> NDArray[np.float64]:
+    """Lengths [chapters] of 5 to 12 minutes, or shorter below an hour so that several speakers have their turn."""
+    if total_sec <= 0:
+        return np.zeros(0)
+    by_speaker = min(len(TRAIN_VOICES), max(2, round(total_sec / 45)))
+    count = max(by_speaker, round(total_sec / np.mean(CHAPTER_SEC)))
+    drawn = np.random.default_rng([seed, 1]).uniform(*CHAPTER_SEC, size=count)
+    return drawn * total_sec / drawn.sum()
 
 
+def _heldout_lengths_sec(total_sec: float) -> NDArray[np.float64]:
+    """Equal lengths [chapters] of about 7 minutes, at least two chapters: one seen speaker, one unseen."""
+    count = max(2, int(total_sec // HELDOUT_CHAPTER_SEC)) if total_sec > 0 else 0
+    return np.full(count, total_sec / max(count, 1))
+
+
+Region = tuple[Voice, str, list[str]]
+
+
+def _regions(novels: dict[str, list[str]], voices: Sequence[Voice], names: Sequence[str]) -> list[Region]:
+    """Give each voice its own part of the novel named beside it; a novel named n times is cut into n parts."""
+    regions: list[Region] = []
+    for place, (voice, name) in enumerate(zip(voices, names, strict=True)):
+        part, parts = list(names[:place]).count(name), list(names).count(name)
+        first, last = (len(novels[name]) * edge // parts for edge in (part, part + 1))
+        regions.append((voice, name, novels[name][first:last]))
+    return regions
+
+
+def _plan_split(split: str, regions: list[Region], lengths_sec: NDArray[np.float64], seed: int) -> list[Chapter]:
+    """Take chapters of the lengths [chapters] from the regions in turn; a region too short for the next one is left."""
+    chapters: list[Chapter] = []
+    waiting = deque((voice, novel, paragraphs, 1) for voice, novel, paragraphs in regions)
+    for length_sec in lengths_sec:
+        while waiting and not _passage_end(waiting[0][2], length_sec * waiting[0][0].chars_per_sec):
+            waiting.popleft()
+        if not waiting:
+            raise ValueError(
+                f"{lengths_sec.sum() / 3600:.2f} hours of {split} books are asked for, but its novels end after "
+                f"{lengths_sec[: len(chapters)].sum() / 3600:.2f}; ask for fewer hours"
+            )
+        voice, novel, paragraphs, number = waiting.popleft()
+        end = _passage_end(paragraphs, length_sec * voice.chars_per_sec)
+        chapter_seed = zlib.crc32(f"{seed}/{split}/{voice.name}/{novel}/{number}".encode())
+        chapters.append(Chapter(split, novel, number, voice, tuple(paragraphs[:end]), chapter_seed))
+        waiting.append((voice, novel, paragraphs[end:], number + 1))
+    return chapters
+
+
+def _passage_end(paragraphs: list[str], chars: float) -> int:
+    """How many paragraphs hold at least so many characters; 0 when all of them hold fewer."""
+    totals = np.cumsum([len(paragraph) for paragraph in paragraphs])
+    return int(np.searchsorted(totals, chars)) + 1 if len(totals) and totals[-1] >= chars else 0
+
+
+def read_chapter(chapter: Chapter, librilight_dir: Path, package: str) -> dict[str, Any]:
+    """Synthesise one chapter and write its FLAC and JSON; returns the JSON. `package` says where the text is from."""
+    rng = np.random.default_rng(chapter.seed)
+    parts: list[NDArray[np.float32]] = []
+    for paragraph in chapter.paragraphs:
+        parts.append(chapter.voice.say(paragraph, int(rng.integers(2**31))))
+        parts.append(np.zeros(int(rng.uniform(*PAUSE_SEC) * SAMPLE_RATE_HZ), np.float32))
+    metadata = {
+        "speaker": chapter.voice.name,
+        "book_meta": {
+            "id": chapter.novel,
+            "title": TITLES[chapter.novel],
+            "author": "Jane Austen",
+            "language": "English",
+        },
+        "snr": None,
+        "source": {
+            "text": package,
+            "speech": f"hibari-tts {version('hibari-tts')}",
+            "voice": f"heart, pitch {chapter.voice.pitch_ratio:g}, speed {chapter.voice.speed:g}",
+            "licence": "text public domain, voice Apache-2.0",
+        },
+        "paragraphs": chapter.paragraphs,
+    }
+    return write_recording(chapter.path(librilight_dir), np.concatenate(parts), metadata)
+
+
+def build_books(chapters: list[Chapter], librilight_dir: Path, package: str, num_proc: int) -> list[dict[str, Any]]:
+    """Read all chapters that are not there yet; returns the JSON of every chapter in the order given."""
+    jobs = [(chapter.path(librilight_dir), (chapter, librilight_dir, package)) for chapter in chapters]
+    return build_missing(read_chapter, jobs, num_proc, "books")
+
+
+def write_recording(flac_path: Path, samples: NDArray[np.float32], metadata: dict[str, Any]) -> dict[str, Any]:
+    """Write mono audio [samples] as 16-bit FLAC at 24,000 Hz and LibriLight's JSON beside it, the JSON last.
+
+    The loudness is made the same for all recordings. Returns the metadata with `duration_sec` added.
+    """
+    flac_path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = flac_path.with_suffix(".flac.part")
+    soundfile.write(partial_path, even_loudness(samples), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    os.replace(partial_path, flac_path)
+    complete = metadata | {"duration_sec": len(samples) / SAMPLE_RATE_HZ}
+    write_text(flac_path.with_suffix(".json"), json.dumps(complete, indent=1) + "\n")
+    return complete
+
+
+def even_loudness(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale speech [samples] to a common level of its voiced parts, less where a peak would be cut off."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak == 0.0:
+        return samples
+    blocks = samples[: len(samples) // 480 * 480].reshape(-1, 480)
+    block_rms = np.sqrt(np.mean(np.square(blocks), axis=1))
+    active_rms = float(np.sqrt(np.mean(np.square(block_rms[block_rms > 0.1 * block_rms.max(initial=0.0)]))))
+    return samples * np.float32(min(ACTIVE_RMS / active_rms, PEAK / peak))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file so that it is never seen half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = path.with_name(path.name + ".part")
+    partial_path.write_text(text, encoding="utf-8")
+    os.replace(partial_path, path)
+
+
+def build_missing(
+    build: Callable[..., dict[str, Any]], jobs: Sequence[tuple[Path, tuple[Any, ...]]], num_proc: int, stage: str
+) -> list[dict[str, Any]]:
+    """Run `build(*arguments)` for every (path, arguments) whose audio or JSON is missing, in `num_proc` processes.
+
+    Returns the JSON of every job in the order given, read back for those that were there.
+
+    Raises:
+        ValueError: `num_proc` is below 1.
+    """
+    if num_proc < 1:
+        raise ValueError(f"num_proc is {num_proc}, but at least 1 process is needed; give the number of cores")
+    missing = [(path, arguments) for path, arguments in jobs if not is_complete(path)]
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=stage, unit="file") as progress:
+        if num_proc == 1:
+            for _, arguments in missing:
+                build(*arguments)
+                progress.update()
+        else:
+            with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+                for done in as_completed([pool.submit(build, *arguments) for _, arguments in missing]):
+                    done.result()
+                    progress.update()
+    return [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path, _ in jobs]
+
+
+def is_complete(audio_path: Path) -> bool:
+    """Whether the audio and the JSON beside it, which is written last, are both there."""
+    return audio_path.is_file() and audio_path.with_suffix(".json").is_file()

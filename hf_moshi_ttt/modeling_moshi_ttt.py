@@ -1,0 +1,277 @@
+"""TTT-Moshi: Kyutai's Moshi with test-time-training layers, as a transformers model.
+
+What differs from a language model:
+- A frame (80 ms) is a column of K = 17 codes: text, 8 codebooks of Moshi's voice, 8 of the user's. Only the first 9 are
+  predicted. Each stream has a delay; `forward` applies and undoes it, so logits are aligned with the codes given.
+- The temporal transformer reads the sum of 17 embeddings, the depth transformer writes the frame's codebooks.
+- Attention sees `sliding_window` frames. Some layers carry a TTT block between attention and feed-forward, whose memory
+  reaches further. Memory and window live in a `MoshiTTTState`; the same function trains, continues and streams.
+
+Legend: B batch, K streams, Q Moshi's codebooks, T frames, D width, V vocabulary or codebook size.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, GradientCheckpointingLayer, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
+from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID, MoshiTTTConfig
+from .depth_transformer import CodeEmbedding, DepthTransformer
+from .generation_moshi_ttt import MoshiTTTGenerationMixin
+from .losses import audio_loss, text_loss
+from .state import MoshiTTTState
+from .ttt import TTTState
+from .ttt_layer import TTTLayer
+
+
+@dataclass
+class MoshiTTTOutput(ModelOutput):
+    """What `MoshiTTTForConditionalGeneration` returns.
+
+    Args:
+        loss: `text_loss_weight * text_loss + audio_loss`, where labels were given.
+        text_loss, audio_loss: weighted means; 0 where no label carries weight.
+        text_logits: `[B, T, V]`, aligned with the codes.
+        audio_logits: `[B, Q, T, V]`, aligned with the codes; NaN in the last frames of a delayed codebook, whose
+            prediction needs the frames that follow.
+        late_audio_logits: `[B, Q, max_delay, V]`, where a state was given: the predictions for the last frames before
+            these codes that could not be made earlier; NaN elsewhere.
+        state: the state behind the last frame, where one was given.
+    """
+
+    loss: Tensor | None = None
+    text_loss: Tensor | None = None
+    audio_loss: Tensor | None = None
+    text_logits: Tensor | None = None
+    audio_logits: Tensor | None = None
+    late_audio_logits: Tensor | None = None
+    state: MoshiTTTState | None = None
+
+
+class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
+    """Attention, the TTT block where this layer has one, feed-forward; each as a branch of the residual stream."""
+
+    def __init__(self, config: MoshiTTTConfig, has_ttt: bool) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.input_layernorm = RMSNorm(width, eps)
+        self.self_attn = SlidingWindowAttention(
+            width, config.num_attention_heads, config.sliding_window, config.rope_theta
+        )
+        if has_ttt:
+            self.ttt_norm = RMSNorm(width, eps)
+            self.ttt = TTTLayer(width, config.num_attention_heads, config.ttt)
+            self.ttt_gate = nn.Parameter(torch.full((width,), float(config.ttt.initial_gating_alpha)))
+        self.has_ttt = has_ttt
+        self.post_attention_layernorm = RMSNorm(width, eps)
+        self.mlp = GatedMLP(width, config.ffn_dim)
+
+    def forward(
+        self, x_BTD: Tensor, window: KVCache | None, memory: TTTState | None, frames_B: Tensor | None
+    ) -> tuple[Tensor, KVCache | None, TTTState | None]:
+        """`[B, T, D]` -> `[B, T, D]`, with the window and the memory behind the last frame."""
+        attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B)
+        x_BTD = x_BTD + attended
+        if self.has_ttt:
+            learned = self.ttt(self.ttt_norm(x_BTD), memory)
+            x_BTD = x_BTD + torch.tanh(self.ttt_gate) * learned.output
+            memory = learned.state
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory
+
+
+class MoshiTTTPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading, shared by the models below."""
+
+    config_class = MoshiTTTConfig
+    base_model_prefix = "model"
+    main_input_name = "codes"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MoshiTTTDecoderLayer", "DepthLayer"]
+    _supports_sdpa = True
+    _keep_in_fp32_modules_strict = {
+        "inner_weights", "inner_biases", "inner_norm_weight", "inner_norm_bias", "place_offset", "keep_logit", "ttt_gate"
+    }  # fmt: skip
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, TTTLayer):
+            module.reset_parameters()
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            fan_in = module.weight.shape[1]
+            std = 1 / math.sqrt(fan_in)
+            init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, (RMSNorm, nn.LayerNorm)):
+            init.ones_(module.weight)
+        elif isinstance(module, MoshiTTTDecoderLayer) and module.has_ttt:
+            init.constant_(module.ttt_gate, float(self.config.ttt.initial_gating_alpha))
+
+
+class MoshiTTTModel(MoshiTTTPreTrainedModel):
+    """The temporal transformer: delayed codes in, one hidden state a frame out."""
+
+    def __init__(self, config: MoshiTTTConfig) -> None:
+        super().__init__(config)
+        self.embed_text = CodeEmbedding(config.text_vocab_size, config.hidden_size)
+        self.embed_audio = nn.ModuleList(
+            CodeEmbedding(config.codebook_size, config.hidden_size) for _ in range(2 * config.num_codebooks)
+        )
+        with_ttt = set(config.ttt_layer_indices)
+        self.layers = nn.ModuleList(
+            MoshiTTTDecoderLayer(config, index in with_ttt) for index in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_init()
+
+    def forward(
+        self, inputs_BKT: Tensor, state: MoshiTTTState | None = None
+    ) -> tuple[Tensor, tuple[TTTState, ...], tuple[KVCache, ...]]:
+        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows behind the last."""
+        x = self.embed_text(inputs_BKT[:, 0])
+        for row, embed in enumerate(self.embed_audio, start=1):
+            x = x + embed(inputs_BKT[:, row])
+        memories = iter(state.memory) if state else None
+        windows = state.window if state else None
+        frames = state.frames if state and windows else None
+        new_memories, new_windows = [], []
+        for index, layer in enumerate(self.layers):
+            memory = next(memories) if memories and layer.has_ttt else None
+            x, window, memory = layer(x, windows[index] if windows else None, memory, frames)
+            if memory is not None:
+                new_memories.append(memory)
+            if window is not None:
+                new_windows.append(window)
+        return self.norm(x), tuple(new_memories), tuple(new_windows)
+
+
+class MoshiTTTForConditionalGeneration(MoshiTTTGenerationMixin, MoshiTTTPreTrainedModel):
+    """TTT-Moshi with its text head and depth transformer."""
+
+    def __init__(self, config: MoshiTTTConfig) -> None:
+        super().__init__(config)
+        self.model = MoshiTTTModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.text_vocab_size, bias=False)
+        self.depth_decoder = DepthTransformer(config)
+        self.post_init()
+
+    def initial_codes(self) -> Tensor:
+        """The codes before the first frame, `[K]`."""
+        config = self.config
+        audio = [config.codebook_size] * (config.num_streams - 1)
+        return torch.tensor([config.text_vocab_size, *audio], device=self.device)
+
+    def init_state(self, batch_size: int, window: bool = True) -> MoshiTTTState:
+        """The state of `batch_size` fresh streams.
+
+        Args:
+            window: whether attention goes on across calls. False carries the memory alone from segment to segment.
+        """
+        initial = self.initial_codes()
+        depth = self.config.max_delay_frames + 1
+        return MoshiTTTState(
+            memory=tuple(layer.ttt.init_state(batch_size) for layer in self.model.layers if layer.has_ttt),
+            window=tuple(layer.self_attn.init_cache(batch_size) for layer in self.model.layers) if window else None,
+            history=initial[None, :, None].repeat(batch_size, 1, depth),
+            initial=initial,
+            frames=torch.zeros(batch_size, dtype=torch.int64, device=self.device),
+        )
+
+    def forward(
+        self,
+        codes: Tensor,
+        labels: Tensor | None = None,
+        state: MoshiTTTState | None = None,
+        return_dict: bool = True,
+    ) -> MoshiTTTOutput | tuple[Any, ...]:
+        """Teacher-forced logits of all frames, alone or as the next frames of a stream.
+
+        Args:
+            codes: `[B, K, T]` int64; -1 is an absent code (zero embedding, no loss).
+            labels: `[B, K, T]`, the codes again with -100 or -1 where no loss is wanted; only Moshi's rows are used.
+            state: the stream that the codes continue, any number of frames at a time. Go on with the returned one.
+
+        Raises:
+            ValueError: wrong shapes or ids out of range.
+        """
+        self._check_codes(codes, state)
+        sequence = self._delayed(codes, state)  # [B, K, T + 1]
+        hidden, memory, window = self.model(sequence[:, :, :-1], state)
+        own = sequence[:, : self.config.num_codebooks, 1:]
+        step_logits = self.depth_decoder(hidden, own)
+        text_logits = self.lm_head(hidden)
+        audio_logits, late = self._undelayed(step_logits, state)
+        output = MoshiTTTOutput(text_logits=text_logits, audio_logits=audio_logits)
+        if state is not None:
+            output.late_audio_logits = late
+            output.state = self._advanced(state, codes, memory, window)
+        if labels is not None:
+            self._add_losses(output, labels, codes)
+        return output if return_dict else output.to_tuple()
+
+    def _add_losses(self, output: MoshiTTTOutput, labels: Tensor, codes: Tensor) -> None:
+        if labels.shape != codes.shape:
+            raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
+        output.text_loss = text_loss(output.text_logits, labels[:, 0], self.config)
+        output.audio_loss = audio_loss(output.audio_logits, labels[:, 1 : 1 + self.config.num_codebooks], self.config)
+        output.loss = self.config.text_loss_weight * output.text_loss + output.audio_loss
+
+    def _check_codes(self, codes: Tensor, state: MoshiTTTState | None) -> None:
+        streams = self.config.num_streams
+        if codes.dim() != 3 or codes.shape[1] != streams or codes.shape[2] < 1 or codes.dtype != torch.int64:
+            raise ValueError(f"codes must be int64 [B, {streams}, T >= 1]; got {codes.dtype} {list(codes.shape)}.")
+        if state is not None and state.batch_size != codes.shape[0]:
+            raise ValueError(f"codes have {codes.shape[0]} rows, but the state has {state.batch_size}.")
+        highest = self.initial_codes()[:, None]
+        in_range = ((codes >= NO_INPUT_ID) & (codes <= highest)).all()
+        message = f"codes must lie in -1..{self.config.text_vocab_size} (text) and -1..{self.config.codebook_size} (audio)"
+        if codes.device.type == "cpu":
+            if not in_range:
+                raise ValueError(f"{message}; got {codes.amin((0, 2)).tolist()} to {codes.amax((0, 2)).tolist()} by row.")
+        else:
+            torch._assert_async(in_range, message)  # no wait for the device
+
+    def _delayed(self, codes: Tensor, state: MoshiTTTState | None) -> Tensor:
+        """Codes as the transformers read them: column s holds frame s - 1 - delay; `[B, K, T + 1]`."""
+        if state is None or state.window is None:
+            past = self.initial_codes()[None, :, None].expand(codes.shape[0], -1, self.config.max_delay_frames + 1)
+        else:
+            past = state.history
+        sequence = torch.cat([past, codes], dim=2)
+        if bool((past == FREE_ID).any()) if past.device.type == "cpu" else False:
+            raise ValueError("The stream's last frame is not complete: go on with step_with_logits or generate.")
+        length, depth = codes.shape[2] + 1, self.config.max_delay_frames
+        return torch.stack([sequence[:, k, depth - d : depth - d + length] for k, d in enumerate(self.config.delays)], 1)
+
+    def _undelayed(self, logits_BQTV: Tensor, state: MoshiTTTState | None) -> tuple[Tensor, Tensor]:
+        """Step logits as logits of the chunk's own frames and of the `max_delay` frames before it; NaN where unknown."""
+        batch, _, length, size = logits_BQTV.shape
+        depth = self.config.max_delay_frames
+        unknown = logits_BQTV.new_full((batch, depth, size), math.nan)
+        aligned, late = [], []
+        for logits, delay in zip(logits_BQTV.unbind(1), self.config.delays[1:], strict=False):
+            around = torch.cat([unknown[:, : depth - delay], logits, unknown[:, :delay]], dim=1)
+            late.append(around[:, :depth])
+            aligned.append(around[:, depth : depth + length])
+        late_BQMV = torch.stack(late, dim=1)
+        if state is not None:
+            started = state.frames[:, None] >= torch.arange(depth, 0, -1, device=state.frames.device)
+            late_BQMV = late_BQMV.masked_fill(~started[:, None, :, None], math.nan)
+        return torch.stack(aligned, dim=1), late_BQMV
+
+    def _advanced(
+        self, state: MoshiTTTState, codes: Tensor, memory: tuple[TTTState, ...], window: tuple[KVCache, ...]
+    ) -> MoshiTTTState:
+        if state.window is None:
+            return MoshiTTTState(memory, None, state.history, state.initial, state.frames)
+        history = torch.cat([state.history, codes], dim=2)[:, :, -state.history.shape[2] :]
+        return MoshiTTTState(memory, window, history, state.initial, state.frames + codes.shape[2])
+
+
+AutoModel.register(MoshiTTTConfig, MoshiTTTForConditionalGeneration)
