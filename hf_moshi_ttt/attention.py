@@ -152,7 +152,5 @@ def _attend_chunk(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions_BT:
     valid_BS = torch.cat([before >= 0, torch.ones_like(positions_BT, dtype=torch.bool)], dim=1)
     out = _attend_band(q, keys, values, window, valid_BS)
     kept = (positions_BT[:, -window:] % window)[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-    cache = KVCache(
-        cache.keys.scatter(2, kept, k[:, :, -window:]), cache.values.scatter(2, kept, v[:, :, -window:])
-    )
+    cache = KVCache(cache.keys.scatter(2, kept, k[:, :, -window:]), cache.values.scatter(2, kept, v[:, :, -window:]))
     return out, cache

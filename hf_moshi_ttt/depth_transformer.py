@@ -44,9 +44,7 @@ class DepthLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(width, config.rms_norm_eps)
         self.mlp = nn.ModuleList(GatedMLP(width, depth.ffn_dim) for _ in range(count))
 
-    def forward(
-        self, x_NQD: Tensor, first: int = 0, past: KeysValues | None = None
-    ) -> tuple[Tensor, KeysValues]:
+    def forward(self, x_NQD: Tensor, first: int = 0, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
         """Codebooks `first`, `first + 1`, ... of `x` `[N, Q, D]`.
 
         Args:
@@ -76,9 +74,7 @@ class DepthTransformer(nn.Module):
     def __init__(self, config: MoshiTTTConfig) -> None:
         super().__init__()
         width, count = config.depth_decoder_config.hidden_size, config.num_codebooks
-        self.input_projections = nn.ModuleList(
-            nn.Linear(config.hidden_size, width, bias=False) for _ in range(count)
-        )
+        self.input_projections = nn.ModuleList(nn.Linear(config.hidden_size, width, bias=False) for _ in range(count))
         self.embed_text = CodeEmbedding(config.text_vocab_size, width)
         self.embed_audio = nn.ModuleList(CodeEmbedding(config.codebook_size, width) for _ in range(count - 1))
         self.layers = nn.ModuleList(DepthLayer(config) for _ in range(config.depth_decoder_config.num_hidden_layers))
@@ -106,9 +102,7 @@ class DepthTransformer(nn.Module):
         logits = [head(x[:, i]).unflatten(0, (batch, length)) for i, head in enumerate(self.lm_heads)]
         return torch.stack(logits, dim=1)
 
-    def step(
-        self, hidden_BD: Tensor, text_B: Tensor, choose: Callable[[int, Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, hidden_BD: Tensor, text_B: Tensor, choose: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """One step, codebook by codebook.
 
         Args:

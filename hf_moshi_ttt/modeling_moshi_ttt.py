@@ -230,10 +230,14 @@ class MoshiTTTForConditionalGeneration(MoshiTTTGenerationMixin, MoshiTTTPreTrain
             raise ValueError(f"codes have {codes.shape[0]} rows, but the state has {state.batch_size}.")
         highest = self.initial_codes()[:, None]
         in_range = ((codes >= NO_INPUT_ID) & (codes <= highest)).all()
-        message = f"codes must lie in -1..{self.config.text_vocab_size} (text) and -1..{self.config.codebook_size} (audio)"
+        message = (
+            f"codes must lie in -1..{self.config.text_vocab_size} (text) and -1..{self.config.codebook_size} (audio)"
+        )
         if codes.device.type == "cpu":
             if not in_range:
-                raise ValueError(f"{message}; got {codes.amin((0, 2)).tolist()} to {codes.amax((0, 2)).tolist()} by row.")
+                raise ValueError(
+                    f"{message}; got {codes.amin((0, 2)).tolist()} to {codes.amax((0, 2)).tolist()} by row."
+                )
         else:
             torch._assert_async(in_range, message)  # no wait for the device
 
@@ -247,7 +251,9 @@ class MoshiTTTForConditionalGeneration(MoshiTTTGenerationMixin, MoshiTTTPreTrain
         if bool((past == FREE_ID).any()) if past.device.type == "cpu" else False:
             raise ValueError("The stream's last frame is not complete: go on with step_with_logits or generate.")
         length, depth = codes.shape[2] + 1, self.config.max_delay_frames
-        return torch.stack([sequence[:, k, depth - d : depth - d + length] for k, d in enumerate(self.config.delays)], 1)
+        return torch.stack(
+            [sequence[:, k, depth - d : depth - d + length] for k, d in enumerate(self.config.delays)], 1
+        )
 
     def _undelayed(self, logits_BQTV: Tensor, state: MoshiTTTState | None) -> tuple[Tensor, Tensor]:
         """Step logits as logits of the chunk's own frames and of the `max_delay` frames before it; NaN where unknown."""

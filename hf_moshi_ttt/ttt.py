@@ -149,9 +149,7 @@ def naive_ttt(net: InnerNetwork, tokens: InnerTokens) -> tuple[Tensor, TTTState]
             outputs.append(_answer(net, tokens.q[:, :, t : t + 1], now))
         if first + size <= length:
             keep = net.keep_H[:, None, None]
-            deltas = [
-                keep * d - net.place_weights_C[-1] * total for d, total in zip(deltas, summed, strict=True)
-            ]
+            deltas = [keep * d - net.place_weights_C[-1] * total for d, total in zip(deltas, summed, strict=True)]
     count = len(net.weights)
     state.delta_weights, state.delta_biases = tuple(deltas[:count]), tuple(deltas[count:])
     state.place = torch.full_like(state.place, length % size)
@@ -227,9 +225,7 @@ def _scan(net: InnerNetwork, grid: _Grid, state: TTTState, count: int) -> tuple[
         places = range(first, min(first + group, count))
         if torch.is_grad_enabled() and count > 1:
             # No operation in here draws random numbers: there is no RNG state to preserve.
-            z, state = checkpoint(
-                _run_group, net, grid, state, places, use_reentrant=False, preserve_rng_state=False
-            )
+            z, state = checkpoint(_run_group, net, grid, state, places, use_reentrant=False, preserve_rng_state=False)
         else:
             z, state = _run_group(net, grid, state, places)
         outputs.append(z)

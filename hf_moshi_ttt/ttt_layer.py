@@ -41,7 +41,9 @@ class TTTLayer(nn.Module):
     def __init__(self, hidden_size: int, num_attention_heads: int, ttt_config: TTTConfig) -> None:
         super().__init__()
         if hidden_size % num_attention_heads:
-            raise ValueError(f"hidden_size={hidden_size} must be a multiple of num_attention_heads={num_attention_heads}.")
+            raise ValueError(
+                f"hidden_size={hidden_size} must be a multiple of num_attention_heads={num_attention_heads}."
+            )
         self.config = ttt_config
         self.num_heads = num_attention_heads
         self.head_dim = hidden_size // num_attention_heads
@@ -94,7 +96,9 @@ class TTTLayer(nn.Module):
     def inner_network(self) -> InnerNetwork:
         """The trained start of every memory, in float32 at least."""
         places = torch.arange(1, self.config.mini_batch_size + 1, device=self.place_offset.device)
-        base = 1 / places if self.config.step == "mean" else torch.full_like(places, 1, dtype=torch.float32) / len(places)
+        base = (
+            1 / places if self.config.step == "mean" else torch.full_like(places, 1, dtype=torch.float32) / len(places)
+        )
         keep = torch.sigmoid(_fp32(self.keep_logit)) if self.config.forget == "learned" else None
         return InnerNetwork(
             weights=tuple(_fp32(w) for w in self.inner_weights),
@@ -134,7 +138,9 @@ class TTTLayer(nn.Module):
             x = x_BTD.to(self.q_proj.weight.dtype)
             z_BHTF, state = ttt(self.inner_network(), self.inner_tokens(x, state), state)
             z_BTD = z_BHTF.transpose(1, 2).flatten(-2)
-            normed = F.layer_norm(z_BTD, z_BTD.shape[-1:], _fp32(self.post_norm.weight), _fp32(self.post_norm.bias), 1e-6)
+            normed = F.layer_norm(
+                z_BTD, z_BTD.shape[-1:], _fp32(self.post_norm.weight), _fp32(self.post_norm.bias), 1e-6
+            )
             return TTTLayerOutput(self.o_proj(normed.to(x.dtype)).to(x_BTD.dtype), state)
 
 

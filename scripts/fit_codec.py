@@ -31,7 +31,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     config = LogMelCodecConfig(num_quantizers=arguments.num_quantizers, codebook_size=arguments.codebook_size)
-    paths = sorted(path for path in arguments.audio_dir.rglob("*") if path.suffix in (".flac", ".wav"))
+    paths = sorted(path for path in arguments.audio_dir.rglob("*") if path.suffix.lower() in (".flac", ".wav"))
+    if len(paths) < 2:
+        raise SystemExit(f"{arguments.audio_dir} holds {len(paths)} .flac or .wav files; one to fit, one to hold back")
     held_out = paths[::20]
     fitted = [path for path in paths if path not in held_out]
     rate_hz = config.sampling_rate

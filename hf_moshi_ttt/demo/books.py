@@ -34,6 +34,7 @@ HELDOUT_CHAPTER_SEC = 420.0
 PAUSE_SEC = (0.35, 0.7)
 ACTIVE_RMS = 0.07
 PEAK = 0.98
+LEVEL_BLOCK_SAMPLES = 480
 
 HELDOUT_NOVELS = ("northangerabbey", "persuasion")
 TRAIN_NOVELS = tuple(novel for novel in TITLES if novel not in HELDOUT_NOVELS)
@@ -228,9 +229,9 @@ def even_loudness(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     peak = float(np.abs(samples).max(initial=0.0))
     if peak == 0.0:
         return samples
-    blocks = samples[: len(samples) // 480 * 480].reshape(-1, 480)
+    blocks = np.pad(samples, (0, -len(samples) % LEVEL_BLOCK_SAMPLES)).reshape(-1, LEVEL_BLOCK_SAMPLES)
     block_rms = np.sqrt(np.mean(np.square(blocks), axis=1))
-    active_rms = float(np.sqrt(np.mean(np.square(block_rms[block_rms > 0.1 * block_rms.max(initial=0.0)]))))
+    active_rms = float(np.sqrt(np.mean(np.square(block_rms[block_rms > 0.1 * block_rms.max()]))))
     return samples * np.float32(min(ACTIVE_RMS / active_rms, PEAK / peak))
 
 

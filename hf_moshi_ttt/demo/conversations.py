@@ -2,7 +2,8 @@
 
 What is different: the lines come from `chatterbot-corpus` and are spoken by the neural voice that reads the books. The
 left channel is Moshi's one speaker, the right channel a user whose voice changes from conversation to conversation.
-Turns overlap a little or leave a pause. Every line is used once, so no held-out line is ever heard in training.
+Turns overlap a little or leave a pause. Every line is used once, so no held-out line is ever heard in training. Lines
+with a word that the aligner does not know are left out, so every word that is spoken has its times.
 """
 
 import json
@@ -68,7 +69,7 @@ class Conversation:
 
 
 def load_exchanges() -> list[list[str]]:
-    """Return short exchanges of lines that can be spoken, two speakers in turn; no line is in two exchanges."""
+    """Return short exchanges of lines that can be spoken and aligned, two speakers in turn, each line once."""
     exchanges: list[list[str]] = []
     seen: set[str] = set()
     for path in sorted(Path(DATA_DIRECTORY, "english").glob("*.yml")):
@@ -91,7 +92,7 @@ def line_key(line: str) -> str:
 def _is_speakable(lines: list[str]) -> bool:
     plain = r"(?=.*[A-Za-z])[A-Za-z0-9 .,;:!?'\"’“”()$%&/—–-]+"
     fits = all(len(line) <= MAX_TURN_CHARS and re.fullmatch(plain, line) for line in lines)
-    return fits and 2 <= len(lines) <= MAX_TURNS
+    return fits and 2 <= len(lines) <= MAX_TURNS and not any(map(unknown_words, lines))
 
 
 def plan_conversations(exchanges: list[list[str]], count: int, seed: int) -> list[Conversation]:
@@ -110,7 +111,7 @@ def plan_conversations(exchanges: list[list[str]], count: int, seed: int) -> lis
         lines = _take_lines(waiting, float(rng.uniform(*TARGET_SEC)))
         if not lines:
             raise ValueError(
-                f"{count} conversations are asked for, but the lines of chatterbot-corpus are enough for {len(planned)}; "
+                f"{count} conversations are asked for, but chatterbot-corpus has lines for {len(planned)}; "
                 f"ask for at most {len(planned)}"
             )
         first = int(rng.integers(2))
@@ -135,13 +136,12 @@ def _line_sec(line: str) -> float:
     return len(line) / CHARS_PER_SEC + float(np.mean(GAP_SEC)) + 0.3
 
 
-def speak_conversation(conversation: Conversation) -> tuple[NDArray[np.float32], list[list[Any]], list[str]]:
+def speak_conversation(conversation: Conversation) -> tuple[NDArray[np.float32], list[list[Any]]]:
     """Synthesise and align one conversation.
 
     Returns:
         audio: [samples, channels=2], left SPEAKER_MAIN, right SPEAKER_USER.
         alignments: `[word, [start_sec, end_sec], speaker]` sorted by start.
-        dropped: the words that the aligner's dictionary lacks and that have no entry in `alignments`.
     """
     rng = np.random.default_rng(conversation.seed)
     spoken: list[tuple[int, Turn, NDArray[np.float32]]] = []
@@ -150,14 +150,19 @@ def speak_conversation(conversation: Conversation) -> tuple[NDArray[np.float32],
     for turn in conversation.turns:
         voice = MAIN_VOICE if turn.speaker == MAIN else conversation.user_voice
         samples = voice.say(turn.text, int(rng.integers(2**31)))
-        start_sec = cursor / SAMPLE_RATE_HZ
-        for word, (word_start_sec, word_end_sec) in align_words(samples, SAMPLE_RATE_HZ, turn.text):
-            times_sec = [round(start_sec + word_start_sec, 3), round(start_sec + word_end_sec, 3)]
-            alignments.append([word, times_sec, turn.speaker])
+        for word, times_sec in _word_times(samples, voice, turn.text):
+            alignments.append(
+                [word, [round(cursor / SAMPLE_RATE_HZ + time_sec, 3) for time_sec in times_sec], turn.speaker]
+            )
         spoken.append((cursor, turn, samples))
         cursor += len(samples) + int(rng.uniform(*GAP_SEC) * SAMPLE_RATE_HZ)
-    dropped = [word for turn in conversation.turns for word in unknown_words(turn.text)]
-    return _two_channels(spoken), sorted(alignments, key=lambda entry: entry[1]), dropped
+    return _two_channels(spoken), sorted(alignments, key=lambda entry: entry[1])
+
+
+def _word_times(samples: NDArray[np.float32], voice: Voice, text: str) -> list[tuple[str, list[float]]]:
+    """Seconds of each word of [samples], which the aligner hears at the pitch that the package's voice has."""
+    aligned = align_words(samples, SAMPLE_RATE_HZ / voice.pitch_ratio, text)
+    return [(word, [time_sec / voice.pitch_ratio for time_sec in times_sec]) for word, times_sec in aligned]
 
 
 def _two_channels(spoken: list[tuple[int, Turn, NDArray[np.float32]]]) -> NDArray[np.float32]:
@@ -171,7 +176,7 @@ def _two_channels(spoken: list[tuple[int, Turn, NDArray[np.float32]]]) -> NDArra
 
 def write_conversation(conversation: Conversation, dailytalk_dir: Path) -> dict[str, Any]:
     """Write one conversation's WAV and, last, its JSON; returns the JSON."""
-    audio, alignments, dropped = speak_conversation(conversation)
+    audio, alignments = speak_conversation(conversation)
     wav_path = dailytalk_dir / conversation.path
     wav_path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = wav_path.with_suffix(".wav.part")
@@ -181,7 +186,6 @@ def write_conversation(conversation: Conversation, dailytalk_dir: Path) -> dict[
         "alignments": alignments,
         "duration_sec": len(audio) / SAMPLE_RATE_HZ,
         "user_voice": conversation.user_voice.name,
-        "dropped_words": dropped,
     }
     write_text(wav_path.with_suffix(".json"), json.dumps(record) + "\n")
     return record

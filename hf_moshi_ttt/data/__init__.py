@@ -1,0 +1,1 @@
+"""Corpora as `datasets`: from audio files to batches of codes `[B, 17, T]`."""

@@ -1,0 +1,108 @@
+"""From segments of codes to a batch: `codes` and `labels` `[B, 17, T]`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..configuration_moshi_ttt import NO_INPUT_ID, MoshiTTTConfig
+
+IGNORE_ID = -100
+
+
+@dataclass
+class MoshiTTTCollator:
+    """Builds batches `[B, K = 17, T]` and right-pads them with -1.
+
+    A mono recording `[8, T]` becomes Moshi's rows; its text row is the configuration's `text_stream` ("zero" is a row of
+    EPAD ids) without text loss, its user's rows the configuration's `user_stream`. A conversation `[17, T]` stays as it
+    is. Labels are the codes, with -100 where nothing is to be learned: padding, absent codes, the text of mono
+    recordings and the user's rows.
+
+    With two codebooks (K = 5), EPAD 0, a mono segment of two frames and one of three:
+
+        [[7, 8],        ->  codes[0] = [[ 0,  0, -1],   labels[0] = [[-100, -100, -100],   text: zero stream, no loss
+         [1, 2]]                        [ 7,  8, -1],                [   7,    8, -100],   Moshi
+                                        [ 1,  2, -1],                [   1,    2, -100],
+                                        [ 7,  8, -1],                [-100, -100, -100],   user: duplicate, no loss
+                                        [ 1,  2, -1]]                [-100, -100, -100]]
+
+    The batch also holds `recording` `[B]` and `start_frame` `[B]`, which lanes use to start the memory afresh.
+
+    Args:
+        silence_codes: `[8]`, one frame of digital silence; needed for `user_stream="silence"`.
+    """
+
+    config: MoshiTTTConfig
+    silence_codes: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.user_stream == "silence" and self.silence_codes is None:
+            raise ValueError('user_stream="silence" needs silence_codes; they stand in the provenance of the codes.')
+
+    def __call__(self, segments: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """The batch of segments `{codes [K, T], recording, start_frame}`.
+
+        Raises:
+            ValueError: a segment with another number of rows, or ids out of range.
+        """
+        rows = [self.frame_codes(np.asarray(segment["codes"], dtype=np.int64)) for segment in segments]
+        length = max(codes.shape[1] for codes, _ in rows)
+        return {
+            "codes": _padded([codes for codes, _ in rows], length, NO_INPUT_ID),
+            "labels": _padded([labels for _, labels in rows], length, IGNORE_ID),
+            "recording": torch.tensor([int(segment["recording"]) for segment in segments]),
+            "start_frame": torch.tensor([int(segment["start_frame"]) for segment in segments]),
+        }
+
+    def frame_codes(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes and labels `[17, T]` of one segment `[8, T]` or `[17, T]`.
+
+        Raises:
+            ValueError: another number of rows, or ids out of range.
+        """
+        count, streams = self.config.num_codebooks, self.config.num_streams
+        if codes.ndim != 2 or codes.shape[0] not in (count, streams) or codes.shape[1] == 0:
+            raise ValueError(f"A segment must be [{count}, T] or [{streams}, T] with T > 0; got {list(codes.shape)}.")
+        is_mono = codes.shape[0] == count
+        if is_mono:
+            codes = np.concatenate([self._text(codes), codes, self._user(codes)])
+        self._check_range(codes)
+        labels = np.where(codes >= 0, codes, IGNORE_ID)
+        labels[1 + count :] = IGNORE_ID
+        if is_mono:
+            labels[0] = IGNORE_ID
+        return codes, labels
+
+    def _text(self, codes: np.ndarray) -> np.ndarray:
+        config = self.config
+        fill = {"zero": config.end_pad_token_id, "pad": config.pad_token_id, "none": NO_INPUT_ID}[config.text_stream]
+        return np.full((1, codes.shape[1]), fill)
+
+    def _user(self, codes: np.ndarray) -> np.ndarray:
+        if self.config.user_stream == "duplicate":
+            return codes
+        if self.config.user_stream == "silence":
+            return np.repeat(np.asarray(self.silence_codes, dtype=np.int64)[:, None], codes.shape[1], axis=1)
+        return np.full_like(codes, NO_INPUT_ID)
+
+    def _check_range(self, codes: np.ndarray) -> None:
+        config = self.config
+        for name, rows, size in (
+            ("text", codes[:1], config.text_vocab_size),
+            ("audio", codes[1:], config.codebook_size),
+        ):
+            if rows.min() < NO_INPUT_ID or rows.max() >= size:
+                raise ValueError(
+                    f"{name} codes must lie in -1..{size - 1}; got {rows.min()}..{rows.max()}. "
+                    "Were they made with another codec or tokenizer than the model's?"
+                )
+
+
+def _padded(rows: list[np.ndarray], length: int, fill: int) -> Tensor:
+    return torch.stack(
+        [torch.nn.functional.pad(torch.from_numpy(row), (0, length - row.shape[1]), value=fill) for row in rows]
+    )
