@@ -253,7 +253,7 @@ def broken_B1S(value: float) -> Tensor:
         (broken_B1S(float("inf")), {}, "input_values has 1 NaN or infinite samples"),
         (torch.zeros(1, 1, FRAME), {"num_quantizers": 5}, "num_quantizers=5; allowed: 1 to 4; fit a codec with more"),
         (torch.zeros(1, 1, FRAME), {"num_quantizers": 0}, "num_quantizers=0; allowed: 1 to 4"),
-        (torch.zeros(1, 1, FRAME), {"padding_mask": torch.ones(1, 5)}, "padding_mask has shape [1, 5]; allowed: [1, 1, 1"),
+        (torch.zeros(1, 1, FRAME), {"padding_mask": torch.ones(1, 5)}, "padding_mask has shape [1, 5]; allowed: [1, 1, "),
         (torch.zeros(1, 1, 1000), {"use_streaming": True}, "a streamed piece has 1000 samples; allowed: multiples"),
         (torch.zeros(1, 1, FRAME), {"encoder_past_key_values": ()}, "encoder_past_key_values given; allowed: None"),
     ],

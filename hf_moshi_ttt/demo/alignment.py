@@ -67,7 +67,7 @@ def dictionary_spelling(token: str) -> list[str]:
 
 
 def _is_known(word: str) -> bool:
-    return bool(re.search(r"[a-z]", word)) and _decoder().lookup_word(word) is not None
+    return bool(re.fullmatch(r"[a-z'.-]*[a-z][a-z'.-]*", word)) and _decoder().lookup_word(word) is not None
 
 
 @cache

@@ -7,7 +7,6 @@ read, so the audio depends on the seed and the sizes and not on the number of pr
 """
 
 import json
-import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -108,8 +107,11 @@ def plan_books(novels: dict[str, list[str]], train_sec: float, heldout_sec: floa
     """Decide which chapter is read by whom. Held-out chapters alternate between speakers seen and unseen in training.
 
     Raises:
-        ValueError: a part asks for more than its novels hold.
+        ValueError: a length is negative or not finite, or asks for more than the novels of its part hold.
     """
+    for name, length_sec in (("train_sec", train_sec), ("heldout_sec", heldout_sec)):
+        if not 0 <= length_sec < float("inf"):
+            raise ValueError(f"{name} is {length_sec}, but 0 or more seconds can be read; give 0 for none")
     heldout_voices = [voice for pair in zip(TRAIN_VOICES[:4], UNSEEN_VOICES, strict=True) for voice in pair]
     heldout_novels = [novel for novel in HELDOUT_NOVELS * 2 for _ in range(2)]
     return [
@@ -218,7 +220,7 @@ def write_recording(flac_path: Path, samples: NDArray[np.float32], metadata: dic
     flac_path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = flac_path.with_suffix(".flac.part")
     soundfile.write(partial_path, even_loudness(samples), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    os.replace(partial_path, flac_path)
+    partial_path.replace(flac_path)
     complete = metadata | {"duration_sec": len(samples) / SAMPLE_RATE_HZ}
     write_text(flac_path.with_suffix(".json"), json.dumps(complete, indent=1) + "\n")
     return complete
@@ -240,7 +242,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name(path.name + ".part")
     partial_path.write_text(text, encoding="utf-8")
-    os.replace(partial_path, path)
+    partial_path.replace(path)
 
 
 def build_missing(
@@ -262,10 +264,13 @@ def build_missing(
                 build(*arguments)
                 progress.update()
         else:
-            with ProcessPoolExecutor(num_proc, mp_context=get_context("spawn")) as pool:
+            pool = ProcessPoolExecutor(num_proc, mp_context=get_context("spawn"))
+            try:
                 for done in as_completed([pool.submit(build, *arguments) for _, arguments in missing]):
                     done.result()
                     progress.update()
+            finally:
+                pool.shutdown(cancel_futures=True)
     return [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path, _ in jobs]
 
 

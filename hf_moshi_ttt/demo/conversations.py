@@ -7,7 +7,6 @@ with a word that the aligner does not know are left out, so every word that is s
 """
 
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -37,7 +36,8 @@ USER = "SPEAKER_USER"
 MAIN_VOICE = TRAIN_VOICES[0]
 USER_VOICES = (*TRAIN_VOICES[1:], *UNSEEN_VOICES)
 HELDOUT_SHARE = 0.1
-TARGET_SEC = (25.0, 48.0)
+TARGET_SEC = (25.0, 46.0)
+LONGEST_SEC = 52.0
 CHARS_PER_SEC = 13.0
 GAP_SEC = (-0.25, 0.7)
 MAX_TURNS, MAX_TURN_CHARS = 14, 200
@@ -123,16 +123,19 @@ def plan_conversations(exchanges: list[list[str]], count: int, seed: int) -> lis
 
 
 def _take_lines(waiting: list[list[str]], target_sec: float) -> list[str]:
-    """Take exchanges off the list until they last long enough; empty when the list ends before."""
+    """Take exchanges off the list until they last long enough; empty when no more of them fit."""
     lines: list[str] = []
-    while sum(map(_line_sec, lines)) < target_sec:
-        if not waiting:
+    while (total_sec := sum(map(_line_sec, lines))) < target_sec:
+        room_sec = LONGEST_SEC - total_sec
+        fitting = (place for place, exchange in enumerate(waiting) if sum(map(_line_sec, exchange)) <= room_sec)
+        if (place := next(fitting, None)) is None:
             return []
-        lines.extend(waiting.pop())
+        lines.extend(waiting.pop(place))
     return lines
 
 
 def _line_sec(line: str) -> float:
+    """Expected seconds of a line and of the gap after it."""
     return len(line) / CHARS_PER_SEC + float(np.mean(GAP_SEC)) + 0.3
 
 
@@ -181,7 +184,7 @@ def write_conversation(conversation: Conversation, dailytalk_dir: Path) -> dict[
     wav_path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = wav_path.with_suffix(".wav.part")
     soundfile.write(partial_path, audio, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    os.replace(partial_path, wav_path)
+    partial_path.replace(wav_path)
     record = {
         "alignments": alignments,
         "duration_sec": len(audio) / SAMPLE_RATE_HZ,

@@ -40,13 +40,14 @@ def unpack_package(name: str, cache_dir: Path) -> Path:
         RuntimeError: apt-get or dpkg refused; the message holds what they said.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
+    cache_dir = cache_dir.resolve()
     deb_path = _cached_deb(name, cache_dir) or _download(name, cache_dir)
     unpacked_dir = cache_dir / "_".join(deb_path.stem.split("_")[:2])
     if not unpacked_dir.is_dir():
         with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
             contents = Path(scratch) / "contents"
             _run(["dpkg", "-x", str(deb_path), str(contents)], cache_dir, name)
-            os.replace(contents, unpacked_dir)
+            contents.replace(unpacked_dir)
     return unpacked_dir
 
 
@@ -62,7 +63,7 @@ def _download(name: str, cache_dir: Path) -> Path:
         _run(["apt-get", "download", name], Path(scratch), name)
         deb_path = next(Path(scratch).glob("*.deb"))
         cached_path = cache_dir / deb_path.name
-        os.replace(deb_path, cached_path)
+        deb_path.replace(cached_path)
         return cached_path
 
 

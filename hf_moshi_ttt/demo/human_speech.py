@@ -111,8 +111,13 @@ def _joined_sec(path: Path) -> float:
 
 
 def _at_most(prompts: list[Path], limit_sec: float) -> list[Path]:
-    ends_sec = np.cumsum([_joined_sec(prompt) for prompt in prompts])
-    return prompts[: int(np.searchsorted(ends_sec, limit_sec, side="right"))]
+    """The prompts in their order, less those that would no longer fit."""
+    chosen, total_sec = [], 0.0
+    for prompt in prompts:
+        if total_sec + _joined_sec(prompt) <= limit_sec:
+            chosen.append(prompt)
+            total_sec += _joined_sec(prompt)
+    return chosen
 
 
 def _chapters(prompts: list[Path], book_dir: Path, chapter_sec: float) -> list[PromptChapter]:
