@@ -60,7 +60,7 @@ def test_speakers_take_turns_and_every_word_can_be_aligned(exchanges: list[list[
 
 def test_too_many_conversations_name_the_limit(exchanges: list[list[str]]) -> None:
     with pytest.raises(ValueError, match=r"5 conversations are asked for, .* lines for 1; ask for at most 1"):
-        plan_conversations([["Well, hello there my dear friend. " * 4] * 6], count=5, seed=0)
+        plan_conversations([["Well, hello" * 14] * 4], count=5, seed=0)
     with pytest.raises(ValueError, match="count is -1, but 0 or more"):
         plan_conversations(exchanges, count=-1, seed=0)
 
