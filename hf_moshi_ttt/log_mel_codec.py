@@ -36,10 +36,10 @@ GRIFFIN_LIM_MOMENTUM = 0.99
 PHASE_SEED = 0
 
 # Keys that transformers itself writes into a config.json or passes to a configuration.
-_LIBRARY_KEYS = frozenset(
-    "model_type name_or_path _name_or_path _commit_hash torch_dtype num_labels output_attentions attn_implementation "
-    "experts_implementation".split()
-)
+_LIBRARY_KEYS = {
+    "model_type", "auto_map", "name_or_path", "_name_or_path", "_commit_hash", "torch_dtype", "num_labels",
+    "output_attentions", "attn_implementation", "experts_implementation",
+}  # fmt: skip
 
 
 def _require(condition: bool, found: str, allowed: str, remedy: str) -> None:
@@ -370,7 +370,7 @@ class LogMelCodecModel(PreTrainedModel):
         _require(whole, f"audio_codes is {audio_codes.dtype}", "integers", "give codes, not embeddings")
         low, high = int(audio_codes.min()), int(audio_codes.max())
         found = f"audio_codes spans {low} to {high}"
-        _require(0 <= low and high < size, found, f"0 to {size - 1}", "remove padding and special ids")
+        _require(low >= 0 and high < size, found, f"0 to {size - 1}", "remove padding and special ids")
         return audio_codes.to(self.device, torch.int64)
 
     def _checked_cache(self, cache: MimiConv1dPaddingCache | None, input_values: Tensor) -> MimiConv1dPaddingCache:

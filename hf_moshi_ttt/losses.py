@@ -29,7 +29,7 @@ def audio_loss(logits_BQTV: Tensor, codes_BQT: Tensor, config: MoshiTTTConfig) -
     codes_BQT = mask_unpredicted(codes_BQT, config)
     weights = torch.ones_like(codes_BQT, dtype=torch.float32)
     weights[:, 0] = float(config.first_codebook_weight_multiplier)
-    return _weighted_mean(code_losses(logits_BQTV.nan_to_num(), codes_BQT), weights * (codes_BQT >= 0))
+    return _weighted_mean(code_losses(logits_BQTV, codes_BQT), weights * (codes_BQT >= 0))
 
 
 def mask_unpredicted(codes_BQT: Tensor, config: MoshiTTTConfig) -> Tensor:

@@ -46,11 +46,11 @@ def write_novels_text(novels: dict[str, list[str]], path: Path) -> None:
     write_text(path, "".join(f"{paragraph}\n" for novel in TRAIN_NOVELS for paragraph in novels[novel]))
 
 
-def build(arguments: argparse.Namespace) -> dict[str, Any]:
+def build(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
     """Make everything in the output folder and return what was made and how long each stage took in this run."""
     out_dir, seed, num_proc = arguments.out_dir, arguments.seed, arguments.num_proc
     novels_dir, prompts_dir = (unpack_package(name, out_dir / "packages") for name in (NOVELS_PACKAGE, PROMPTS_PACKAGE))
-    sources = [f"{folder.name.replace('_', ' ')}" for folder in (novels_dir, prompts_dir)]
+    sources = [folder.name.replace("_", " ") for folder in (novels_dir, prompts_dir)]
     novels, prompts = read_novels(novels_dir), list_prompts(prompts_dir)
     asked_sec = {"train": arguments.train_hours * 3600, "heldout": arguments.eval_minutes * 60}
     librilight_dir, dailytalk_dir = out_dir / "librilight", out_dir / "dailytalk"
@@ -59,6 +59,7 @@ def build(arguments: argparse.Namespace) -> dict[str, Any]:
     to_read_sec = {split: asked_sec[split] - human_seconds(joined, split) for split in asked_sec}
     read = plan_books(novels, to_read_sec["train"], to_read_sec["heldout"], seed)
     conversations = plan_conversations(load_exchanges(), arguments.conversations, seed)
+    claim_folder(out_dir, request)
     write_novels_text(novels, out_dir / "text" / "novels.txt")
     stages: dict[str, Callable[[], list[dict[str, Any]]]] = {
         "human_speech": lambda: build_human_speech(joined, sources[1], num_proc),
@@ -76,7 +77,9 @@ def build(arguments: argparse.Namespace) -> dict[str, Any]:
 def split_summary(librilight_dir: Path) -> dict[str, dict[str, float]]:
     """Count what lies in each split, from the JSON beside each recording."""
     return {
-        split: summary_of([json.loads(path.read_text()) for path in (librilight_dir / split).rglob("*.json")])
+        split: summary_of(
+            [json.loads(path.read_text(encoding="utf-8")) for path in (librilight_dir / split).rglob("*.json")]
+        )
         for split in ("train", "heldout")
     }
 
@@ -90,9 +93,8 @@ def main() -> None:
     """Build the corpus and write corpus.json last."""
     arguments = parse_arguments()
     request = {name: getattr(arguments, name) for name in ("train_hours", "eval_minutes", "conversations", "seed")}
-    claim_folder(arguments.out_dir, request)
     versions = {name: version(name) for name in PYTHON_PACKAGES}
-    made = {"request": request, **build(arguments), "python_packages": versions}
+    made = {"request": request, **build(arguments, request), "python_packages": versions}
     write_text(arguments.out_dir / "corpus.json", json.dumps(made, indent=1) + "\n")
     print(json.dumps({"splits": made["splits"], "stages": made["stages"]}, indent=1))
 

@@ -14,8 +14,8 @@ from hf_moshi_ttt.demo.debian_packages import NOVELS_PACKAGE, PROMPTS_PACKAGE
 REPOSITORY = Path(__file__).parents[1]
 
 
-def make_corpus(out_dir: Path, seed: int) -> subprocess.CompletedProcess[str]:
-    sizes = ["--train-hours", "0.01", "--eval-minutes", "0.6", "--conversations", "2", "--num-proc", "1"]
+def make_corpus(out_dir: Path, seed: int, conversations: int = 2) -> subprocess.CompletedProcess[str]:
+    sizes = ["--train-hours", "0.01", "--eval-minutes", "0.6", "--conversations", str(conversations), "--num-proc", "1"]
     command = [sys.executable, "scripts/make_corpus.py", str(out_dir), *sizes, "--seed", str(seed)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
@@ -79,3 +79,10 @@ def test_running_again_changes_no_audio_and_another_seed_is_refused(out_dir: Pat
     refused = make_corpus(out_dir, seed=1)
     assert refused.returncode == 1
     assert "'seed': 0}, asked for is" in refused.stderr and "give another folder" in refused.stderr
+
+
+def test_impossible_request_does_not_claim_the_folder(out_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "packages").symlink_to((out_dir / "packages").resolve())
+    refused = make_corpus(tmp_path, seed=0, conversations=500)
+    assert refused.returncode == 1 and "ask for at most" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["packages"]

@@ -151,6 +151,14 @@ def test_decoded_audio_sounds_nearer_than_mean_audio(codec: LogMelCodecModel, au
     assert (heard_BTG - log_mels_BTG).square().mean() < 0.5 * baseline
 
 
+def test_decoded_audio_is_not_shifted(codec: LogMelCodecModel, audio_B1S: Tensor) -> None:
+    codes_BKT = codec.encode(audio_B1S).audio_codes
+    meant_BNM = codec.log_mels_of_codes(codes_BKT).reshape(2, -1, 80)
+    heard_BNM = codec.log_mels(codec.decode(codes_BKT).audio_values).reshape(2, -1, 80)
+    errors = {shift: float((heard_BNM.roll(shift, dims=1) - meant_BNM).square().mean()) for shift in (-1, 0, 1)}
+    assert errors[0] < 0.8 * min(errors[-1], errors[1])
+
+
 def test_decode_shapes_and_repeatability(codec: LogMelCodecModel, audio_B1S: Tensor) -> None:
     codes_BKT = codec.encode(audio_B1S[..., : 10 * FRAME]).audio_codes
     values_B1S = codec.decode(codes_BKT).audio_values
@@ -253,7 +261,7 @@ def broken_B1S(value: float) -> Tensor:
         (broken_B1S(float("inf")), {}, "input_values has 1 NaN or infinite samples"),
         (torch.zeros(1, 1, FRAME), {"num_quantizers": 5}, "num_quantizers=5; allowed: 1 to 4; fit a codec with more"),
         (torch.zeros(1, 1, FRAME), {"num_quantizers": 0}, "num_quantizers=0; allowed: 1 to 4"),
-        (torch.zeros(1, 1, FRAME), {"padding_mask": torch.ones(1, 5)}, "padding_mask has shape [1, 5]; allowed: [1, 1, "),
+        (torch.zeros(1, 1, FRAME), {"padding_mask": torch.ones(1, 5)}, "padding_mask has shape [1, 5]; allowed: [1, "),
         (torch.zeros(1, 1, 1000), {"use_streaming": True}, "a streamed piece has 1000 samples; allowed: multiples"),
         (torch.zeros(1, 1, FRAME), {"encoder_past_key_values": ()}, "encoder_past_key_values given; allowed: None"),
     ],

@@ -55,7 +55,9 @@ def test_mostly_silent_audio_still_fits() -> None:
     waveform_S = np.concatenate([np.zeros(24_000 * 20, dtype=np.float32), coloured_noise_S(10.0, 4)])
     model = fit_log_mel_codec([waveform_S], LogMelCodecConfig(**SMALL), show_progress=False)
     assert all(table.isfinite().all() for table in model.buffers())
-    assert measure_codec(model, [waveform_S]).variance_kept > 0.7
+    quality = measure_codec(model, [waveform_S])
+    assert quality.variance_kept > 0.7
+    assert quality.used_codes == [32, 32]
 
 
 def test_too_little_audio_is_refused() -> None:

@@ -7,6 +7,7 @@ read, so the audio depends on the seed and the sizes and not on the number of pr
 """
 
 import json
+import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -264,7 +266,7 @@ def build_missing(
                 build(*arguments)
                 progress.update()
         else:
-            pool = ProcessPoolExecutor(num_proc, mp_context=get_context("spawn"))
+            pool = ProcessPoolExecutor(num_proc, mp_context=get_context("spawn"), initializer=_end_with_parent)
             try:
                 for done in as_completed([pool.submit(build, *arguments) for _, arguments in missing]):
                     done.result()
@@ -272,6 +274,18 @@ def build_missing(
             finally:
                 pool.shutdown(cancel_futures=True)
     return [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path, _ in jobs]
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the run that started it is killed, so that it does not write beside the next run."""
+    parent = parent_process()
+    assert parent is not None, "only worker processes call this"
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def is_complete(audio_path: Path) -> bool:

@@ -1,0 +1,231 @@
+"""Laws 2, 3, 5 and 7 of the whole model: causal, the same in any chunks, plain Moshi when fresh, saved and loaded."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
+
+from .conftest import random_codes
+
+MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
+TTT_VARIANTS = [None, {"layers": "all"}, {"layers": [0, 3], "ttt_mlp_layers": 1}]
+CLOSE = dict(rtol=2e-5, atol=2e-5, equal_nan=True)
+
+
+def in_chunks(
+    model: MoshiTTTForConditionalGeneration, codes: torch.Tensor, chunks: list[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a stream that is read in pieces, with each piece's late logits put into the piece before."""
+    state, text, audio = model.init_state(codes.shape[0]), [], []
+    for piece in codes.split(chunks, dim=2):
+        output = model(piece, state=state)
+        state = output.state
+        if audio:
+            late = output.late_audio_logits
+            audio[-1][:, :, -1:] = torch.where(late.isnan(), audio[-1][:, :, -1:], late)
+        text.append(output.text_logits)
+        audio.append(output.audio_logits)
+    return torch.cat(text, 1), torch.cat(audio, 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ttt", TTT_VARIANTS, ids=str)
+@pytest.mark.parametrize("frame", [0, 5, 16, 30, 59])
+def test_future_leaves_the_past_bit_identical(make_model: MakeModel, ttt: dict | None, frame: int) -> None:
+    model = make_model(ttt=ttt)
+    codes = random_codes(model.config, batch=2, frames=60)
+    changed = codes.clone()
+    changed[:, :, frame] = (changed[:, :, frame] + 1) % 32
+    before, after = model(codes), model(changed)
+    assert torch.equal(before.text_logits[:, : frame + 1], after.text_logits[:, : frame + 1])
+    assert torch.equal(before.audio_logits[:, 0, :frame], after.audio_logits[:, 0, :frame])
+    reach = max(0, frame - 1)
+    assert torch.equal(before.audio_logits[:, 1:, :reach], after.audio_logits[:, 1:, :reach])
+    if frame < 59:
+        assert not torch.equal(before.text_logits[:, frame + 1], after.text_logits[:, frame + 1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ttt", TTT_VARIANTS, ids=str)
+@pytest.mark.parametrize("chunks", [[150], [1, 2, 147], [16] * 9 + [6], [37, 1, 1, 111], [15, 17, 118]], ids=str)
+def test_any_chunks_equal_the_whole(make_model: MakeModel, ttt: dict | None, chunks: list[int]) -> None:
+    model = make_model(ttt=ttt)
+    codes = random_codes(model.config, batch=2, frames=150)  # the window is 16 frames
+    whole = model(codes)
+    text, audio = in_chunks(model, codes, chunks)
+    torch.testing.assert_close(text, whole.text_logits, **CLOSE)
+    torch.testing.assert_close(audio, whole.audio_logits, **CLOSE)
+
+
+@torch.no_grad()
+def test_chunks_equal_the_whole_with_longer_delays(make_model: MakeModel) -> None:
+    model = make_model(delays=[0, 0, 2, 1, 2, 1, 1, 1, 1, 0, 1, 1, 1, 2, 1, 1, 1])
+    codes = random_codes(model.config, batch=1, frames=40)
+    whole = model(codes).audio_logits
+    state, seen = model.init_state(1), torch.full_like(whole, torch.nan)
+    for start in range(0, 40, 5):
+        output = model(codes[:, :, start : start + 5], state=state)
+        state = output.state
+        seen[:, :, start : start + 5] = output.audio_logits
+        if start:
+            late = output.late_audio_logits
+            seen[:, :, start - 2 : start] = torch.where(late.isnan(), seen[:, :, start - 2 : start], late)
+        else:
+            assert output.late_audio_logits.isnan().all()
+    torch.testing.assert_close(seen, whole, **CLOSE)
+
+
+@torch.no_grad()
+def test_memory_reaches_past_the_window(make_model: MakeModel) -> None:
+    """Without TTT, 4 layers of window 16 see 60 frames back and the delays 2 more; with TTT everything is remembered."""
+    for ttt, remembers in ((None, False), ({}, True)):
+        model = make_model(ttt=ttt)
+        codes = random_codes(model.config, batch=1, frames=120)
+        changed = codes.clone()
+        changed[:, :, 0] = (changed[:, :, 0] + 1) % 32
+        same = torch.equal(model(codes).text_logits[:, -1], model(changed).text_logits[:, -1])
+        assert same is not remembers
+
+
+@torch.no_grad()
+def test_fresh_model_equals_plain_moshi_bit_for_bit(make_model: MakeModel, tmp_path: Path) -> None:
+    plain = make_model(ttt=None)
+    plain.save_pretrained(tmp_path)
+    fresh = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path, ttt={"layers": "all", "mini_batch_size": 4}).eval()
+    assert len(fresh.config.ttt_layer_indices) == 4
+    codes = random_codes(plain.config, batch=2, frames=50)
+    assert_same_logits(fresh(codes), plain(codes))
+    stream = plain.init_state(2), fresh.init_state(2)
+    for frame in range(20):
+        steps = [m.step_with_logits(codes[:, :, frame], s) for m, s in zip((plain, fresh), stream, strict=True)]
+        stream = steps[0].state, steps[1].state
+        assert torch.equal(steps[0].text_logits, steps[1].text_logits)
+
+
+@torch.no_grad()
+def test_closed_gate_equals_plain_moshi_bit_for_bit(make_model: MakeModel) -> None:
+    trained, plain = make_model(), make_model(ttt=None)
+    plain.load_state_dict({k: v for k, v in trained.state_dict().items() if k in plain.state_dict()})
+    codes = random_codes(plain.config, batch=2, frames=50)
+    assert not torch.equal(trained(codes).text_logits, plain(codes).text_logits)
+    for layer in trained.model.layers:
+        if layer.has_ttt:
+            layer.ttt_gate.zero_()
+    assert_same_logits(trained(codes), plain(codes))
+
+
+def assert_same_logits(a: MoshiTTTOutput, b: MoshiTTTOutput) -> None:
+    assert torch.equal(a.text_logits, b.text_logits)
+    assert torch.equal(a.audio_logits.nan_to_num(), b.audio_logits.nan_to_num())
+
+
+def test_training_step_of_ttt_alone_changes_ttt_alone(make_model: MakeModel) -> None:
+    model = make_model(fresh=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".ttt" in name)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    codes = random_codes(model.config, batch=2, frames=40)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):  # o_proj moves in the first step, everything behind it in the second
+        optimizer.zero_grad()
+        model(codes, labels=codes).loss.backward()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) is (".ttt" not in name), name
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_gradients_of_every_parameter_are_finite_and_not_zero(make_model: MakeModel, depth: int) -> None:
+    model = make_model(ttt={"ttt_mlp_layers": depth}).train()
+    codes = random_codes(model.config, batch=2, frames=40, absent=0)
+    model(codes, labels=codes).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name
+
+
+def test_forward_writes_no_parameter_and_needs_no_mode(make_model: MakeModel) -> None:
+    model = make_model()
+    codes = random_codes(model.config, batch=2, frames=40)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    with torch.no_grad():
+        evaluated = model.eval()(codes)
+        state = model(codes, state=model.init_state(2)).state
+        model.step_with_logits(codes[:, :, 0], state)
+    trained = model.train()(codes)
+    assert_same_logits(evaluated, trained)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_gradient_checkpointing_changes_nothing(make_model: MakeModel) -> None:
+    codes, gradients = None, []
+    for checkpointing in (False, True):
+        model = make_model().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        codes = random_codes(model.config, batch=2, frames=40)
+        model(codes, labels=codes).loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-5, atol=1e-7)
+
+
+@torch.no_grad()
+def test_save_and_load_give_the_same_logits(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model(text_stream="pad")
+    model.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    codes = random_codes(model.config, batch=2, frames=40)
+    loaded = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.config.to_dict() == {**model.config.to_dict(), "architectures": loaded.config.architectures}
+    assert_same_logits(loaded(codes), model(codes))
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), MoshiTTTConfig)
+    assert_same_logits(AutoModel.from_pretrained(tmp_path)(codes), model(codes))
+    assert json.loads((tmp_path / "config.json").read_text())["ttt"]["mini_batch_size"] == 4
+
+
+@torch.no_grad()
+def test_bfloat16_model_keeps_its_memory_in_float32(make_model: MakeModel, tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path)
+    model = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    layer = next(layer for layer in model.model.layers if layer.has_ttt)
+    assert layer.mlp.fc1.weight.dtype == layer.ttt.q_proj.weight.dtype == torch.bfloat16
+    assert layer.ttt.inner_weights[0].dtype == layer.ttt_gate.dtype == torch.float32
+    output = model(random_codes(model.config, 1, 20), state=model.init_state(1))
+    assert output.text_logits.dtype == torch.bfloat16
+    assert output.state.memory[0].delta_weights[0].dtype == torch.float32
+    assert output.state.window[0].keys.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda codes: codes[:, :16], r"codes must be int64 \[B, 17, T >= 1\]; got torch.int64 \[2, 16, 9\]"),
+        (lambda codes: codes[0], r"codes must be int64"),
+        (lambda codes: codes.int(), r"got torch.int32 \[2, 17, 9\]"),
+        (lambda codes: codes[:, :, :0], r"got torch.int64 \[2, 17, 0\]"),
+        (lambda codes: codes.index_fill(1, torch.tensor([3]), 33), r"codes must lie in -1..64 \(text\) and -1..32 \(audio\)"),
+        (lambda codes: codes.index_fill(1, torch.tensor([0]), -2), r"codes must lie in"),
+    ],
+)
+def test_bad_codes_are_refused(make_model: MakeModel, change: Callable, message: str) -> None:
+    model = make_model()
+    with pytest.raises(ValueError, match=message):
+        model(change(random_codes(model.config, batch=2, frames=9)))
+
+
+def test_bad_state_and_labels_are_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    codes = random_codes(model.config, batch=2, frames=9)
+    with pytest.raises(ValueError, match="codes have 2 rows, but the state has 3"):
+        model(codes, state=model.init_state(3))
+    with pytest.raises(ValueError, match=r"labels have shape \[2, 17, 8\], but the codes \[2, 17, 9\]"):
+        model(codes, labels=codes[:, :, :8])
+    partial = model.step_with_logits(torch.full((2, 17), -1).index_fill(1, torch.arange(9), -2), model.init_state(2))
+    with pytest.raises(ValueError, match="last frame is not complete"):
+        model(codes, state=partial.state)
