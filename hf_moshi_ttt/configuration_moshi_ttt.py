@@ -6,47 +6,19 @@ out of bounds raises and says what is allowed. Everything that changes the funct
 that a checkpoint's config.json is enough to run it.
 """
 
-from copy import deepcopy
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .strict_config import StrictConfig, merged
+
 NO_INPUT_ID = -1  # a code that is absent: zero embedding, no loss
 FREE_ID = -2  # a code that the model is to choose itself (streaming only)
 
-# Keys that transformers itself writes into a config.json or passes to a config.
-_LIBRARY_KEYS = frozenset(
-    "model_type auto_map name_or_path _name_or_path _commit_hash attn_implementation torch_dtype num_labels "
-    "output_attentions experts_implementation _attn_implementation_internal _experts_implementation_internal".split()
-)
-
-
-class _StrictConfig(PreTrainedConfig):
-    """A transformers configuration that refuses keys it does not know (transformers would keep them silently)."""
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        unknown = sorted(set(kwargs) - _LIBRARY_KEYS)
-        if unknown:
-            allowed = sorted(set(self.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__))
-            raise ValueError(f"{type(self).__name__} does not know {unknown}. Known keys: {', '.join(allowed)}.")
-        super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As transformers' `from_dict`, and checks the bounds once more after `kwargs` were applied."""
-        result = super().from_dict(config_dict, **kwargs)
-        (result[0] if isinstance(result, tuple) else result).validate()
-        return result
-
-    def _require(self, key: str, condition: bool, allowed: str) -> None:
-        if not condition:
-            raise ValueError(f"{type(self).__name__}: {key}={getattr(self, key)!r}, but {key} must be {allowed}.")
-
-
 @strict
-class TTTConfig(_StrictConfig):
+class TTTConfig(StrictConfig):
     r"""The test-time-training section.
 
     Args:
@@ -85,16 +57,16 @@ class TTTConfig(_StrictConfig):
 
     def validate_bounds(self) -> None:
         """Part of `@strict` validation."""
-        self._require("ttt_mlp_layers", self.ttt_mlp_layers >= 1, "at least 1")
-        self._require("ttt_mlp_expansion_factor", self.ttt_mlp_expansion_factor >= 1, "at least 1")
-        self._require("mini_batch_size", self.mini_batch_size >= 1, "at least 1 frame")
-        self._require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use ttt=None)")
-        self._require("initial_keep_factor", 0 < self.initial_keep_factor < 1, "between 0 and 1, both excluded")
+        self.require("ttt_mlp_layers", self.ttt_mlp_layers >= 1, "at least 1")
+        self.require("ttt_mlp_expansion_factor", self.ttt_mlp_expansion_factor >= 1, "at least 1")
+        self.require("mini_batch_size", self.mini_batch_size >= 1, "at least 1 frame")
+        self.require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use ttt=None)")
+        self.require("initial_keep_factor", 0 < self.initial_keep_factor < 1, "between 0 and 1, both excluded")
         if isinstance(self.layers, str):
-            self._require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
+            self.require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
         else:
             increasing = self.layers == sorted(set(self.layers)) and len(self.layers) > 0
-            self._require("layers", increasing, "a non-empty list of increasing indices (for no TTT use ttt=None)")
+            self.require("layers", increasing, "a non-empty list of increasing indices (for no TTT use ttt=None)")
 
     def layer_indices(self, num_hidden_layers: int) -> list[int]:
         """The temporal layers that carry a TTT block.
@@ -110,12 +82,12 @@ class TTTConfig(_StrictConfig):
             return list(range(start, start + count))
         for index in self.layers:
             inside = isinstance(index, int) and 0 <= index < num_hidden_layers
-            self._require("layers", inside, f"made of indices from 0 to {num_hidden_layers - 1}")
+            self.require("layers", inside, f"made of indices from 0 to {num_hidden_layers - 1}")
         return [int(index) for index in self.layers]
 
 
 @strict
-class MoshiTTTDepthConfig(_StrictConfig):
+class MoshiTTTDepthConfig(StrictConfig):
     """The depth transformer, which predicts the codebooks of one frame one after the other.
 
     Args:
@@ -135,7 +107,7 @@ class MoshiTTTDepthConfig(_StrictConfig):
 
 
 @strict
-class MoshiTTTConfig(_StrictConfig):
+class MoshiTTTConfig(StrictConfig):
     r"""Moshi with test-time-training layers. The defaults are Kyutai's 7B.
 
     A frame is 80 ms. Streams are ordered text, Moshi's `num_codebooks` codebooks, the user's `num_codebooks` codebooks.
@@ -208,11 +180,7 @@ class MoshiTTTConfig(_StrictConfig):
         """
         if preset not in _PRESETS:
             raise ValueError(f"preset={preset!r}, but the presets are {', '.join(_PRESETS)}.")
-        values = deepcopy(_PRESETS[preset])
-        for key, value in overrides.items():
-            nested = isinstance(value, dict) and isinstance(values.get(key), dict)
-            values[key] = {**values[key], **value} if nested else value
-        return cls(**values)
+        return cls(**merged(_PRESETS[preset], overrides))
 
     @property
     def num_streams(self) -> int:
@@ -233,31 +201,31 @@ class MoshiTTTConfig(_StrictConfig):
         """Part of `@strict` validation."""
         _require_transformer_shape(self)
         head_dim = self.hidden_size // self.num_attention_heads
-        self._require("num_attention_heads", head_dim % 2 == 0, f"such that the head width {head_dim} is even (RoPE)")
+        self.require("num_attention_heads", head_dim % 2 == 0, f"such that the head width {head_dim} is even (RoPE)")
         for key in ("sliding_window", "num_codebooks", "codebook_size"):
-            self._require(key, getattr(self, key) >= 1, "at least 1")
-        self._require("text_vocab_size", self.text_vocab_size >= 4, "at least 4 (EPAD, bos, eos, PAD)")
+            self.require(key, getattr(self, key) >= 1, "at least 1")
+        self.require("text_vocab_size", self.text_vocab_size >= 4, "at least 4 (EPAD, bos, eos, PAD)")
         for key in ("pad_token_id", "end_pad_token_id"):
-            self._require(key, 0 <= getattr(self, key) < self.text_vocab_size, f"in 0..{self.text_vocab_size - 1}")
+            self.require(key, 0 <= getattr(self, key) < self.text_vocab_size, f"in 0..{self.text_vocab_size - 1}")
         for key in ("rope_theta", "rms_norm_eps", "frame_rate_hz"):
-            self._require(key, getattr(self, key) > 0, "above 0")
+            self.require(key, getattr(self, key) > 0, "above 0")
         for key in ("text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier"):
-            self._require(key, getattr(self, key) >= 0, "0 or more")
+            self.require(key, getattr(self, key) >= 0, "0 or more")
         self._require_delays()
         _ = self.ttt_layer_indices
 
     def _require_delays(self) -> None:
         delays = self.delays or []
-        self._require("delays", len(delays) == self.num_streams, f"a list of {self.num_streams} frames, one a stream")
-        self._require("delays", min(delays) >= 0 and delays[0] == 0, "0 or more, and 0 for text")
+        self.require("delays", len(delays) == self.num_streams, f"a list of {self.num_streams} frames, one a stream")
+        self.require("delays", min(delays) >= 0 and delays[0] == 0, "0 or more, and 0 for text")
 
 
 def _require_transformer_shape(config: MoshiTTTConfig | MoshiTTTDepthConfig) -> None:
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim"):
-        config._require(key, getattr(config, key) >= 1, "at least 1")
+        config.require(key, getattr(config, key) >= 1, "at least 1")
     heads = config.num_attention_heads
-    config._require("hidden_size", config.hidden_size % heads == 0, f"a multiple of num_attention_heads={heads}")
-    config._require("ffn_dim", config.ffn_dim % 2 == 0, "even (it holds the gate and the value)")
+    config.require("hidden_size", config.hidden_size % heads == 0, f"a multiple of num_attention_heads={heads}")
+    config.require("ffn_dim", config.ffn_dim % 2 == 0, "even (it holds the gate and the value)")
 
 
 _PRESETS: dict[str, dict[str, Any]] = {

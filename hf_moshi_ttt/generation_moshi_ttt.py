@@ -75,7 +75,7 @@ class MoshiTTTGenerateOutput(ModelOutput):
     state: MoshiTTTState | None = None
 
 
-class MoshiTTTGenerationMixin:
+class MoshiTTTStreamingMixin:
     """Streaming for `MoshiTTTForConditionalGeneration`."""
 
     config: MoshiTTTConfig

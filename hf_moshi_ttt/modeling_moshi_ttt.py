@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 from .attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
 from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID, MoshiTTTConfig
 from .depth_transformer import CodeEmbedding, DepthTransformer
-from .generation_moshi_ttt import MoshiTTTGenerationMixin
+from .generation_moshi_ttt import MoshiTTTStreamingMixin
 from .losses import audio_loss, text_loss
 from .state import MoshiTTTState
 from .ttt import TTTState
@@ -80,7 +80,7 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         x_BTD = x_BTD + attended
         if self.has_ttt:
             learned = self.ttt(self.ttt_norm(x_BTD), memory)
-            x_BTD = x_BTD + torch.tanh(self.ttt_gate) * learned.output
+            x_BTD = x_BTD + (torch.tanh(self.ttt_gate) * learned.output).to(x_BTD.dtype)
             memory = learned.state
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory
 
@@ -151,7 +151,7 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         return self.norm(x), tuple(new_memories), tuple(new_windows)
 
 
-class MoshiTTTForConditionalGeneration(MoshiTTTGenerationMixin, MoshiTTTPreTrainedModel):
+class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTrainedModel):
     """TTT-Moshi with its text head and depth transformer."""
 
     def __init__(self, config: MoshiTTTConfig) -> None:

@@ -23,8 +23,7 @@ from .ttt import TTTState, state_tensors
 _FORMAT = "moshi_ttt_state_v1"
 # Configuration keys that a state does not depend on.
 _FREE_KEYS = frozenset(
-    "transformers_version architectures dtype text_loss_weight text_padding_weight first_codebook_weight_multiplier "
-    "codec text_tokenizer text_stream user_stream frame_rate_hz".split()
+    ["transformers_version", "architectures", "dtype", "text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier", "codec", "text_tokenizer", "text_stream", "user_stream", "frame_rate_hz"]
 )
 
 

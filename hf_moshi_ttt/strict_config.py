@@ -1,0 +1,65 @@
+"""Configurations that refuse what they do not know, where transformers would keep it silently."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+# Keys that transformers itself writes into a config.json or passes to a configuration.
+_LIBRARY_KEYS = frozenset(
+    {
+        "model_type",
+        "auto_map",
+        "name_or_path",
+        "_name_or_path",
+        "_commit_hash",
+        "attn_implementation",
+        "experts_implementation",
+        "torch_dtype",
+        "num_labels",
+        "output_attentions",
+        "_attn_implementation_internal",
+        "_experts_implementation_internal",
+    }
+)
+
+
+class StrictConfig(PreTrainedConfig):
+    """A transformers configuration with known keys and checked bounds; subclasses say them in `validate_bounds`."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = sorted(set(kwargs) - _LIBRARY_KEYS)
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} does not know {unknown}. Known keys: {', '.join(sorted(self.own_keys()))}."
+            )
+        super().__post_init__(**kwargs)
+        self.validate_bounds()
+
+    @classmethod
+    def own_keys(cls) -> set[str]:
+        """The keys that this configuration adds to transformers' own."""
+        return set(cls.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers' `from_dict`; keys of this configuration in `kwargs` are checked like those of the dict."""
+        own = cls.own_keys()
+        changes = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
+        return super().from_dict(merged(config_dict, changes), **kwargs)
+
+    def validate_bounds(self) -> None:
+        """Raises ValueError for a value out of bounds."""
+
+    def require(self, key: str, condition: bool, allowed: str) -> None:
+        """Raises ValueError that names the key, its value and what is allowed."""
+        if not condition:
+            raise ValueError(f"{type(self).__name__}: {key}={getattr(self, key)!r}, but {key} must be {allowed}.")
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `values` with `changes`; where both hold a dict, its single keys are changed."""
+    result = dict(values)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = {**result[key], **value} if nested else value
+    return result
