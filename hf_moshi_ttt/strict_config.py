@@ -17,6 +17,7 @@ _LIBRARY_KEYS = frozenset(
         "torch_dtype",
         "num_labels",
         "output_attentions",
+        "use_cache",  # Trainer sets it
         "_attn_implementation_internal",
         "_experts_implementation_internal",
     }
