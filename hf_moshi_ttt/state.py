@@ -22,9 +22,11 @@ from .ttt import TTTState, state_tensors
 
 _FORMAT = "moshi_ttt_state_v1"
 # Configuration keys that a state does not depend on.
-_FREE_KEYS = frozenset(
-    ["transformers_version", "architectures", "dtype", "text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier", "codec", "text_tokenizer", "text_stream", "user_stream", "frame_rate_hz"]
-)
+_FREE_KEYS = {
+    "text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier", "frame_rate_hz", "codec",
+    "text_tokenizer", "text_stream", "user_stream", "ttt.initial_keep_factor", "ttt.initial_gating_alpha",
+    "ttt.persistent_states",
+}  # fmt: skip
 
 
 @dataclass
@@ -178,7 +180,7 @@ def _per_row(rows_B: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _function_keys(config: MoshiTTTConfig) -> dict[str, object]:
-    return {key: value for key, value in config.to_dict().items() if key not in _FREE_KEYS}
+    return {key: value for key, value in config.own_values().items() if key not in _FREE_KEYS}
 
 
 def _require_same_config(saved: dict[str, object], own: dict[str, object], path: str | Path) -> None:

@@ -41,6 +41,17 @@ class StrictConfig(PreTrainedConfig):
         """The keys that this configuration adds to transformers' own."""
         return set(cls.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
 
+    def own_values(self) -> dict[str, Any]:
+        """Those keys with their values; keys of a section by `section.key`."""
+        values: dict[str, Any] = {}
+        for key in self.own_keys():
+            value = getattr(self, key)
+            if isinstance(value, StrictConfig):
+                values.update({f"{key}.{name}": inner for name, inner in value.own_values().items()})
+            else:
+                values[key] = value
+        return values
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As transformers' `from_dict`; keys of this configuration in `kwargs` are checked like those of the dict."""

@@ -7,7 +7,9 @@ there are fewer) is held back, and the quality that is printed is measured on th
 """
 
 import argparse
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig
@@ -43,6 +45,7 @@ def main() -> None:
     model.save_pretrained(arguments.output)
     print(f"{arguments.output}: fitted on {len(fitted)} recordings in {time.monotonic() - start:.0f} s")
     quality = measure_codec(model, read_excerpts(held_out, rate_hz, HELD_OUT_MINUTES * 60, arguments.seed))
+    (arguments.output / "quality.json").write_text(json.dumps(asdict(quality)), encoding="utf-8")
     print(f"held-out log-mel variance kept: {quality.variance_kept:.4f} ({quality.num_frames} frames)")
     print("code perplexity by codebook:", " ".join(f"{value:.0f}" for value in quality.perplexity))
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.codes import load_codes
+
 Command = Sequence[str]
 
 
@@ -36,7 +38,7 @@ class DemoSize:
 SIZES = {
     "full": DemoSize(5.0, 60, 60, 90, 110, 40, 250, (1000, 2000, 4000, 5000), 120, 10),
     # For tests: every stage with real code paths in about two minutes, and no result worth reading.
-    "smoke": DemoSize(0.05, 3, 4, 3, 4, 2, 100, (200, 500), 10, 2, ("duration_sec=4", "per_device_train_batch_size=2")),
+    "smoke": DemoSize(0.1, 3, 4, 6, 4, 2, 100, (200, 500), 10, 2, ("duration_sec=4", "per_device_train_batch_size=2", "logging_steps=1")),
 }
 
 
@@ -219,8 +221,8 @@ def _count_lines(root: Path) -> str:
 
 
 def _encoded(codes: Path) -> str:
-    frames = {name.name: _json(name / "dataset_info.json").get("download_size") for name in sorted(codes.iterdir())}
-    return f"{len(frames)} corpora"
+    hours = {name.name: sum(load_codes(name)[0]["duration_sec"]) / 3600 for name in sorted(codes.iterdir())}
+    return ", ".join(f"{name} {value:.2f} h" for name, value in hours.items())
 
 
 def _losses(run: Path, name: str) -> str:

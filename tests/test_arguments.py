@@ -1,0 +1,135 @@
+"""Settings come from YAML with `key=value` changes, numbers are numbers, and what is unknown or out of bounds is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_moshi_ttt.arguments import DataArguments, ModelArguments, parse_settings, read_settings
+
+
+def read(folder: Path, text: str, *changes: str) -> dict[str, Any]:
+    (folder / "run.yaml").write_text(text, encoding="utf-8")
+    return read_settings(folder / "run.yaml", list(changes))
+
+
+def parsed(tmp_path: Path, **settings: Any) -> Any:
+    own = {"preset": "tiny", "train_codes": "codes", "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none"}
+    return parse_settings({**own, **settings})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 3e-4), ("1E5", 1e5), ("-2e+3", -2000.0), ("1.e3", 1000.0), (".5e1", 5.0), ("2.0e-3", 0.002),
+        ("0.1", 0.1), ("100", 100), ("true", True), ("no", False), ("null", None), ("", None), ("[0, 3]", [0, 3]),
+        ("{a: 3e-4}", {"a": 3e-4}), ("lanes", "lanes"), ('"3e-4"', "3e-4"), ("e5", "e5"), ("3e", "3e"),
+    ],
+)  # fmt: skip
+def test_values_mean_the_same_in_the_file_and_on_the_command_line(tmp_path: Path, text: str, value: object) -> None:
+    in_file = read(tmp_path, f"key: {text}")["key"]
+    changed = read(tmp_path, "key: 7", f"key={text}")["key"]
+    assert (in_file, type(in_file)) == (changed, type(changed)) == (value, type(value))
+
+
+def test_changes_reach_into_sections_and_leave_the_rest(tmp_path: Path) -> None:
+    text = "preset: tiny\nconfig:\n  hidden_size: 64\n  ttt:\n    layers: all\n"
+    changes = ["config.ttt.layers=[1]", "config.ttt.step=mean", "max_steps=5", "new.section.key=a=b", "max_steps=6"]
+    assert read(tmp_path, text, *changes) == {
+        "preset": "tiny",
+        "config": {"hidden_size": 64, "ttt": {"layers": [1], "step": "mean"}},
+        "max_steps": 6,
+        "new": {"section": {"key": "a=b"}},
+    }
+    assert read(tmp_path, text, "config.ttt=null")["config"] == {"hidden_size": 64, "ttt": None}
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.yaml: no such configuration file"):
+        read_settings(tmp_path / "none.yaml", [])
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "preset"])
+def test_a_file_without_settings_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=r"run\.yaml: expected `key: value` lines, got "):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("change", ["max_steps", "=5", "--max_steps", ""])
+def test_a_change_that_is_none_is_refused(tmp_path: Path, change: str) -> None:
+    with pytest.raises(ValueError, match=f"'{change}': expected key=value"):
+        read(tmp_path, "preset: tiny", change)
+
+
+def test_a_change_within_a_plain_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'preset\.a\.b=1': preset is 'tiny', not a section"):
+        read(tmp_path, "preset: tiny", "preset.a.b=1")
+
+
+def test_settings_go_to_the_three_arguments(tmp_path: Path) -> None:
+    settings = {"config": {"ttt": None}, "duration_sec": 20.0, "order": "lanes", "learning_rate": 3e-4, "max_steps": 9}
+    model, data, training = parsed(tmp_path, **settings, ttt_lr_multiplier=2.0, stop_at_step=4)
+    assert model == ModelArguments(preset="tiny", config={"ttt": None})
+    assert data == DataArguments(train_codes="codes", duration_sec=20.0, order="lanes")
+    assert (training.learning_rate, training.max_steps, training.output_dir) == (3e-4, 9, str(tmp_path))
+    assert (training.ttt_lr_multiplier, training.gate_lr_multiplier, training.stop_at_step) == (2.0, 100.0, 4)
+
+
+def test_defaults_show_bad_losses_and_progress_and_keep_columns(tmp_path: Path) -> None:
+    model, data, training = parsed(tmp_path)
+    assert (model.model_name_or_path, model.config) == (None, {})
+    assert (data.duration_sec, data.order) == (60.0, "shuffled")
+    assert (training.ttt_lr_multiplier, training.gate_lr_multiplier, training.stop_at_step) == (10.0, 100.0, None)
+    assert not training.logging_nan_inf_filter
+    assert not training.remove_unused_columns
+    assert not training.disable_tqdm
+
+
+def test_two_runs_do_not_share_their_configuration(tmp_path: Path) -> None:
+    parsed(tmp_path)[0].config["hidden_size"] = 1
+    assert parsed(tmp_path)[0].config == {}
+
+
+def test_unknown_settings_are_refused_with_the_known_ones(tmp_path: Path) -> None:
+    known = "config, duration_sec, model_name_or_path, order, preset, train_codes, and transformers' TrainingArguments"
+    with pytest.raises(ValueError, match=rf"Unknown settings \['lerning_rate', 'ttt'\]\. Known: {known}"):
+        parsed(tmp_path, lerning_rate=1, ttt={})
+
+
+def test_the_training_data_must_be_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"train_codes is missing: the folder of encoded recordings \(scripts/prepare_"
+    ):
+        parse_settings({"preset": "tiny", "output_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": None}, "model_name_or_path=None and preset=None: give exactly one of them"),
+        ({"model_name_or_path": "a"}, "model_name_or_path='a' and preset='tiny': give exactly one of them"),
+        ({"order": "random"}, "order='random', but order must be 'shuffled' or 'lanes'"),
+        ({"duration_sec": 0}, "duration_sec=0, but it must be above 0 seconds"),
+        ({"duration_sec": -1.5}, r"duration_sec=-1\.5, but it must be above 0 seconds"),
+        ({"duration_sec": float("nan")}, "duration_sec=nan, but it must be above 0 seconds"),
+        ({"lr_scheduler_type": "wavy"}, "wavy is not a valid SchedulerType"),
+    ],
+    ids=str,
+)
+def test_values_out_of_bounds_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parsed(tmp_path, **settings)
+
+
+def test_a_checkpoint_replaces_the_preset_on_the_command_line(tmp_path: Path) -> None:
+    settings = read(tmp_path, "preset: tiny\ntrain_codes: c\n", "preset=null", "model_name_or_path=runs/a")
+    model, _, _ = parse_settings({**settings, "output_dir": str(tmp_path), "use_cpu": True})
+    assert (model.preset, model.model_name_or_path) == (None, "runs/a")
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_of_the_repository_parses(path: Path, tmp_path: Path) -> None:
+    model, data, training = parse_settings(read_settings(path, [f"output_dir={tmp_path}", "use_cpu=true"]))
+    assert data.train_codes.startswith("runs/")
+    assert training.learning_rate > 0
+    assert (model.preset is None) != (model.model_name_or_path is None)
