@@ -21,7 +21,7 @@ from .data.codes import Provenance, load_codes
 from .data.collator import MoshiTTTCollator
 from .data.segments import LaneSampler, SegmentDataset
 from .lane_memory import LaneMemory
-from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
 
 
 class StopAtStep(TrainerCallback):
@@ -63,6 +63,7 @@ class MoshiTTTTrainer(Trainer):
         self.order = order
         self.lanes = LaneMemory(model) if ttt is not None and ttt.persistent_states else None
         self._loss_parts: dict[str, list[Tensor]] = {}
+        self._rates: dict[str, float] = {}
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator)
         self.model_accepts_loss_kwargs = False
         if args.stop_at_step is not None:
@@ -77,23 +78,28 @@ class MoshiTTTTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The weighted loss of one batch; where memory is carried, from the state of its lanes."""
-        state = self.lanes.state_for(inputs["recording"], inputs["start_frame"]) if self.lanes else None
+        """The weighted loss of one batch; in training and where memory is carried, from the state of its lanes."""
+        lanes = self.lanes if model.training else None
+        state = lanes.state_for(inputs["recording"], inputs["start_frame"]) if lanes else None
         outputs = model(codes=inputs["codes"], labels=inputs["labels"], state=state)
-        if self.lanes:
-            self.lanes.keep(outputs.state, inputs)
-        for name in ("text_loss", "audio_loss"):
-            self._loss_parts.setdefault(name, []).append(outputs[name].detach())
+        if lanes:
+            lanes.keep(outputs.state, inputs)
+        if model.training:
+            self._note_step(outputs)
         self.loss_is_scaled_for_ga = False
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
+    def _note_step(self, outputs: MoshiTTTOutput) -> None:
+        for name in ("text_loss", "audio_loss"):
+            self._loss_parts.setdefault(name, []).append(outputs[name].detach())
+        self._rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the parts of the loss since the last log, and the rate of each parameter group."""
+        """Adds the parts of the loss since the last log, and the rate of each parameter group in the last step."""
         if "loss" in logs:
             parts = {name: torch.stack(values).mean().item() for name, values in self._loss_parts.items()}
             self._loss_parts = {}
-            rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-            logs = {**logs, **parts, **rates}
+            logs = {**logs, **parts, **self._rates}
         super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

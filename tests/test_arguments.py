@@ -1,4 +1,4 @@
-"""Settings come from YAML with `key=value` changes, numbers are numbers, and what is unknown or out of bounds is refused."""
+"""Settings are YAML with `key=value` changes: 3e-4 is a number, and what is unknown or out of bounds is refused."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Batches have every stream in its row, the labels that carry loss and no others, and the docstring's example is true."""
+"""Batches have every stream in its row and labels only where something is learned; the docstring's example is true."""
 
 import re
 from typing import Any
@@ -104,7 +104,7 @@ def test_segments_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     [
         (0, 64, r"text codes must lie in -1\.\.63; got 0\.\.64"),
         (0, -2, r"text codes must lie in -1\.\.63; got -2\.\.9"),
-        (1, 32, r"audio codes must lie in -1\.\.31; got 1\.\.32\. Were they made with another codec or tokenizer"),
+        (2, 32, r"audio codes must lie in -1\.\.31; got 1\.\.32\. Were they made with another codec or tokenizer"),
         (4, 2047, r"audio codes must lie in -1\.\.31; got 1\.\.2047"),
         (3, -100, r"audio codes must lie in -1\.\.31; got -100\.\.16"),
     ],
