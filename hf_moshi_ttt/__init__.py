@@ -1,1 +1,18 @@
-"""TTT-Moshi for HuggingFace."""
+"""TTT-Moshi for HuggingFace: a full-duplex speech language model whose layers keep learning from the stream."""
+
+from .configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
+from .generation_moshi_ttt import GREEDY, Sampling
+from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
+from .state import MoshiTTTState
+from .ttt_layer import TTTLayer
+
+__all__ = [
+    "GREEDY",
+    "MoshiTTTConfig",
+    "MoshiTTTForConditionalGeneration",
+    "MoshiTTTOutput",
+    "MoshiTTTState",
+    "Sampling",
+    "TTTConfig",
+    "TTTLayer",
+]

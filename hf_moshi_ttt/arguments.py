@@ -1,4 +1,4 @@
-"""The settings of a training run: one YAML file, changed by `key=value` on the command line; unknown keys are refused."""
+"""The settings of a training run: a YAML file, changed by `key=value` arguments; unknown keys are refused."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -18,7 +18,8 @@ class ModelArguments:
     )
     preset: str | None = field(default=None, metadata={"help": "Preset of a freshly initialised model."})
     config: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "Configuration keys to change; `ttt` changes single keys of its section."}
+        default_factory=dict,
+        metadata={"help": "Configuration keys to change; `ttt` changes single keys of its section."},
     )
 
     def __post_init__(self) -> None:
@@ -36,7 +37,10 @@ class DataArguments:
     duration_sec: float = field(default=60.0, metadata={"help": "Length of a training segment in seconds."})
     order: str = field(
         default="shuffled",
-        metadata={"help": "'shuffled', or 'lanes': each batch row walks recordings in sequence.", "choices": ["shuffled", "lanes"]},
+        metadata={
+            "help": "'shuffled', or 'lanes': each batch row walks recordings in sequence.",
+            "choices": ["shuffled", "lanes"],
+        },
     )
 
     def __post_init__(self) -> None:
@@ -59,7 +63,9 @@ class MoshiTTTTrainingArguments(TrainingArguments):
     stop_at_step: int | None = field(
         default=None, metadata={"help": "Save a checkpoint and stop at this step, with the schedule of the whole run."}
     )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Whether to hide NaN and Inf losses in logs."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether to hide NaN and Inf losses in logs."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Whether to drop columns that forward lacks."})
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Whether to hide the progress bar."})
 
@@ -112,7 +118,5 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
         raise ValueError(f"Unknown settings {unknown}. Known: {', '.join(own)}, and transformers' TrainingArguments.")
     if "train_codes" not in settings:
         raise ValueError("train_codes is missing: the folder of encoded recordings (scripts/prepare_data.py).")
-    model, data, training = (
-        kind(**{key: value for key, value in settings.items() if key in names[kind]}) for kind in kinds
-    )
-    return model, data, training
+    chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in kinds]
+    return ModelArguments(**chosen[0]), DataArguments(**chosen[1]), MoshiTTTTrainingArguments(**chosen[2])

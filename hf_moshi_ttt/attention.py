@@ -1,8 +1,8 @@
 """Sliding-window self-attention, whole, in chunks or frame by frame, and the parts both transformers share.
 
-A query at position p sees the keys at p - W + 1 .. p. A whole sequence within the window is one causal SDPA call without
-a mask; a longer one runs in blocks of queries that each see a band of keys, so no T x T mask is ever built. A stream
-keeps its last W keys and values in a ring, slot = position mod W, with each row at its own position.
+A query at position p sees the keys at p - W + 1 .. p. A whole sequence within the window is one causal SDPA call
+without a mask; a longer one runs in blocks of queries that each see a band of keys, so no T x T mask is ever built. A
+stream keeps its last W keys and values in a ring, slot = position mod W, with each row at its own position.
 
 Legend: B batch, H heads, T frames, W window, F head width, D model width.
 """

@@ -22,7 +22,7 @@ def frames_from_sec(duration_sec: float) -> int:
     return math.ceil(round(duration_sec * FRAME_RATE_HZ, 6))
 
 
-def sec_from_frames(frames: int) -> float:
+def sec_from_frames(frames: float) -> float:
     """Seconds that `frames` last."""
     return frames / FRAME_RATE_HZ
 

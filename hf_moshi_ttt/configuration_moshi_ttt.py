@@ -6,7 +6,7 @@ out of bounds raises and says what is allowed. Everything that changes the funct
 that a checkpoint's config.json is enough to run it.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -16,6 +16,7 @@ from .strict_config import StrictConfig, merged
 
 NO_INPUT_ID = -1  # a code that is absent: zero embedding, no loss
 FREE_ID = -2  # a code that the model is to choose itself (streaming only)
+
 
 @strict
 class TTTConfig(StrictConfig):
@@ -127,7 +128,7 @@ class MoshiTTTConfig(StrictConfig):
         frame_rate_hz: Frames a second of the codec.
         codec: Name or path of the codec whose codes the model was trained on, for provenance and for inference.
         text_tokenizer: Name or path of the SentencePiece model, likewise.
-        text_stream: What stands in the text row of audio-only recordings: `"zero"` (EPAD ids), `"pad"` or `"none"` (-1).
+        text_stream: The text row of audio-only recordings: `"zero"` (EPAD ids), `"pad"` or `"none"` (-1).
         user_stream: What stands in the user's rows of mono recordings: `"duplicate"` of the recording, `"silence"`
             (codes of digital silence) or `"none"` (-1).
         ttt: The TTT section, or None for plain Moshi.
@@ -149,7 +150,6 @@ class MoshiTTTConfig(StrictConfig):
     num_codebooks: int = 8
     codebook_size: int = 2048
     text_vocab_size: int = 32000
-    delays: list[int] | None = None
     pad_token_id: int = 3
     end_pad_token_id: int = 0
     text_loss_weight: float | int = 1.0
@@ -160,8 +160,14 @@ class MoshiTTTConfig(StrictConfig):
     text_tokenizer: str | None = None
     text_stream: Literal["zero", "pad", "none"] = "zero"
     user_stream: Literal["duplicate", "silence", "none"] = "duplicate"
-    depth_decoder_config: dict | PreTrainedConfig | None = None
-    ttt: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:  # what these are once the object is made
+        depth_decoder_config: MoshiTTTDepthConfig
+        ttt: TTTConfig | None
+        delays: list[int]
+    else:
+        depth_decoder_config: dict | PreTrainedConfig | None = None
+        ttt: dict | PreTrainedConfig | None = None
+        delays: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.delays is None:
@@ -190,12 +196,12 @@ class MoshiTTTConfig(StrictConfig):
     @property
     def max_delay_frames(self) -> int:
         """The longest delay of any stream."""
-        return max(self.delays or [0])
+        return max(self.delays)
 
     @property
     def ttt_layer_indices(self) -> list[int]:
         """The temporal layers that carry a TTT block; empty for plain Moshi."""
-        return self.ttt.layer_indices(self.num_hidden_layers) if isinstance(self.ttt, TTTConfig) else []
+        return [] if self.ttt is None else self.ttt.layer_indices(self.num_hidden_layers)
 
     def validate_bounds(self) -> None:
         """Part of `@strict` validation."""
@@ -215,7 +221,7 @@ class MoshiTTTConfig(StrictConfig):
         _ = self.ttt_layer_indices
 
     def _require_delays(self) -> None:
-        delays = self.delays or []
+        delays = self.delays
         self.require("delays", len(delays) == self.num_streams, f"a list of {self.num_streams} frames, one a stream")
         self.require("delays", min(delays) >= 0 and delays[0] == 0, "0 or more, and 0 for text")
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .data.collator import MoshiTTTCollator
 from .losses import code_losses
-from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
+from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
 
 @torch.no_grad()
@@ -62,12 +62,13 @@ def _stream_losses(model: MoshiTTTForConditionalGeneration, codes_BKT: Tensor, c
     losses = torch.full(own.shape, torch.nan, device=codes_BKT.device)
     state = model.init_state(codes_BKT.shape[0])
     for start in range(0, codes_BKT.shape[2], chunk_frames):
-        output: MoshiTTTOutput = model(codes_BKT[:, :, start : start + chunk_frames], state=state)
+        output = model(codes_BKT[:, :, start : start + chunk_frames], state=state)
         state = output.state
-        end = min(start + chunk_frames, codes_BKT.shape[2])
-        losses[:, :, start:end] = code_losses(output.audio_logits, own[:, :, start:end])
+        here = slice(start, start + chunk_frames)
+        losses[:, :, here] = code_losses(output.audio_logits, own[:, :, here])
         before = slice(max(0, start - model.config.max_delay_frames), start)
-        late = code_losses(output.late_audio_logits[:, :, output.late_audio_logits.shape[2] - (before.stop - before.start) :], own[:, :, before])
+        reached = own[:, :, before]
+        late = code_losses(output.late_audio_logits[:, :, model.config.max_delay_frames - reached.shape[2] :], reached)
         losses[:, :, before] = torch.where(late.isnan(), losses[:, :, before], late)
     return losses
 

@@ -6,6 +6,7 @@ mixture; the others (-2, free) are chosen by the model.
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper
 from transformers.utils import ModelOutput
 
-from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID, MoshiTTTConfig
+from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID
 from .state import MoshiTTTState
 
 
@@ -78,7 +79,14 @@ class MoshiTTTGenerateOutput(ModelOutput):
 class MoshiTTTStreamingMixin:
     """Streaming for `MoshiTTTForConditionalGeneration`."""
 
-    config: MoshiTTTConfig
+    if TYPE_CHECKING:  # what the model has
+        config: Any
+        model: Any
+        lm_head: Any
+        depth_decoder: Any
+        init_state: Any
+        initial_codes: Any
+        forward: Any
 
     @torch.no_grad()
     def step_with_logits(
@@ -165,18 +173,18 @@ class MoshiTTTStreamingMixin:
             ValueError: wrong shapes or ids.
         """
         sampling = sampling or Sampling()
+        stream: MoshiTTTState = state or self.init_state(1 if codes is None else codes.shape[0])
         if codes is not None:
-            state = self.forward(codes, state=state or self.init_state(codes.shape[0])).state
-        state = state or self.init_state(1)
-        steps = max_new_frames + self._steps_ahead(state)
-        user = self._user_frames(user_codes, state, steps)
-        frames = []
+            stream = self.forward(codes, state=stream).state
+        steps = max_new_frames + self._steps_ahead(stream)
+        user = self._user_frames(user_codes, stream, steps)
+        frames: list[Any] = []
         for step in tqdm(range(steps), desc="generate", unit="frame", disable=not progress):
-            own = user.new_full((state.batch_size, 1 + self.config.num_codebooks), FREE_ID)
-            output = self.step_with_logits(torch.cat([own, user[:, :, step]], dim=1), state, sampling)
-            state = output.state
+            own = user.new_full((stream.batch_size, 1 + self.config.num_codebooks), FREE_ID)
+            output: Any = self.step_with_logits(torch.cat([own, user[:, :, step]], dim=1), stream, sampling)
+            stream = output.state
             frames.append(output.complete_codes)
-        return MoshiTTTGenerateOutput(codes=torch.stack(frames[steps - max_new_frames :], dim=2), state=state)
+        return MoshiTTTGenerateOutput(codes=torch.stack(frames[steps - max_new_frames :], dim=2), state=stream)
 
     def _steps_ahead(self, state: MoshiTTTState) -> int:
         """Steps until the first frame that is not complete in `state` becomes so, less one."""

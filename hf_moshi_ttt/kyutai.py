@@ -90,7 +90,8 @@ def _to_new_layout(weights: dict[str, Tensor], config: MoshiTTTConfig) -> dict[s
 
 
 def _to_old_layout(weights: dict[str, Tensor], config: MoshiTTTConfig) -> dict[str, Tensor]:
-    converted, stacked = {}, {}
+    converted: dict[str, Tensor] = {}
+    stacked: dict[str, dict[int, Tensor]] = {}
     for key, value in weights.items():
         match = re.fullmatch(r"(.*self_attn)\.(in|out)_projs\.(\d+)\.weight", key)
         if match is None:

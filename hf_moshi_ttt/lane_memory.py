@@ -6,38 +6,42 @@ saved with the checkpoint, so a resumed run goes on exactly.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from .configuration_moshi_ttt import MoshiTTTConfig
 from .state import MoshiTTTState
 
 _NOWHERE = -1
 
 
 class LaneMemory:
-    """The memory of the lanes of one process."""
+    """The memory of the lanes of one process.
 
-    def __init__(self, model: MoshiTTTForConditionalGeneration) -> None:
-        self.model = model
+    Args:
+        init_state: from a number of lanes to fresh states without a window.
+        config: the model's, for checkpoints.
+    """
+
+    def __init__(self, init_state: Callable[[int], MoshiTTTState], config: MoshiTTTConfig) -> None:
+        self.init_state = init_state
+        self.config = config
         self.state: MoshiTTTState | None = None
         self.recording = self.next_frame = torch.empty(0, dtype=torch.int64)
 
     def state_for(self, recording: Tensor, start_frame: Tensor) -> MoshiTTTState:
         """The state before the segments at `start_frame` `[B]` of `recording` `[B]`."""
         if self.state is None:
-            self._start(len(recording))
+            self.state = self.init_state(len(recording))
+            self.recording = self.next_frame = torch.full((len(recording),), _NOWHERE)
         if self.state.batch_size != len(recording):
             raise ValueError(f"{len(recording)} segments for {self.state.batch_size} lanes: lanes need equal batches.")
         continues = (recording.cpu() == self.recording) & (start_frame.cpu() == self.next_frame)
         return self.state.reset(~continues)
-
-    def _start(self, lanes: int) -> None:
-        self.state = self.model.init_state(lanes, window=False)
-        self.recording = self.next_frame = torch.full((lanes,), _NOWHERE)
 
     def keep(self, state: MoshiTTTState, batch: dict[str, Any]) -> None:
         """Remembers the state behind a batch."""
@@ -49,7 +53,7 @@ class LaneMemory:
         """Writes the lanes of one process into a checkpoint."""
         if self.state is None:
             return
-        self.state.save(Path(folder, f"lanes-{rank}.safetensors"), self.model.config)
+        self.state.save(Path(folder, f"lanes-{rank}.safetensors"), self.config)
         positions = {"recording": self.recording.tolist(), "next_frame": self.next_frame.tolist()}
         Path(folder, f"lanes-{rank}.json").write_text(json.dumps(positions), encoding="utf-8")
 
@@ -61,9 +65,11 @@ class LaneMemory:
         """
         path = Path(folder, f"lanes-{rank}.json")
         if not path.is_file():
-            raise ValueError(f"{folder}: holds no lanes-{rank}.json. It was saved without persistent_states or by fewer processes.")
+            raise ValueError(
+                f"{folder}: holds no {path.name}. It was saved without persistent_states or by fewer processes."
+            )
         positions = json.loads(path.read_text(encoding="utf-8"))
-        self._start(len(positions["recording"]))
-        self.state = self.state.load(path.with_suffix(".safetensors"), self.model.config)
+        fresh = self.init_state(len(positions["recording"]))
+        self.state = fresh.load(path.with_suffix(".safetensors"), self.config)
         self.recording = torch.tensor(positions["recording"])
         self.next_frame = torch.tensor(positions["next_frame"])

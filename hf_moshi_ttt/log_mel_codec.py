@@ -14,17 +14,18 @@ G log-mels of a frame (sub-frame major), D PCA width, V codebook size.
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, ClassVar, cast
+from typing import cast
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.audio_utils import mel_filter_bank
 from transformers.models.mimi.modeling_mimi import MimiConv1dPaddingCache, MimiDecoderOutput, MimiEncoderOutput
 from transformers.utils.generic import can_return_tuple
+
+from .configuration_log_mel_codec import LogMelCodecConfig, require
 
 # Frames held in float64 at a time while encoding: about 60 MB of windows and spectra.
 ENCODE_CHUNK_FRAMES = 256
@@ -34,107 +35,6 @@ DECODE_FADE_FRAMES = 2
 # Momentum of the fast Griffin-Lim iteration (Perraudin, Balazs and Sondergaard 2013).
 GRIFFIN_LIM_MOMENTUM = 0.99
 PHASE_SEED = 0
-
-# Keys that transformers itself writes into a config.json or passes to a configuration.
-_LIBRARY_KEYS = {
-    "model_type", "auto_map", "name_or_path", "_name_or_path", "_commit_hash", "torch_dtype", "num_labels",
-    "output_attentions", "attn_implementation", "experts_implementation",
-}  # fmt: skip
-
-
-def _require(condition: bool, found: str, allowed: str, remedy: str) -> None:
-    if not condition:
-        raise ValueError(f"{found}; allowed: {allowed}; {remedy}.")
-
-
-@strict
-class LogMelCodecConfig(PreTrainedConfig):
-    """Sizes of the codec; the names that Mimi's configuration has mean the same here.
-
-    Args:
-        sampling_rate: samples per second of the audio, in Hz.
-        frame_rate: frames per second; must divide `sampling_rate`.
-        subframes_per_frame: log-mel columns per frame; must divide the frame's samples.
-        window_samples: length of the Hann window, which ends where its sub-frame ends; even, at least two sub-frames.
-        num_mels: mel bands from 0 Hz to half the sampling rate.
-        mel_floor: mel magnitudes below it read as silence. A full-scale sine has `window_samples / 4`.
-        pca_dim: width of the centroids, at most `subframes_per_frame * num_mels`.
-        num_quantizers: residual codebooks, coarse to fine.
-        codebook_size: centroids per codebook.
-        griffin_lim_iterations: rounds of phase search in `decode`; 0 keeps the random start phases.
-        use_streaming: what `encode` does when its own `use_streaming` is None and no cache is given.
-
-    Raises:
-        ValueError: for an unknown keyword or a value out of bounds.
-    """
-
-    model_type: ClassVar[str] = "log_mel_codec"
-
-    sampling_rate: int = 24_000
-    frame_rate: float | int = 12.5
-    subframes_per_frame: int = 8
-    window_samples: int = 1024
-    num_mels: int = 80
-    mel_floor: float = 1e-3
-    pca_dim: int = 96
-    num_quantizers: int = 8
-    codebook_size: int = 2048
-    griffin_lim_iterations: int = 32
-    use_streaming: bool = False
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        unknown = sorted(set(kwargs) - _LIBRARY_KEYS)
-        own = [name for name in self.__dataclass_fields__ if name not in PreTrainedConfig.__dataclass_fields__]
-        _require(not unknown, f"LogMelCodecConfig has no {', '.join(unknown)}", ", ".join(own), "correct or drop it")
-        self._check_frame_sizes()
-        self._check_table_sizes()
-        super().__post_init__(**kwargs)
-
-    def _check_range(self, name: str, low: int, high: int, remedy: str) -> None:
-        value = getattr(self, name)
-        _require(low <= value <= high, f"{name}={value}", f"{low} to {high}", remedy)
-
-    def _check_frame_sizes(self) -> None:
-        self._check_range("sampling_rate", 1, 1_000_000, "give it in Hz")
-        divides = self.frame_rate > 0 and float(self.sampling_rate / self.frame_rate).is_integer()
-        found = f"frame_rate={self.frame_rate}"
-        _require(divides, found, f"above 0, dividing sampling_rate={self.sampling_rate}", "12.5 divides 24000")
-        divides = self.subframes_per_frame > 0 and self.frame_size % self.subframes_per_frame == 0
-        found = f"subframes_per_frame={self.subframes_per_frame}"
-        _require(divides, found, f"divisors of the frame's {self.frame_size} samples", "8 divides 1920")
-        fits = self.window_samples % 2 == 0 and 2 * self.subframe_samples <= self.window_samples <= 1 << 16
-        found = f"window_samples={self.window_samples}"
-        _require(fits, found, f"even, {2 * self.subframe_samples} (two sub-frames) to 65536", "1024 suits speech")
-
-    def _check_table_sizes(self) -> None:
-        self._check_range("num_mels", 1, self.window_samples // 2, "lower it or raise window_samples")
-        self._check_range("pca_dim", 1, self.feature_dim, "at most subframes_per_frame * num_mels")
-        self._check_range("num_quantizers", 1, 64, "Mimi has 8 to 32")
-        self._check_range("codebook_size", 2, 1 << 16, "Mimi has 2048")
-        self._check_range("griffin_lim_iterations", 0, 1000, "32 suits speech")
-        loudest = self.window_samples / 4
-        fits = 0.0 < self.mel_floor < loudest
-        _require(fits, f"mel_floor={self.mel_floor}", f"above 0, below {loudest:g}", "0.001 suits 16-bit audio")
-
-    @property
-    def frame_size(self) -> int:
-        """Samples per frame."""
-        return int(self.sampling_rate / self.frame_rate)
-
-    @property
-    def subframe_samples(self) -> int:
-        """Samples per sub-frame: the hop of the windows."""
-        return self.frame_size // self.subframes_per_frame
-
-    @property
-    def context_samples(self) -> int:
-        """Samples before a frame that its first window reaches back to."""
-        return self.window_samples - self.subframe_samples
-
-    @property
-    def feature_dim(self) -> int:
-        """Log-mel values per frame."""
-        return self.subframes_per_frame * self.num_mels
 
 
 class LogMelCodecModel(PreTrainedModel):
@@ -227,18 +127,18 @@ class LogMelCodecModel(PreTrainedModel):
         Raises:
             ValueError: for wrong shapes or types, NaN or infinite samples, or a streamed piece of unfinished frames.
         """
-        _require(encoder_past_key_values is None, "encoder_past_key_values given", "None", "pass padding_cache instead")
+        require(encoder_past_key_values is None, "encoder_past_key_values given", "None", "pass padding_cache instead")
         samples_B1S = self._checked_samples(input_values, padding_mask)
         kept_K = self.config.num_quantizers if num_quantizers is None else num_quantizers
         most_K = self.config.num_quantizers
-        _require(1 <= kept_K <= most_K, f"num_quantizers={kept_K}", f"1 to {most_K}", "fit a codec with more of them")
+        require(1 <= kept_K <= most_K, f"num_quantizers={kept_K}", f"1 to {most_K}", "fit a codec with more of them")
         streaming = self.config.use_streaming or padding_cache is not None if use_streaming is None else use_streaming
         if streaming:
             padding_cache = self._checked_cache(padding_cache, input_values)
             context_B1S = padding_cache.update(samples_B1S, 0)
         else:
             found = "use_streaming=False with a padding_cache"
-            _require(padding_cache is None, found, "True or None", "drop one of them")
+            require(padding_cache is None, found, "True or None", "drop one of them")
             context_B1S = samples_B1S.new_zeros(len(samples_B1S), 1, self.config.context_samples)
         chunks = self._log_mel_chunks(torch.cat([context_B1S, samples_B1S], dim=-1)[:, 0])
         codes_BKT = torch.cat([self._quantize(chunk_BTG, kept_K) for chunk_BTG in chunks], dim=-1)
@@ -262,7 +162,7 @@ class LogMelCodecModel(PreTrainedModel):
         Raises:
             ValueError: for wrong shapes or types, or codes outside the codebooks.
         """
-        _require(decoder_past_key_values is None, "decoder_past_key_values given", "None", "decode keeps no state")
+        require(decoder_past_key_values is None, "decoder_past_key_values given", "None", "decode keeps no state")
         log_mels_BTG = self.log_mels_of_codes(audio_codes)
         filters_MF = torch.linalg.pinv(self.mel_filters.double()).float()
         audio_BS = torch.stack([self._synthesize(row_TG, filters_MF) for row_TG in log_mels_BTG])
@@ -345,18 +245,18 @@ class LogMelCodecModel(PreTrainedModel):
     def _checked_samples(self, input_values: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Float32 `[B, 1, S]` on the codec's device, masked, and filled with zeros to whole frames."""
         shape = list(input_values.shape)
-        _require(self.dtype == torch.float32, f"codec in {self.dtype}", "torch.float32", "load it with that dtype")
+        require(self.dtype == torch.float32, f"codec in {self.dtype}", "torch.float32", "load it with that dtype")
         mono = len(shape) == 3 and shape[1] == 1 and 0 not in shape
-        _require(mono, f"input_values has shape {shape}", "[B, 1, S] with S at least 1", "mix or batch the channels")
+        require(mono, f"input_values has shape {shape}", "[B, 1, S] with S at least 1", "mix or batch the channels")
         real = input_values.is_floating_point()
-        _require(real, f"input_values is {input_values.dtype}", "floating point in [-1, 1]", "convert and scale it")
+        require(real, f"input_values is {input_values.dtype}", "floating point in [-1, 1]", "convert and scale it")
         bad = int((~torch.isfinite(input_values)).sum())
-        _require(bad == 0, f"input_values has {bad} NaN or infinite samples", "finite numbers", "clean the audio")
+        require(bad == 0, f"input_values has {bad} NaN or infinite samples", "finite numbers", "clean the audio")
         samples_B1S = input_values.to(self.device, torch.float32)
         if padding_mask is not None:
             mask_B1S = padding_mask[:, None] if padding_mask.ndim == 2 else padding_mask
             found, same = f"padding_mask has shape {list(padding_mask.shape)}", list(mask_B1S.shape) == shape
-            _require(same, found, f"{shape} or {[shape[0], shape[2]]}", "one value per sample")
+            require(same, found, f"{shape} or {[shape[0], shape[2]]}", "one value per sample")
             samples_B1S = samples_B1S * mask_B1S.to(samples_B1S)
         return functional.pad(samples_B1S, (0, -shape[-1] % self.config.frame_size))
 
@@ -365,12 +265,12 @@ class LogMelCodecModel(PreTrainedModel):
         shape, most_K, size = list(audio_codes.shape), self.config.num_quantizers, self.config.codebook_size
         fits = len(shape) == 3 and 0 not in shape and shape[1] <= most_K
         allowed = f"[B, K, T] with K of 1 to {most_K} and T at least 1"
-        _require(fits, f"audio_codes has shape {shape}", allowed, "keep the coarsest codebooks")
+        require(fits, f"audio_codes has shape {shape}", allowed, "keep the coarsest codebooks")
         whole = not audio_codes.is_floating_point() and not audio_codes.is_complex() and audio_codes.dtype != torch.bool
-        _require(whole, f"audio_codes is {audio_codes.dtype}", "integers", "give codes, not embeddings")
+        require(whole, f"audio_codes is {audio_codes.dtype}", "integers", "give codes, not embeddings")
         low, high = int(audio_codes.min()), int(audio_codes.max())
         found = f"audio_codes spans {low} to {high}"
-        _require(low >= 0 and high < size, found, f"0 to {size - 1}", "remove padding and special ids")
+        require(low >= 0 and high < size, found, f"0 to {size - 1}", "remove padding and special ids")
         return audio_codes.to(self.device, torch.int64)
 
     def _checked_cache(self, cache: MimiConv1dPaddingCache | None, input_values: Tensor) -> MimiConv1dPaddingCache:
@@ -378,15 +278,15 @@ class LogMelCodecModel(PreTrainedModel):
         context_samples, frame_size = self.config.context_samples, self.config.frame_size
         rows, _, num_samples = input_values.shape
         found = f"a streamed piece has {num_samples} samples"
-        _require(num_samples % frame_size == 0, found, f"multiples of {frame_size}", "collect whole frames")
+        require(num_samples % frame_size == 0, found, f"multiples of {frame_size}", "collect whole frames")
         if cache is None:
             return MimiConv1dPaddingCache(1, [context_samples], ["constant"], [1])
         own = cache.per_layer_padding == [context_samples]
-        _require(own, "padding_cache of another model", "this codec's own or None", "start a new stream")
+        require(own, "padding_cache of another model", "this codec's own or None", "start a new stream")
         kept_B1S = cache.padding_cache[0]
         kept_rows = rows if kept_B1S is None else len(kept_B1S)
         found = f"padding_cache holds {kept_rows} rows, input_values {rows}"
-        _require(kept_rows == rows, found, "the same number", "start a new stream for a new batch")
+        require(kept_rows == rows, found, "the same number", "start a new stream for a new batch")
         return cache
 
 

@@ -21,7 +21,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig, LogMelCodecModel, nearest_centroids
+from .configuration_log_mel_codec import LogMelCodecConfig
+from .log_mel_codec import LogMelCodecModel, nearest_centroids
 
 FloatArray = NDArray[np.float32]
 

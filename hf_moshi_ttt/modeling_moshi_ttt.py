@@ -57,18 +57,18 @@ class MoshiTTTOutput(ModelOutput):
 class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
     """Attention, the TTT block where this layer has one, feed-forward; each as a branch of the residual stream."""
 
-    def __init__(self, config: MoshiTTTConfig, has_ttt: bool) -> None:
+    def __init__(self, config: MoshiTTTConfig, layer_index: int) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = RMSNorm(width, eps)
         self.self_attn = SlidingWindowAttention(
             width, config.num_attention_heads, config.sliding_window, config.rope_theta
         )
-        if has_ttt:
+        self.has_ttt = layer_index in config.ttt_layer_indices
+        if config.ttt is not None and self.has_ttt:
             self.ttt_norm = RMSNorm(width, eps)
             self.ttt = TTTLayer(width, config.num_attention_heads, config.ttt)
             self.ttt_gate = nn.Parameter(torch.full((width,), float(config.ttt.initial_gating_alpha)))
-        self.has_ttt = has_ttt
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.mlp = GatedMLP(width, config.ffn_dim)
 
@@ -95,7 +95,8 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["MoshiTTTDecoderLayer", "DepthLayer"]
     _supports_sdpa = True
     _keep_in_fp32_modules_strict = {
-        "inner_weights", "inner_biases", "inner_norm_weight", "inner_norm_bias", "place_offset", "keep_logit", "ttt_gate"
+        "inner_weights", "inner_biases", "inner_norm_weight", "inner_norm_bias", "place_offset", "keep_logit",
+        "ttt_gate",
     }  # fmt: skip
 
     @torch.no_grad()
@@ -106,9 +107,7 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
             fan_in = module.weight.shape[1]
             std = 1 / math.sqrt(fan_in)
             init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, (RMSNorm, nn.LayerNorm)):
+        elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
         elif isinstance(module, MoshiTTTDecoderLayer) and module.has_ttt:
             init.constant_(module.ttt_gate, float(self.config.ttt.initial_gating_alpha))
@@ -123,10 +122,7 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         self.embed_audio = nn.ModuleList(
             CodeEmbedding(config.codebook_size, config.hidden_size) for _ in range(2 * config.num_codebooks)
         )
-        with_ttt = set(config.ttt_layer_indices)
-        self.layers = nn.ModuleList(
-            MoshiTTTDecoderLayer(config, index in with_ttt) for index in range(config.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList(MoshiTTTDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_init()
 
@@ -153,6 +149,8 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
 
 class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTrainedModel):
     """TTT-Moshi with its text head and depth transformer."""
+
+    config: MoshiTTTConfig
 
     def __init__(self, config: MoshiTTTConfig) -> None:
         super().__init__(config)
@@ -208,19 +206,17 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
         text_logits = self.lm_head(hidden)
         audio_logits, late = self._undelayed(step_logits, state)
         output = MoshiTTTOutput(text_logits=text_logits, audio_logits=audio_logits)
+        if labels is not None:
+            if labels.shape != codes.shape:
+                raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
+            own_labels = labels[:, 1 : 1 + self.config.num_codebooks]
+            output.text_loss = text_loss(text_logits, labels[:, 0], self.config)
+            output.audio_loss = audio_loss(audio_logits, own_labels, self.config)
+            output.loss = self.config.text_loss_weight * output.text_loss + output.audio_loss
         if state is not None:
             output.late_audio_logits = late
             output.state = self._advanced(state, codes, memory, window)
-        if labels is not None:
-            self._add_losses(output, labels, codes)
         return output if return_dict else output.to_tuple()
-
-    def _add_losses(self, output: MoshiTTTOutput, labels: Tensor, codes: Tensor) -> None:
-        if labels.shape != codes.shape:
-            raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
-        output.text_loss = text_loss(output.text_logits, labels[:, 0], self.config)
-        output.audio_loss = audio_loss(output.audio_logits, labels[:, 1 : 1 + self.config.num_codebooks], self.config)
-        output.loss = self.config.text_loss_weight * output.text_loss + output.audio_loss
 
     def _check_codes(self, codes: Tensor, state: MoshiTTTState | None) -> None:
         streams = self.config.num_streams
@@ -248,7 +244,7 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
         else:
             past = state.history
         sequence = torch.cat([past, codes], dim=2)
-        if bool((past == FREE_ID).any()) if past.device.type == "cpu" else False:
+        if past.device.type == "cpu" and (past == FREE_ID).any():
             raise ValueError("The stream's last frame is not complete: go on with step_with_logits or generate.")
         length, depth = codes.shape[2] + 1, self.config.max_delay_frames
         return torch.stack(
@@ -256,7 +252,7 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
         )
 
     def _undelayed(self, logits_BQTV: Tensor, state: MoshiTTTState | None) -> tuple[Tensor, Tensor]:
-        """Step logits as logits of the chunk's own frames and of the `max_delay` frames before it; NaN where unknown."""
+        """Step logits as logits of the chunk's frames and of the `max_delay` frames before it; NaN where unknown."""
         batch, _, length, size = logits_BQTV.shape
         depth = self.config.max_delay_frames
         unknown = logits_BQTV.new_full((batch, depth, size), math.nan)

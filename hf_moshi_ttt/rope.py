@@ -18,7 +18,7 @@ def rope_phases(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tens
 
 
 def apply_rope(x_BHTF: Tensor, phases: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotates pairs (0, 1), (2, 3), ... of the last axis; computed in float32 at least, returned in the input's dtype."""
+    """Rotates pairs (0, 1), (2, 3), ... of the last axis in float32 at least; returned in the input's dtype."""
     cos, sin = phases
     pairs = x_BHTF.to(torch.promote_types(x_BHTF.dtype, torch.float32)).unflatten(-1, (-1, 2))
     real, imaginary = pairs.unbind(-1)

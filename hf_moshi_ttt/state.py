@@ -162,7 +162,7 @@ class MoshiTTTState:
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"{path}: format {metadata.get('format')!r}, but a saved state is {_FORMAT!r}.")
             _require_same_config(json.loads(metadata["config"]), _function_keys(config), path)
-            named = {name: file.get_tensor(name) for name in file.keys()}
+            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         expected = {name: list(tensor.shape) for name, tensor in self.named_tensors().items()}
         found = {name: list(tensor.shape) for name, tensor in named.items()}
         if expected != found:

@@ -7,8 +7,9 @@
 - `stop_at_step` ends a run early with a checkpoint, on the schedule of the whole run.
 """
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,11 @@ class MoshiTTTTrainer(Trainer):
         ValueError: `persistent_states` without lanes.
     """
 
+    if TYPE_CHECKING:  # transformers declares these wider than they are here
+        model: Any
+        args: Any
+        optimizer: Any
+
     def __init__(
         self,
         model: MoshiTTTForConditionalGeneration,
@@ -59,9 +65,16 @@ class MoshiTTTTrainer(Trainer):
     ) -> None:
         ttt = model.config.ttt
         if ttt is not None and ttt.persistent_states and order != "lanes":
-            raise ValueError(f"persistent_states carries memory along lanes, but order={order!r}. Set order to 'lanes'.")
+            raise ValueError(
+                f"persistent_states carries memory along lanes, but order={order!r}. Set order to 'lanes'."
+            )
+        self.segments = train_dataset
         self.order = order
-        self.lanes = LaneMemory(model) if ttt is not None and ttt.persistent_states else None
+        self.lanes = (
+            LaneMemory(partial(model.init_state, window=False), model.config)
+            if ttt is not None and ttt.persistent_states
+            else None
+        )
         self._loss_parts: dict[str, list[Tensor]] = {}
         self._rates: dict[str, float] = {}
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator)
@@ -72,7 +85,7 @@ class MoshiTTTTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if self.order == "lanes":
             lanes = self.args.per_device_train_batch_size * self.args.world_size
-            return LaneSampler(self.train_dataset, lanes, self.args.seed)
+            return LaneSampler(self.segments, lanes, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def compute_loss(

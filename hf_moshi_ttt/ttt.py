@@ -1,14 +1,15 @@
 """The inner loop of a test-time-training layer, on plain tensors: the naive truth and the fast form.
 
-Each head owns a small network whose weights are updated by gradient descent on the stream. Time is cut into mini-batches
-of C frames; all gradients of a mini-batch are taken at the weights it started with (Sun et al. 2024, "Learning to (Learn
-at Test Time)", section 2.4), which makes the dual form exact at any depth. Two functions compute the same thing:
+Each head owns a small network whose weights are updated by gradient descent on the stream. Time is cut into
+mini-batches of C frames; all gradients of a mini-batch are taken at the weights it started with (Sun et al. 2024,
+"Learning to (Learn at Test Time)", section 2.4), which makes the dual form exact at any depth. Two functions compute
+the same thing:
 
 * `naive_ttt` follows the definition frame by frame, with autograd for the inner gradient.
 * `ttt` takes any number of frames at any place of a mini-batch, with carried state, in batched matrix products.
 
 Legend: B batch, H heads, T frames, C frames per mini-batch, M mini-batches, F head width, N inner layers, I and O the
-input and output width of an inner layer. A learning rate of 0 makes a frame contribute nothing, so padding needs no mask.
+input and output width of an inner layer. A learning rate of 0 makes a frame contribute nothing: padding needs no mask.
 """
 
 import math
@@ -53,7 +54,7 @@ class InnerNetwork:
 
 
 class InnerTokens(NamedTuple):
-    """What the outer network says to the inner one: queries, keys, values `[B, H, T, F]` and learning rates `[B, H, T]`."""
+    """What the outer network says to the inner one: q, k, v `[B, H, T, F]` and learning rates `[B, H, T]`."""
 
     q: Tensor
     k: Tensor
@@ -115,7 +116,7 @@ def inner_loss(net: InnerNetwork, output: Tensor, target: Tensor) -> Tensor:
 
 
 def apply_network(x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    """The inner network without its layer norm, f_res: `x` `[..., T, F]`, weights `[..., I, O]`, biases `[..., 1, O]`."""
+    """The inner network without its layer norm, f_res, of `x` `[..., T, F]` at `[..., I, O]` and `[..., 1, O]`."""
     for layer, weight in enumerate(weights):
         x = x @ weight
         if layer < len(biases):
@@ -174,9 +175,9 @@ def _answer(net: InnerNetwork, q: Tensor, parameters: list[Tensor]) -> Tensor:
 def ttt(net: InnerNetwork, tokens: InnerTokens, state: TTTState | None = None) -> tuple[Tensor, TTTState]:
     """The fast form: any number of frames, each row at its own place of a mini-batch.
 
-    The frames are laid on the grid of mini-batches, behind the rows' unfinished ones. The number of mini-batches follows
-    from T alone, so nothing is read back from the device. With gradients on, groups of about sqrt(M) mini-batches are
-    recomputed in the backward pass: the memory for activations grows with sqrt(T).
+    The frames are laid on the grid of mini-batches, behind the rows' unfinished ones. The number of mini-batches
+    follows from T alone, so nothing is read back from the device. With gradients on, groups of about sqrt(M)
+    mini-batches are recomputed in the backward pass: the memory for activations grows with sqrt(T).
 
     Args:
         state: the memory to continue from, or None for a fresh one. It is not changed.
@@ -237,7 +238,8 @@ def _run_group(net: InnerNetwork, grid: _Grid, state: TTTState, places: range) -
     outputs = []
     for index in places:
         span = slice(index * size, (index + 1) * size)
-        part = _Grid(*(x[:, :, span] for x in grid[:4]), frames=grid.frames - index * size)
+        q, k, target, lr = (x[:, :, span] for x in grid[:4])
+        part = _Grid(q, k, target, lr, grid.frames - index * size)
         z, state = _run_mini_batch(net, part, state)
         outputs.append(z)
     return torch.cat(outputs, dim=2), state

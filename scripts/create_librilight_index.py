@@ -1,4 +1,4 @@
-"""Indexes a folder of audiobooks: one JSON line a file with its `path`, relative to the index, and `duration` in seconds."""
+"""Indexes a folder of audiobooks: a JSON line a file with `path`, relative to the index, and `duration` in seconds."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Loss by position of one or several models on the same long recordings; writes results.json and loss_by_position.png."""
+"""Loss by position of models on the same long recordings; writes results.json and loss_by_position.png."""
 
 import argparse
 import json

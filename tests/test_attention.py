@@ -54,7 +54,10 @@ def test_rows_at_different_positions() -> None:
     frames = torch.tensor([13, 0])
     for start, stop in ((13, 14), (14, 22)):
         out, cache = module(x[:, start:stop], cache, frames)
-        expected = masked_attention(module, x)[:1, start:stop], masked_attention(module, x[:, 13:])[1:, start - 13 : stop - 13]
+        expected = (
+            masked_attention(module, x)[:1, start:stop],
+            masked_attention(module, x[:, 13:])[1:, start - 13 : stop - 13],
+        )
         torch.testing.assert_close(out, torch.cat(expected), rtol=1e-6, atol=1e-7)
         frames = frames + (stop - start)
 

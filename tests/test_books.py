@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from corpus_fixture import unpacked
+from .corpus_fixture import unpacked
 
 from hf_moshi_ttt.demo.books import (
     SAMPLE_RATE_HZ,

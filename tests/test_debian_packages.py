@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from corpus_fixture import package_cache, unpacked
+from .corpus_fixture import package_cache, unpacked
 
 from hf_moshi_ttt.demo.debian_packages import (
     NOVELS_PACKAGE,

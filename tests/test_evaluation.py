@@ -11,7 +11,9 @@ from hf_moshi_ttt.evaluation import headline, losses_by_position
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
 MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
-RECORDINGS = [np.random.default_rng(i).integers(0, 32, (8, length)).astype(np.int16) for i, length in enumerate((70, 33, 101))]
+RECORDINGS = [
+    np.random.default_rng(i).integers(0, 32, (8, length)).astype(np.int16) for i, length in enumerate((70, 33, 101))
+]
 
 
 @torch.no_grad()

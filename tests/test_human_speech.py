@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from corpus_fixture import unpacked
+from .corpus_fixture import unpacked
 
 from hf_moshi_ttt.demo.debian_packages import PROMPTS_PACKAGE
 from hf_moshi_ttt.demo.human_speech import (

@@ -1,6 +1,7 @@
 """Where lanes continue and where they start afresh."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def test_only_the_next_frame_of_the_same_recording_continues(
     make_model: Callable[..., MoshiTTTForConditionalGeneration],
 ) -> None:
     model = make_model()
-    lanes = LaneMemory(model)
+    lanes = LaneMemory(partial(model.init_state, window=False), model.config)
     recording, start = torch.tensor([4, 5, 6]), torch.tensor([0, 8, 8])
     state = lanes.state_for(recording, start)
     codes = random_codes(model.config, 3, 8)

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, MimiConfig, MimiModel, PreTrainedModel
 
 from hf_moshi_ttt import log_mel_codec
-from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig, LogMelCodecModel
+from hf_moshi_ttt.configuration_log_mel_codec import LogMelCodecConfig
+from hf_moshi_ttt.log_mel_codec import LogMelCodecModel
 from hf_moshi_ttt.log_mel_codec_fit import fit_log_mel_codec
 
 FRAME = 1920
@@ -306,7 +307,10 @@ def test_decode_refuses_past(codec: LogMelCodecModel) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"codebok_size": 64}, "LogMelCodecConfig has no codebok_size; allowed: sampling_rate, frame_rate,"),
+        (
+            {"codebok_size": 64},
+            "LogMelCodecConfig does not know ['codebok_size']. Known keys: codebook_size, frame_rate,",
+        ),
         ({"sampling_rate": 0}, "sampling_rate=0; allowed: 1 to 1000000; give it in Hz"),
         ({"frame_rate": 13}, "frame_rate=13; allowed: above 0, dividing sampling_rate=24000; 12.5 divides"),
         ({"frame_rate": 0.0}, "frame_rate=0.0; allowed: above 0"),

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from transformers import AutoModel
 
-from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig
+from hf_moshi_ttt.configuration_log_mel_codec import LogMelCodecConfig
 from hf_moshi_ttt.log_mel_codec_fit import FloatArray, fit_log_mel_codec, measure_codec, read_excerpts
 
 SMALL = {"codebook_size": 32, "num_quantizers": 2, "pca_dim": 16}

@@ -197,5 +197,5 @@ def test_a_word_that_is_no_span_of_time_is_refused(tmp_path: Path, span: str) ->
 @pytest.mark.parametrize("content", ["no json", '{"alignments": [["hi", [0.5]]]}'])
 def test_alignments_of_another_form_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(ValueError):  # noqa: PT011 the texts are json's and python's own
+    with pytest.raises(ValueError):  # the text is json's or python's own
         read_alignments(tmp_path / "a.json")

@@ -83,7 +83,7 @@ def test_chunks_equal_the_whole_with_longer_delays(make_model: MakeModel) -> Non
 
 @torch.no_grad()
 def test_memory_reaches_past_the_window(make_model: MakeModel) -> None:
-    """Without TTT, 4 layers of window 16 see 60 frames back and the delays 2 more; with TTT everything is remembered."""
+    """Without TTT, 4 layers of window 16 see 60 frames back and the delays 2 more; with TTT all is remembered."""
     for ttt, remembers in ((None, False), ({}, True)):
         model = make_model(ttt=ttt)
         codes = random_codes(model.config, batch=1, frames=120)
@@ -97,7 +97,9 @@ def test_memory_reaches_past_the_window(make_model: MakeModel) -> None:
 def test_fresh_model_equals_plain_moshi_bit_for_bit(make_model: MakeModel, tmp_path: Path) -> None:
     plain = make_model(ttt=None)
     plain.save_pretrained(tmp_path)
-    fresh = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path, ttt={"layers": "all", "mini_batch_size": 4}).eval()
+    fresh = MoshiTTTForConditionalGeneration.from_pretrained(
+        tmp_path, ttt={"layers": "all", "mini_batch_size": 4}
+    ).eval()
     assert len(fresh.config.ttt_layer_indices) == 4
     codes = random_codes(plain.config, batch=2, frames=50)
     assert_same_logits(fresh(codes), plain(codes))
@@ -212,7 +214,10 @@ def test_bfloat16_model_keeps_its_memory_in_float32(make_model: MakeModel, tmp_p
         (lambda codes: codes[0], r"codes must be int64"),
         (lambda codes: codes.int(), r"got torch.int32 \[2, 17, 9\]"),
         (lambda codes: codes[:, :, :0], r"got torch.int64 \[2, 17, 0\]"),
-        (lambda codes: codes.index_fill(1, torch.tensor([3]), 33), r"codes must lie in -1..64 \(text\) and -1..32 \(audio\)"),
+        (
+            lambda codes: codes.index_fill(1, torch.tensor([3]), 33),
+            r"codes must lie in -1..64 \(text\) and -1..32 \(audio\)",
+        ),
         (lambda codes: codes.index_fill(1, torch.tensor([0]), -2), r"codes must lie in"),
     ],
 )

@@ -88,7 +88,9 @@ def test_state_in_the_middle_of_a_mini_batch_holds_its_frames(make_model: MakeMo
 def test_bad_files_are_refused(make_model: MakeModel, tmp_path: Path) -> None:
     model, path = make_model(), tmp_path / "state.safetensors"
     model.init_state(3).save(path, model.config)
-    with pytest.raises(ValueError, match=r"frames has shape \[3\], but this state has \[2\] .* init_state\(\) of the saved"):
+    with pytest.raises(
+        ValueError, match=r"frames has shape \[3\], but this state has \[2\] .* init_state\(\) of the saved"
+    ):
         model.init_state(2).load(path, model.config)
     other = make_model(ttt={"mini_batch_size": 8})
     with pytest.raises(ValueError, match=r"saved with ttt.mini_batch_size=4, but the model has ttt.mini_batch_size=8"):

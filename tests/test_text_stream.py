@@ -51,6 +51,7 @@ FINETUNE_ROWS: list[tuple[str, Words, str]] = [
     ("no gap, no EPAD", [("a", 0.0), ("b", 0.17)], "_ a _ b - - - - - -"),
     ("too long for its time, the next is shifted", [("abc", 0.0), ("d", 0.17)], "_ a b c _ d - - - -"),
     ("shifts add up, then the row catches up", [("ab", 0.0), ("cd", 0.1), ("e", 0.65)], "_ a b _ c d - E _ e"),
+    ("an empty word takes no frame", [("", 0.26), ("a", 0.30)], "- - E _ a - - - - -"),
     ("two words in one frame", [("a", 0.26), ("b", 0.30)], "- - E _ a _ b - - -"),
     ("in the last frame, cut off by the end", [("ab", 0.75)], "- - - - - - - - E _"),
     ("behind the end", [("a", 0.81)], "- - - - - - - - - -"),

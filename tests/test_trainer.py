@@ -72,7 +72,9 @@ def test_memory_is_carried_along_lanes_and_not_across_recordings(tmp_path: Path,
     trainer.lanes.state_for = spy
     trainer.train()
     started = [learned == 0 for starts, rows in seen for start, learned in zip(starts, rows, strict=True) if start == 0]
-    carried = [learned > 0 for starts, rows in seen[1:] for start, learned in zip(starts, rows, strict=True) if start > 0]
+    carried = [
+        learned > 0 for starts, rows in seen[1:] for start, learned in zip(starts, rows, strict=True) if start > 0
+    ]
     assert started and all(started)
     assert len(carried) > 8 and all(carried)
 
@@ -93,7 +95,8 @@ def test_loss_parts_and_every_rate_are_logged(tmp_path: Path, codes: Path) -> No
     rates = {key: value for key, value in entry.items() if key.startswith("learning_rate/")}
     assert rates == pytest.approx(
         {
-            "learning_rate/base": entry["learning_rate"], "learning_rate/base_no_decay": 1e-3, "learning_rate/ttt": 3e-3,
+            "learning_rate/base": entry["learning_rate"], "learning_rate/base_no_decay": 1e-3,
+            "learning_rate/ttt": 3e-3,
             "learning_rate/ttt_no_decay": 3e-3, "learning_rate/gate_no_decay": 7e-3,
         }
     )  # fmt: skip
@@ -109,7 +112,9 @@ def test_groups_hold_every_trainable_parameter_once(make_model: MakeModel, tmp_p
     model = make_model()
     for parameter in model.depth_decoder.parameters():
         parameter.requires_grad_(False)
-    groups = {group["name"]: group for group in parameter_groups(model, make_trainer(tmp_path, codes, weight_decay=0.1).args)}
+    groups = {
+        group["name"]: group for group in parameter_groups(model, make_trainer(tmp_path, codes, weight_decay=0.1).args)
+    }
     grouped = [id(parameter) for group in groups.values() for parameter in group["params"]]
     assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
     assert {name: group["weight_decay"] for name, group in groups.items()} == {

@@ -68,7 +68,9 @@ def test_fast_memory_equals_naive_memory(options: dict) -> None:
     layer, x = make_layer(**options), make_input(30)
     tokens = layer.inner_tokens(x, None)
     fast, naive = ttt(layer.inner_network(), tokens)[1], naive_ttt(layer.inner_network(), tokens)[1]
-    for a, b in zip((*fast.delta_weights, *fast.delta_biases), (*naive.delta_weights, *naive.delta_biases), strict=True):
+    for a, b in zip(
+        (*fast.delta_weights, *fast.delta_biases), (*naive.delta_weights, *naive.delta_biases), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
     assert max(delta.abs().max() for delta in fast.delta_weights) > 1e-3
     assert fast.place.tolist() == naive.place.tolist() == [2, 2, 2]
@@ -137,7 +139,9 @@ def test_memory_learns_a_fixed_map(depth: int) -> None:
     keys = torch.nn.functional.rms_norm(torch.randn(1, 1, 16, width), (width,))
     values = torch.randn(1, 1, 16, width)
     drawn = torch.randint(16, (frames,))
-    tokens = InnerTokens(keys[:, :, drawn], keys[:, :, drawn], values[:, :, drawn], torch.full((1, 1, frames), 0.5 / width))
+    tokens = InnerTokens(
+        keys[:, :, drawn], keys[:, :, drawn], values[:, :, drawn], torch.full((1, 1, frames), 0.5 / width)
+    )
     with torch.no_grad():
         _, state = ttt(net, tokens)
     losses = []

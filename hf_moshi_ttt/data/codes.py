@@ -1,8 +1,8 @@
 """Audio encoded once: recordings as rows of int16 codes in an Arrow dataset on disk.
 
-A row of the dataset is a recording: `codes` `[K, T]` with K = 8 (mono: one speaker's codebooks) or K = 17 (text, Moshi's
-and the user's codebooks), its `path` and `duration_sec`. Beside it lies `provenance.json`: the codec, the tokenizer, the
-codes of digital silence, and the files that were left out.
+A row of the dataset is a recording: `codes` `[K, T]` with K = 8 (mono: one speaker's codebooks) or K = 17 (text,
+Moshi's and the user's codebooks), its `path` and `duration_sec`. Beside it lies `provenance.json`: the codec, the
+tokenizer, the codes of digital silence, and the files that were left out.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset, Features, Value, load_from_disk
 from datasets import List as ListFeature
 from tqdm.auto import tqdm
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 
 from .. import log_mel_codec  # noqa: F401  registers the codec with AutoModel
 from ..audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, BadAudioError, read_audio
@@ -50,13 +50,13 @@ class Provenance:
     left_out: dict[str, str]
 
 
-def load_codec(name_or_path: str, device: str = "cpu") -> PreTrainedModel:
+def load_codec(name_or_path: str, device: str = "cpu") -> Any:
     """A codec of Mimi's interface by name (`kyutai/mimi`) or path.
 
     Raises:
         ValueError: another sample rate or frame rate than Moshi's.
     """
-    codec = AutoModel.from_pretrained(name_or_path).to(device).eval()
+    codec: Any = AutoModel.from_pretrained(name_or_path).to(device).eval()
     rates = (codec.config.sampling_rate, codec.config.frame_rate)
     if rates != (SAMPLE_RATE_HZ, SAMPLE_RATE_HZ / FRAME_SAMPLES):
         raise ValueError(f"{name_or_path}: (samples/s, frames/s) = {rates}, but Moshi needs (24000, 12.5).")
@@ -64,7 +64,7 @@ def load_codec(name_or_path: str, device: str = "cpu") -> PreTrainedModel:
 
 
 @torch.no_grad()
-def encode_waveform(codec: PreTrainedModel, samples_CS: np.ndarray) -> np.ndarray:
+def encode_waveform(codec: Any, samples_CS: np.ndarray) -> np.ndarray:
     """Codes of each channel, int16 `[C, 8, T]` with T = ceil(S / 1920)."""
     values = torch.from_numpy(samples_CS)[:, None].to(codec.device)
     codes = codec.encode(values, num_quantizers=NUM_CODEBOOKS).audio_codes
@@ -72,13 +72,13 @@ def encode_waveform(codec: PreTrainedModel, samples_CS: np.ndarray) -> np.ndarra
 
 
 @torch.no_grad()
-def decode_codes(codec: PreTrainedModel, codes_QT: np.ndarray) -> np.ndarray:
+def decode_codes(codec: Any, codes_QT: np.ndarray) -> np.ndarray:
     """Samples `[S]` of one speaker's codes `[8, T]`."""
     codes = torch.from_numpy(codes_QT.astype(np.int64))[None].to(codec.device)
     return codec.decode(codes).audio_values[0, 0].float().cpu().numpy()
 
 
-def silence_codes(codec: PreTrainedModel) -> list[int]:
+def silence_codes(codec: Any) -> list[int]:
     """The codes of digital silence, `[8]`: the last frame of two seconds of zeros."""
     return encode_waveform(codec, np.zeros((1, 2 * SAMPLE_RATE_HZ), dtype=np.float32))[0, :, -1].tolist()
 
@@ -115,9 +115,9 @@ def encode_corpus(
 
 
 class _CorpusEncoder:
-    def __init__(self, codec: PreTrainedModel, text_tokenizer: str | None) -> None:
+    def __init__(self, codec: Any, text_tokenizer: str | None) -> None:
         self.codec = codec
-        self.tokenizer = load_text_tokenizer(text_tokenizer) if text_tokenizer else None
+        self.tokenizer: Any = load_text_tokenizer(text_tokenizer) if text_tokenizer else None
         self.bad = BadFiles()
         self.tokens_beyond_end = 0
 

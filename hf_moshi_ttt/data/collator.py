@@ -17,9 +17,9 @@ IGNORE_ID = -100
 class MoshiTTTCollator:
     """Builds batches `[B, K = 17, T]` and right-pads them with -1.
 
-    A mono recording `[8, T]` becomes Moshi's rows; its text row is the configuration's `text_stream` ("zero" is a row of
-    EPAD ids) without text loss, its user's rows the configuration's `user_stream`. A conversation `[17, T]` stays as it
-    is. Labels are the codes, with -100 where nothing is to be learned: padding, absent codes, the text of mono
+    A mono recording `[8, T]` becomes Moshi's rows; its text row is the configuration's `text_stream` ("zero" is a row
+    of EPAD ids) without text loss, its user's rows the configuration's `user_stream`. A conversation `[17, T]` stays as
+    it is. Labels are the codes, with -100 where nothing is to be learned: padding, absent codes, the text of mono
     recordings and the user's rows.
 
     With two codebooks (K = 5), EPAD 0, a mono segment of two frames and one of three:

@@ -124,7 +124,7 @@ def load_librilight(index: str | Path) -> Dataset:
 
 
 def load_dailytalk(index: str | Path) -> Dataset:
-    """An index of conversations as a dataset: `audio`, `path`, `duration_sec`, `alignments` (word, start_sec, end_sec, speaker).
+    """An index of conversations as a dataset: `audio`, `path`, `duration_sec`, and `alignments` in order of time.
 
     Raises:
         ValueError: bad index, or too many files that are missing or whose word times cannot be read.

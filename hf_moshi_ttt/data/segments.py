@@ -1,8 +1,8 @@
 """Recordings cut into training segments, and the order in which they are seen.
 
 `shuffled` draws every segment once an epoch. `lanes` is for memory that is carried from one segment to the next: the
-recordings, in shuffled order, form one long tape that is cut into B equal lanes; batch row b walks lane b, and a segment
-says whether it starts a recording (or a lane), where the memory must start afresh.
+recordings, in shuffled order, form one long tape that is cut into B equal lanes, and batch row b walks lane b. A
+segment says which recording it comes from and where it starts: the memory starts afresh where a lane does not go on.
 """
 
 from collections.abc import Iterator

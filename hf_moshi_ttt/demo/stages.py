@@ -38,7 +38,19 @@ class DemoSize:
 SIZES = {
     "full": DemoSize(5.0, 60, 60, 90, 110, 40, 250, (1000, 2000, 4000, 5000), 120, 10),
     # For tests: every stage with real code paths in about two minutes, and no result worth reading.
-    "smoke": DemoSize(0.1, 3, 4, 6, 4, 2, 100, (200, 500), 10, 2, ("duration_sec=4", "per_device_train_batch_size=2", "logging_steps=1")),
+    "smoke": DemoSize(
+        0.1,
+        3,
+        4,
+        6,
+        4,
+        2,
+        100,
+        (200, 500),
+        10,
+        2,
+        ("duration_sec=4", "per_device_train_batch_size=2", "logging_steps=1"),
+    ),
 }
 
 
@@ -71,7 +83,12 @@ def _data_stages(root: Path, size: DemoSize) -> list[Stage]:
 
     def encode(index: Path, kind: str, name: str) -> Command:
         options = ["--kind", kind, "--codec", str(codec), "--output", str(root / "codes" / name)]
-        return ["prepare_data.py", str(index), *options, *(["--text-tokenizer", str(tokenizer)] if kind == "dailytalk" else [])]
+        return [
+            "prepare_data.py",
+            str(index),
+            *options,
+            *(["--text-tokenizer", str(tokenizer)] if kind == "dailytalk" else []),
+        ]
 
     encoding = [
         encode(root / "train.jsonl", "librilight", "librilight_train"),
@@ -172,7 +189,9 @@ def run_stages(stages: Sequence[Stage], root: Path, say: Callable[[str], None]) 
             _run_commands(stage, root)
             row = {"stage": stage.name, "sec": time.monotonic() - start}
             done.parent.mkdir(parents=True, exist_ok=True)
-            done.write_text(json.dumps({**row, "key_number": stage.key_number(), "file": str(stage.file)}), encoding="utf-8")
+            done.write_text(
+                json.dumps({**row, "key_number": stage.key_number(), "file": str(stage.file)}), encoding="utf-8"
+            )
         rows.append(_json(done))
     return rows
 
@@ -203,7 +222,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines += [(row["stage"], f"{row['sec']:.0f} s", row["key_number"], row["file"]) for row in rows]
     lines.append(("total", f"{sum(row['sec'] for row in rows):.0f} s", "", ""))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""The structure that the README promises: imports go one way, one door to Kyutai's package, small files."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "hf_moshi_ttt"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# Where two of these meet, the import goes from the later to the earlier.
+ORDER = [
+    "configuration_moshi_ttt",
+    "ttt",
+    "state",
+    "generation_moshi_ttt",
+    "modeling_moshi_ttt",
+    "evaluation",
+    "trainer",
+]
+MOST_FLOORS = 6
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules of this package that a file imports, by name inside the package."""
+    found, package = set(), path.relative_to(PACKAGE).parent.parts
+    names = {name_of(module) for module in MODULES}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            prefix = ".".join(part for part in base if part)
+            for alias in node.names:
+                inner = f"{prefix}.{alias.name}".strip(".")
+                found.add(inner if inner in names else prefix)
+    return found
+
+
+def floor_of(name: str, graph: dict[str, set[str]], path: tuple[str, ...] = ()) -> int:
+    assert name not in path, f"imports in a circle: {[*path, name]}"
+    return 1 + max((floor_of(other, graph, (*path, name)) for other in graph[name]), default=0)
+
+
+def test_imports_go_one_way_over_few_floors() -> None:
+    graph = {name_of(path): imported_modules(path) - {name_of(path)} for path in MODULES}
+    floors = {name: floor_of(name, graph) for name in graph}
+    assert max(floors.values()) <= MOST_FLOORS, floors
+    for later, name in enumerate(ORDER):
+        assert not graph[name] & set(ORDER[later + 1 :]), name
+
+
+def test_only_one_module_knows_kyutais_package() -> None:
+    pattern = re.compile(r"^\s*(from|import) moshi\b", re.MULTILINE)
+    assert [name_of(path) for path in MODULES if pattern.search(path.read_text())] == ["kyutai"]
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "scripts").glob("*.py"))], ids=lambda path: path.stem)
+def test_files_are_small_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= (120 if path.parent.name == "scripts" else 400)
+    assert ast.get_docstring(ast.parse(text))
+
+
+def test_nothing_branches_on_training_in_the_model() -> None:
+    outside = {"trainer", "evaluation"}
+    assert [
+        name_of(path)
+        for path in MODULES
+        if re.search(r"\.training\b", path.read_text()) and name_of(path) not in outside
+    ] == []
+
+
+def test_every_module_has_a_test_of_its_name() -> None:
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    modules = {path.stem for path in MODULES if path.name != "__init__.py"}
+    assert modules - tests == {"strict_config", "rope", "configuration_log_mel_codec"}, (
+        "tested through what is built on them"
+    )
