@@ -48,8 +48,14 @@ def plot_loss_by_position(results: dict[str, Any], path: str | Path) -> None:
 
 
 def _draw(axes: Axes, curve: list[dict[str, Any]], colour: str, name: str) -> None:
-    x = [point["position_frames"] for point in curve]
-    axes.plot(x, [point["value"] for point in curve], color=colour, label=name)
+    """The curve with its interval: solid where every recording takes part, dotted where some have ended."""
+    most = max(point["recordings"] for point in curve)
+    whole = sum(point["recordings"] == most for point in curve)
+    x, y = [point["position_frames"] for point in curve], [point["value"] for point in curve]
+    axes.plot(x[:whole], y[:whole], color=colour, label=name)
+    if whole < len(curve):
+        fewest = min(point["recordings"] for point in curve)
+        axes.plot(x[whole - 1 :], y[whole - 1 :], ":", color=colour, label=f"{name}, {most - 1} to {fewest} recordings")
     known = [point for point in curve if point["low"] is not None]
     axes.fill_between(
         [point["position_frames"] for point in known],

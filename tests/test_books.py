@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from .corpus_fixture import unpacked
 
 from hf_moshi_ttt.demo.books import (
     SAMPLE_RATE_HZ,
@@ -20,6 +19,8 @@ from hf_moshi_ttt.demo.books import (
     plan_books,
 )
 from hf_moshi_ttt.demo.debian_packages import NOVELS_PACKAGE, read_novels
+
+from .corpus_fixture import unpacked
 
 Novels = dict[str, list[str]]
 

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from .corpus_fixture import package_cache, unpacked
 
 from hf_moshi_ttt.demo.debian_packages import (
     NOVELS_PACKAGE,
@@ -15,6 +14,8 @@ from hf_moshi_ttt.demo.debian_packages import (
     read_novels,
     unpack_package,
 )
+
+from .corpus_fixture import package_cache, unpacked
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from .corpus_fixture import package_cache, unpacked
 
 from hf_moshi_ttt.demo.debian_packages import NOVELS_PACKAGE, PROMPTS_PACKAGE
+
+from .corpus_fixture import package_cache, unpacked
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from .corpus_fixture import unpacked
 
 from hf_moshi_ttt.demo.debian_packages import PROMPTS_PACKAGE
 from hf_moshi_ttt.demo.human_speech import (
@@ -18,6 +17,8 @@ from hf_moshi_ttt.demo.human_speech import (
     list_prompts,
     plan_human_speech,
 )
+
+from .corpus_fixture import unpacked
 
 
 @pytest.fixture(scope="module")
