@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from hf_moshi_ttt.demo.stages import SIZES, demo_stages, run_stages, table
+from hf_moshi_ttt.demo.stages import SIZES, Demo, run_stages, table
 
 
 def main() -> None:
@@ -12,10 +12,11 @@ def main() -> None:
     parser.add_argument(
         "--size", choices=list(SIZES), default="full", help="'smoke' only shows that it runs (%(default)s)"
     )
+    parser.add_argument("--codec", help="name or path, e.g. kyutai/mimi; without it a small codec is fitted")
+    parser.add_argument("--text-tokenizer", help="a SentencePiece model, e.g. Kyutai's; without it one is trained")
     arguments = parser.parse_args()
-    rows = run_stages(
-        demo_stages(arguments.root, SIZES[arguments.size]), arguments.root, lambda text: print(text, flush=True)
-    )
+    demo = Demo(arguments.root, SIZES[arguments.size], arguments.codec, arguments.text_tokenizer)
+    rows = run_stages(demo.stages(), demo.root, lambda text: print(text, flush=True))
     print("\n" + table(rows))
 
 

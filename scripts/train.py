@@ -24,6 +24,8 @@ def main() -> None:
     model_args, data_args, training_args = parse_settings(read_settings(arguments.config, arguments.changes))
     set_seed(training_args.seed)
     trainer = build_trainer(build_model(model_args), data_args, training_args)
+    segments = trainer.segments
+    print(f"{len(segments)} segments; {segments.dropped_frames} frames left out in pieces too short to train on")
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_state()
     if trainer.state.global_step >= trainer.state.max_steps:

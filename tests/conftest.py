@@ -48,7 +48,10 @@ def save_codes(folder: Path, lengths: list[int], rows: int = 8, codebook_size: i
     """An encoded corpus of random recordings `[rows, T]` of these lengths."""
     generator = torch.Generator().manual_seed(0)
     codes = [torch.randint(codebook_size, (rows, length), generator=generator).tolist() for length in lengths]
-    recordings = [{"codes": c, "path": f"{i}.flac", "duration_sec": len(c[0]) / 12.5} for i, c in enumerate(codes)]
+    recordings = [
+        {"codes": c, "frames": len(c[0]), "path": f"{i}.flac", "duration_sec": len(c[0]) / 12.5}
+        for i, c in enumerate(codes)
+    ]
     Dataset.from_list(recordings).save_to_disk(str(folder))
     provenance = Provenance("tests/random", "random", codebook_size, [0] * 8, None, 0, {})
     (folder / "provenance.json").write_text(json.dumps(asdict(provenance)))

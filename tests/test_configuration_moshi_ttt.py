@@ -51,6 +51,14 @@ def test_ttt_is_absent_by_default_and_there_in_every_preset() -> None:
     assert layers == {"tiny": [1], "small": [1], "moshi-7b": [12, 13, 14, 15, 16, 17, 18, 19]}
 
 
+def test_an_empty_ttt_section_is_the_usual_ttt_mlp() -> None:
+    ttt = MoshiTTTConfig(ttt={}).ttt
+    assert (ttt.layers, ttt.preset, ttt.ttt_mlp_layers, ttt.ttt_mlp_expansion_factor) == ("middle", "default", 2, 4)
+    assert (ttt.mini_batch_size, ttt.base_lr, ttt.step, ttt.forget) == (16, 1.0, "mean", "learned")
+    assert (ttt.initial_gating_alpha, ttt.initial_keep_factor) == (0.1, 0.995)
+    assert (ttt.output_bias, ttt.persistent_states) == (True, False)
+
+
 def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(ValueError, match="preset='large', but the presets are tiny, small, moshi-7b"):
         MoshiTTTConfig.from_preset("large")

@@ -9,12 +9,12 @@ from datasets import List as ListFeature
 
 from hf_moshi_ttt.data.segments import LaneSampler, SegmentDataset
 
-FEATURES = Features({"codes": ListFeature(ListFeature(Value("int16"))), "path": Value("string")})
+FEATURES = Features({"codes": ListFeature(ListFeature(Value("int16"))), "frames": Value("int32")})
 
 
 def corpus(lengths: list[int]) -> Dataset:
     """Recordings `[2, T]` whose codes are their own number (row 0) and the frame (row 1)."""
-    rows = [{"codes": np.stack([np.full(n, i), np.arange(n)]), "path": str(i)} for i, n in enumerate(lengths)]
+    rows = [{"codes": np.stack([np.full(n, i), np.arange(n)]), "frames": n} for i, n in enumerate(lengths)]
     return Dataset.from_list(rows, features=FEATURES).with_format("numpy")
 
 

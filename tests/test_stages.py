@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_moshi_ttt.demo.stages import SIZES, Stage, demo_stages, run_stages, table
+from hf_moshi_ttt.demo.stages import SIZES, Demo, Stage, run_stages, table
+from hf_moshi_ttt.text_stream import train_text_tokenizer
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,7 +62,18 @@ def test_table_has_a_line_a_stage_and_a_total() -> None:
 
 @pytest.mark.parametrize("size", list(SIZES))
 def test_every_command_of_the_demo_exists_and_stages_have_names_of_their_own(size: str) -> None:
-    stages = demo_stages(Path("somewhere"), SIZES[size])
+    stages = Demo(Path("somewhere"), SIZES[size]).stages()
     assert len({stage.name for stage in stages}) == len(stages) == 9
     for command in (command for stage in stages for command in stage.commands):
         assert (ROOT / "scripts" / command[0]).is_file()
+
+
+def test_a_given_codec_and_tokenizer_take_the_place_of_the_fitted_ones(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("".join(f"one two three {number}\n" for number in range(200)))
+    train_text_tokenizer(tmp_path / "text.txt", tmp_path / "given.model", vocab_size=30)
+    stages = Demo(tmp_path, SIZES["smoke"], "kyutai/mimi", str(tmp_path / "given.model")).stages()
+    commands = {stage.name: [" ".join(command) for command in stage.commands] for stage in stages}
+    assert commands["codec and tokenizer"] == []
+    assert all("--codec kyutai/mimi" in command for command in commands["encode"])
+    assert "given.model" in commands["encode"][2]
+    assert all("config.text_vocab_size=30" in command for command in commands["pre-train, resumed"])

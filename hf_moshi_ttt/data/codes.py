@@ -1,8 +1,8 @@
 """Audio encoded once: recordings as rows of int16 codes in an Arrow dataset on disk.
 
 A row of the dataset is a recording: `codes` `[K, T]` with K = 8 (mono: one speaker's codebooks) or K = 17 (text,
-Moshi's and the user's codebooks), its `path` and `duration_sec`. Beside it lies `provenance.json`: the codec, the
-tokenizer, the codes of digital silence, and the files that were left out.
+Moshi's and the user's codebooks), its `frames` T, `path` and `duration_sec`. Beside it lies `provenance.json`: the
+codec, the tokenizer, the codes of digital silence, and the files that were left out.
 """
 
 import json
@@ -25,7 +25,12 @@ from .manifests import MAIN_SPEAKER, BadFiles
 
 NUM_CODEBOOKS = 8
 _FEATURES = Features(
-    {"codes": ListFeature(ListFeature(Value("int16"))), "path": Value("string"), "duration_sec": Value("float64")}
+    {
+        "codes": ListFeature(ListFeature(Value("int16"))),
+        "frames": Value("int32"),
+        "path": Value("string"),
+        "duration_sec": Value("float64"),
+    }
 )
 
 
@@ -129,7 +134,8 @@ class _CorpusEncoder:
             except BadAudioError as error:
                 self.bad.add(item["path"], error)
             else:
-                yield {"codes": codes, "path": item["path"], "duration_sec": samples_CS.shape[1] / SAMPLE_RATE_HZ}
+                duration_sec = samples_CS.shape[1] / SAMPLE_RATE_HZ
+                yield {"codes": codes, "frames": codes.shape[1], "path": item["path"], "duration_sec": duration_sec}
 
     def _mono(self, samples_CS: np.ndarray) -> np.ndarray:
         return encode_waveform(self.codec, samples_CS.mean(0, keepdims=True))[0]

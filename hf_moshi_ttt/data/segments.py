@@ -26,16 +26,12 @@ class SegmentDataset(torch.utils.data.Dataset):
     def __init__(self, codes: Dataset, segment_frames: int, min_frames: int = 2) -> None:
         self.codes = codes
         self.segment_frames = segment_frames
-        lengths = [
-            int(frames)
-            for frames in codes.with_format(None).map(_frame_count, remove_columns=codes.column_names)["frames"]
-        ]
-        spans = [(row, start) for row, length in enumerate(lengths) for start in range(0, length, segment_frames)]
-        self.spans = [(row, start) for row, start in spans if min(segment_frames, lengths[row] - start) >= min_frames]
-        self.dropped_frames = sum(lengths[row] - start for row, start in set(spans) - set(self.spans))
+        lengths = [int(frames) for frames in codes["frames"]]
+        starts = [(row, start) for row, length in enumerate(lengths) for start in range(0, length, segment_frames)]
+        self.spans = [(row, start) for row, start in starts if lengths[row] - start >= min_frames]
+        self.dropped_frames = sum(lengths[row] - start for row, start in set(starts) - set(self.spans))
         if not self.spans:
             raise ValueError(f"No recording has {min_frames} frames; the longest of {len(lengths)} has {max(lengths)}.")
-        self._cached_row, self._cached = -1, np.empty(0)
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -43,14 +39,8 @@ class SegmentDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`codes` int16 `[K, T]`, its `recording` number and its first frame `start_frame`."""
         row, start = self.spans[index]
-        if row != self._cached_row:
-            self._cached_row, self._cached = row, np.stack(self.codes[row]["codes"])
-        part = self._cached[:, start : start + self.segment_frames]
+        part = np.stack(self.codes[row]["codes"])[:, start : start + self.segment_frames]
         return {"codes": part, "recording": row, "start_frame": start}
-
-
-def _frame_count(row: dict[str, Any]) -> dict[str, int]:
-    return {"frames": len(row["codes"][0])}
 
 
 class LaneSampler(Sampler[int]):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.codes import load_codes
+from ..text_stream import load_text_tokenizer
 
 Command = Sequence[str]
 
@@ -65,55 +66,88 @@ class Stage:
     parallel: bool = False
 
 
-def demo_stages(root: Path, size: DemoSize) -> list[Stage]:
-    """The stages of the demo, all below `root`."""
-    return [*_data_stages(root, size), *_training_stages(root, size), *_result_stages(root, size)]
+@dataclass(frozen=True)
+class Demo:
+    """Where the demo lies and what it is made with.
+
+    Args:
+        codec: name or path of a codec such as `kyutai/mimi`, or None to fit a small one.
+        text_tokenizer: path of a SentencePiece model such as Kyutai's, or None to train a small one.
+    """
+
+    root: Path
+    size: DemoSize
+    codec: str | None = None
+    text_tokenizer: str | None = None
+
+    def stages(self) -> list[Stage]:
+        """The stages in order."""
+        return [*_data_stages(self), *_training_stages(self), *_result_stages(self)]
+
+    @property
+    def codec_path(self) -> str:
+        """The codec that is used."""
+        return self.codec or str(self.root / "codec")
+
+    @property
+    def tokenizer_path(self) -> str:
+        """The text tokenizer that is used."""
+        return self.text_tokenizer or str(self.root / "tokenizer.model")
 
 
-def _data_stages(root: Path, size: DemoSize) -> list[Stage]:
-    corpus, codec, tokenizer = root / "corpus", root / "codec", root / "tokenizer.model"
-    hours = ["--train-hours", str(size.train_hours), "--eval-minutes", str(size.eval_minutes)]
-    make_corpus = ["make_corpus.py", str(corpus), *hours, "--conversations", str(size.conversations)]
+def _data_stages(demo: Demo) -> list[Stage]:
+    root, size = demo.root, demo.size
+    corpus, librilight = root / "corpus", root / "corpus" / "librilight"
+    make_corpus = [
+        "make_corpus.py", str(corpus), "--train-hours", str(size.train_hours),
+        "--eval-minutes", str(size.eval_minutes), "--conversations", str(size.conversations),
+    ]  # fmt: skip
     indexing = [
-        ["create_librilight_index.py", str(corpus / "librilight" / split), "--output", str(root / f"{split}.jsonl")]
+        ["create_librilight_index.py", str(librilight / split), "--output", str(root / f"{split}.jsonl")]
         for split in ("train", "heldout")
     ]
-    fit_codec = ["fit_codec.py", str(corpus / "librilight" / "train"), "--output", str(codec)]
-    train_tokenizer = ["train_text_tokenizer.py", str(corpus / "text" / "novels.txt"), "--output", str(tokenizer)]
-
-    def encode(index: Path, kind: str, name: str) -> Command:
-        options = ["--kind", kind, "--codec", str(codec), "--output", str(root / "codes" / name)]
-        return [
-            "prepare_data.py",
-            str(index),
-            *options,
-            *(["--text-tokenizer", str(tokenizer)] if kind == "dailytalk" else []),
-        ]
-
     encoding = [
-        encode(root / "train.jsonl", "librilight", "librilight_train"),
-        encode(root / "heldout.jsonl", "librilight", "librilight_heldout"),
-        encode(corpus / "dailytalk" / "dailytalk.jsonl", "dailytalk", "dailytalk"),
+        _encode(demo, root / "train.jsonl", "librilight", "librilight_train"),
+        _encode(demo, root / "heldout.jsonl", "librilight", "librilight_heldout"),
+        _encode(demo, corpus / "dailytalk" / "dailytalk.jsonl", "dailytalk", "dailytalk"),
     ]
     return [
         Stage("corpus", [make_corpus], lambda: _corpus_hours(corpus), corpus / "corpus.json"),
         Stage("index", indexing, lambda: _count_lines(root), root / "train.jsonl"),
-        Stage(
-            "codec and tokenizer",
-            [[*fit_codec, "--max-minutes", str(size.codec_minutes)], train_tokenizer],
-            lambda: f"log-mel variance kept {_json(codec / 'quality.json')['variance_kept']:.3f}",
-            codec,
-        ),
+        Stage("codec and tokenizer", _fitting(demo), lambda: _codec_quality(demo), Path(demo.codec_path)),
         Stage("encode", encoding, lambda: _encoded(root / "codes"), root / "codes", parallel=True),
     ]
 
 
-def _training_stages(root: Path, size: DemoSize) -> list[Stage]:
+def _fitting(demo: Demo) -> list[Command]:
+    corpus = demo.root / "corpus"
+    commands: list[Command] = []
+    if demo.codec is None:
+        options = ["--output", demo.codec_path, "--max-minutes", str(demo.size.codec_minutes)]
+        commands.append(["fit_codec.py", str(corpus / "librilight" / "train"), *options])
+    if demo.text_tokenizer is None:
+        text = str(corpus / "text" / "novels.txt")
+        commands.append(["train_text_tokenizer.py", text, "--output", demo.tokenizer_path])
+    return commands
+
+
+def _encode(demo: Demo, index: Path, kind: str, name: str) -> Command:
+    output = str(demo.root / "codes" / name)
+    command = ["prepare_data.py", str(index), "--kind", kind, "--codec", demo.codec_path, "--output", output]
+    return [*command, "--text-tokenizer", demo.tokenizer_path] if kind == "dailytalk" else command
+
+
+def _training_stages(demo: Demo) -> list[Stage]:
+    root, size = demo.root, demo.size
     half, steps = size.pretrain_steps // 2, f"max_steps={size.pretrain_steps}"
     codes = f"train_codes={root / 'codes' / 'librilight_train'}"
 
+    vocabulary: list[str] = []
+    if demo.text_tokenizer is not None:
+        vocabulary = [f"config.text_vocab_size={load_text_tokenizer(demo.text_tokenizer).vocab_size()}"]
+
     def pretrain(name: str, *changes: str) -> Command:
-        settings = [codes, steps, f"output_dir={root / name}", *size.train_changes, *changes]
+        settings = [codes, steps, f"output_dir={root / name}", *vocabulary, *size.train_changes, *changes]
         return ["train.py", "configs/demo_pretrain.yaml", *settings]
 
     stop = f"stop_at_step={half}"
@@ -145,7 +179,8 @@ def _training_stages(root: Path, size: DemoSize) -> list[Stage]:
     ]
 
 
-def _result_stages(root: Path, size: DemoSize) -> list[Stage]:
+def _result_stages(demo: Demo) -> list[Stage]:
+    root, size = demo.root, demo.size
     heldout, results = root / "codes" / "librilight_heldout", root / "results"
     evaluate = [
         "evaluate_long_context.py", f"ttt={root / 'pretrain'}", f"no_ttt={root / 'no_ttt'}",
@@ -239,6 +274,12 @@ def _corpus_hours(corpus: Path) -> str:
 def _count_lines(root: Path) -> str:
     counts = [len((root / f"{split}.jsonl").read_text().splitlines()) for split in ("train", "heldout")]
     return f"{counts[0]} files to train on, {counts[1]} held out"
+
+
+def _codec_quality(demo: Demo) -> str:
+    if demo.codec is not None:
+        return f"{demo.codec} as given"
+    return f"log-mel variance kept {_json(Path(demo.codec_path) / 'quality.json')['variance_kept']:.3f}"
 
 
 def _encoded(codes: Path) -> str:
