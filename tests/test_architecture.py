@@ -54,6 +54,10 @@ def test_imports_go_one_way_over_few_floors() -> None:
         assert not graph[name] & set(ORDER[later + 1 :]), name
 
 
+def test_modules_import_each_other_relatively() -> None:
+    assert [name_of(path) for path in MODULES if "from hf_moshi_ttt" in path.read_text()] == []
+
+
 def test_only_one_module_knows_kyutais_package() -> None:
     pattern = re.compile(r"^\s*(from|import) moshi\b", re.MULTILINE)
     assert [name_of(path) for path in MODULES if pattern.search(path.read_text())] == ["kyutai"]

@@ -175,15 +175,19 @@ def test_a_codec_of_other_rates_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def mimi_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A randomly initialised Mimi of Moshi's rates, tiny otherwise."""
+    """A random Mimi of Moshi's rates, tiny otherwise; a fresh one has codebooks of zeros, which would give one code."""
     torch.manual_seed(0)
     config = MimiConfig(
         hidden_size=16, num_filters=2, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
         intermediate_size=16, codebook_dim=8, vector_quantization_hidden_dimension=8, upsample_groups=16,
         num_quantizers=8, codebook_size=CODEBOOK_SIZE,
     )  # fmt: skip
+    model = MimiModel(config)
+    for name, table in model.named_buffers():
+        if name.endswith("embed_sum"):
+            table.normal_()
     path = tmp_path_factory.mktemp("mimi")
-    MimiModel(config).save_pretrained(path)
+    model.save_pretrained(path)
     return str(path)
 
 
@@ -192,6 +196,7 @@ def test_a_mimi_is_called_alike(tmp_path: Path, mimi_path: str) -> None:
     codes = encoded(load_librilight(index), mimi_path, tmp_path / "codes")
     assert [item.shape for item in codes] == [(8, 17), (8, 13)]
     assert all(item.min() >= 0 and item.max() < CODEBOOK_SIZE for item in codes)
+    assert len(np.unique(codes[0])) > 10
     provenance = load_codes(tmp_path / "codes")[1]
     assert (provenance.codec_type, provenance.codebook_size) == ("mimi", CODEBOOK_SIZE)
     assert len(provenance.silence_codes) == 8
@@ -207,4 +212,9 @@ def test_waveforms_to_codes_and_back(codec_fixture: str, request: pytest.Fixture
     samples_S = decode_codes(codec, codes_CQT[0])
     assert samples_S.shape == (7 * FRAME_SAMPLES,)
     assert np.isfinite(samples_S).all()
-    assert silence_codes(codec) == encode_waveform(codec, np.zeros((1, 48_000), dtype=np.float32))[0, :, 24].tolist()
+
+
+def test_the_codes_of_silence_are_those_far_from_its_start(mimi_path: str) -> None:
+    codec = load_codec(mimi_path)
+    codes_QT = encode_waveform(codec, np.zeros((1, 48_000), dtype=np.float32))[0]
+    assert silence_codes(codec) == codes_QT[:, 24].tolist() != codes_QT[:, 0].tolist()

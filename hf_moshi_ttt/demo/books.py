@@ -27,7 +27,7 @@ from hibari import Hibari
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from hf_moshi_ttt.demo.debian_packages import TITLES
+from .debian_packages import TITLES
 
 SAMPLE_RATE_HZ = 24_000
 CHAPTER_SEC = (300.0, 720.0)

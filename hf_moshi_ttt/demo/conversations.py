@@ -20,8 +20,8 @@ import yaml
 from chatterbot_corpus.corpus import DATA_DIRECTORY
 from numpy.typing import NDArray
 
-from hf_moshi_ttt.demo.alignment import align_words, unknown_words
-from hf_moshi_ttt.demo.books import (
+from .alignment import align_words, unknown_words
+from .books import (
     SAMPLE_RATE_HZ,
     TRAIN_VOICES,
     UNSEEN_VOICES,

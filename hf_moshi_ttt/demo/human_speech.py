@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from hf_moshi_ttt.demo.books import SAMPLE_RATE_HZ, build_missing, write_recording
+from .books import SAMPLE_RATE_HZ, build_missing, write_recording
 
 SPEAKER = "human_narrator"
 BOOK = "asterisk_prompts"
