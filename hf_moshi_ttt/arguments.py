@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.dataclasses import strict
 from transformers import TrainingArguments
 
 
+@strict
 @dataclass
 class ModelArguments:
     """Which model is trained: a checkpoint or a preset, with configuration keys changed."""
@@ -29,12 +31,13 @@ class ModelArguments:
             )
 
 
+@strict
 @dataclass
 class DataArguments:
     """What the model is trained on."""
 
     train_codes: str = field(metadata={"help": "Folder of encoded recordings (scripts/prepare_data.py)."})
-    duration_sec: float = field(default=60.0, metadata={"help": "Length of a training segment in seconds."})
+    duration_sec: float | int = field(default=60.0, metadata={"help": "Length of a training segment in seconds."})
     order: str = field(
         default="shuffled",
         metadata={
@@ -69,6 +72,15 @@ class MoshiTTTTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Whether to drop columns that forward lacks."})
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Whether to hide the progress bar."})
 
+    def __post_init__(self) -> None:
+        for key in ("learning_rate", "ttt_lr_multiplier", "gate_lr_multiplier"):
+            value = getattr(self, key)
+            if not isinstance(value, (int, float)) or not value >= 0:
+                raise ValueError(f"{key}={value!r}, but it must be a number, 0 or more.")
+        if self.stop_at_step is not None and self.stop_at_step < 1:
+            raise ValueError(f"stop_at_step={self.stop_at_step!r}, but it must be at least 1.")
+        super().__post_init__()
+
 
 class _Loader(yaml.SafeLoader):
     """YAML with 3e-4 as a number, as everyone reads it."""
@@ -83,11 +95,11 @@ def read_settings(path: str | Path, changes: list[str]) -> dict[str, Any]:
     """The settings of a YAML file with `key=value` changes; `a.b=value` changes key b of section a.
 
     Raises:
-        ValueError: missing file, no mapping in it, or a change that is no `key=value`.
+        ValueError: missing file, no valid YAML mapping in it, or a change that is no `key=value`.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such configuration file.")
-    settings = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    settings = _parsed(Path(path).read_text(encoding="utf-8"), path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected `key: value` lines, got {settings!r}.")
     for change in changes:
@@ -97,18 +109,26 @@ def read_settings(path: str | Path, changes: list[str]) -> dict[str, Any]:
         section = settings
         *parents, last = key.split(".")
         for parent in parents:
-            section = section.setdefault(parent, {})
+            section[parent] = section.get(parent) or {}
+            section = section[parent]
             if not isinstance(section, dict):
                 raise ValueError(f"{change!r}: {parent} is {section!r}, not a section.")
-        section[last] = yaml.load(value, _Loader)
+        section[last] = _parsed(value, change)
     return settings
+
+
+def _parsed(text: str, where: str | Path) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not valid YAML ({error}).") from error
 
 
 def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArguments, MoshiTTTTrainingArguments]:
     """Settings as arguments.
 
     Raises:
-        ValueError: an unknown key (with the nearest known ones), a missing one, or a value out of bounds.
+        ValueError: an unknown key (with the known ones), a missing one, or a value out of bounds.
     """
     kinds = (ModelArguments, DataArguments, MoshiTTTTrainingArguments)
     names = {kind: {item.name for item in fields(kind) if item.init} for kind in kinds}

@@ -35,7 +35,7 @@ def audio_duration_sec(path: str | Path) -> float:
     """
     try:
         header = soundfile.info(str(path))
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless formats such as .raw
         raise BadAudioError(f"{path}: not a readable audio file ({error}).") from error
     if header.frames == 0:
         raise BadAudioError(f"{path}: holds no samples.")
@@ -46,8 +46,13 @@ def read_audio(path: str | Path, start_sec: float = 0.0, duration_sec: float | N
     """Samples of a file or a part of it, found by seeking: float32 `[C, S]` at 24 kHz.
 
     Raises:
-        BadAudioError: unreadable, damaged or empty file, a start behind its end, or NaN samples.
+        BadAudioError: missing, unreadable, damaged or empty file, a start behind its end, or NaN samples.
+        ValueError: a duration that is not above 0.
     """
+    if duration_sec is not None and not duration_sec > 0:
+        raise ValueError(f"duration_sec={duration_sec}, but it must be above 0 seconds.")
+    if not Path(path).is_file():
+        raise BadAudioError(f"{path}: missing.")
     try:
         with soundfile.SoundFile(str(path)) as file:
             rate = file.samplerate
@@ -56,13 +61,14 @@ def read_audio(path: str | Path, start_sec: float = 0.0, duration_sec: float | N
             file.seek(round(start_sec * rate))
             count = -1 if duration_sec is None else round(duration_sec * rate)
             samples_SC = file.read(count, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless formats such as .raw
         raise BadAudioError(f"{path}: damaged or not an audio file ({error}).") from error
-    if len(samples_SC) == 0:
-        raise BadAudioError(f"{path}: holds no samples.")
     if not np.isfinite(samples_SC).all():
         raise BadAudioError(f"{path}: holds samples that are NaN or infinite.")
-    return np.ascontiguousarray(resample(samples_SC, rate).T)
+    samples_SC = resample(samples_SC, rate)
+    if len(samples_SC) == 0:
+        raise BadAudioError(f"{path}: holds no samples.")
+    return np.ascontiguousarray(samples_SC.T)
 
 
 def resample(samples_SC: np.ndarray, rate_hz: int) -> np.ndarray:

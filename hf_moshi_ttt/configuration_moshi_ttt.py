@@ -125,7 +125,6 @@ class MoshiTTTConfig(StrictConfig):
         text_loss_weight: Weight of the text loss in the sum; 0 for audio-only data.
         text_padding_weight: Weight of PAD and EPAD targets in the text loss.
         first_codebook_weight_multiplier: Weight of codebook 0 in the audio loss, the others having 1.
-        frame_rate_hz: Frames a second of the codec.
         codec: Name or path of the codec whose codes the model was trained on, for provenance and for inference.
         text_tokenizer: Name or path of the SentencePiece model, likewise.
         text_stream: The text row of audio-only recordings: `"zero"` (EPAD ids), `"pad"` or `"none"` (-1).
@@ -155,7 +154,6 @@ class MoshiTTTConfig(StrictConfig):
     text_loss_weight: float | int = 1.0
     text_padding_weight: float | int = 0.5
     first_codebook_weight_multiplier: float | int = 100.0
-    frame_rate_hz: float | int = 12.5
     codec: str = "kyutai/mimi"
     text_tokenizer: str | None = None
     text_stream: Literal["zero", "pad", "none"] = "zero"
@@ -213,7 +211,7 @@ class MoshiTTTConfig(StrictConfig):
         self.require("text_vocab_size", self.text_vocab_size >= 4, "at least 4 (EPAD, bos, eos, PAD)")
         for key in ("pad_token_id", "end_pad_token_id"):
             self.require(key, 0 <= getattr(self, key) < self.text_vocab_size, f"in 0..{self.text_vocab_size - 1}")
-        for key in ("rope_theta", "rms_norm_eps", "frame_rate_hz"):
+        for key in ("rope_theta", "rms_norm_eps"):
             self.require(key, getattr(self, key) > 0, "above 0")
         for key in ("text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier"):
             self.require(key, getattr(self, key) >= 0, "0 or more")

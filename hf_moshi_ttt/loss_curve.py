@@ -34,7 +34,12 @@ def bin_losses(losses_RT: Sequence[np.ndarray], bin_frames: int) -> np.ndarray:
 
     Args:
         losses_RT: one array `[T]` a recording, of any lengths.
+
+    Raises:
+        ValueError: an infinite loss.
     """
+    if any(np.isinf(losses).any() for losses in losses_RT):
+        raise ValueError("A loss is infinite: the model diverged, and a mean would hide it.")
     count = max(len(losses) for losses in losses_RT) // bin_frames
     binned = np.full((len(losses_RT), count), np.nan)
     for row, losses in enumerate(losses_RT):
@@ -58,8 +63,19 @@ def bootstrap(statistic: Callable[[np.ndarray], float], rows: np.ndarray) -> Est
 
 def mean_at(binned_RN: np.ndarray, index: int) -> Estimate | None:
     """Mean over the recordings that reach a bin; None where none does."""
-    reached = binned_RN[np.isfinite(binned_RN[:, index]), index] if index < binned_RN.shape[1] else np.empty(0)
-    return bootstrap(lambda values: float(values.mean()), reached) if len(reached) else None
+    return _mean(binned_RN[:, index])
+
+
+def mean_around(losses_RT: Sequence[np.ndarray], position: int, width_frames: int) -> Estimate | None:
+    """Mean over `width_frames` around a position and over the recordings that hold them all; None where none does."""
+    span = slice(max(0, position - width_frames // 2), position + (width_frames + 1) // 2)
+    whole = [losses[span] for losses in losses_RT if len(losses) >= span.stop]
+    return _mean(np.array([np.nanmean(part) for part in whole if np.isfinite(part).any()]))
+
+
+def _mean(values_R: np.ndarray) -> Estimate | None:
+    known = values_R[np.isfinite(values_R)]
+    return bootstrap(lambda values: float(values.mean()), known) if len(known) else None
 
 
 def slope_per_1000_frames(binned_RN: np.ndarray, bin_frames: int, window_frames: int) -> Estimate | None:
@@ -94,7 +110,7 @@ def mean_beyond(binned_RN: np.ndarray, bin_frames: int, window_frames: int) -> E
 def summarize(
     losses_RT: Sequence[np.ndarray], window_frames: int, bin_frames: int, positions: Sequence[int]
 ) -> dict[str, Any]:
-    """The long-context numbers of one model; every loss is a mean over a bin of `bin_frames` around its position.
+    """The long-context numbers of one model; every loss is a mean over `bin_frames` around its position.
 
     Returns:
         `librilight_loss_<position>`, `librilight_slope` (nats per 1,000 frames beyond the window) and
@@ -103,7 +119,7 @@ def summarize(
     """
     binned = bin_losses(losses_RT, bin_frames)
     result: dict[str, Any] = {"librilight_samples": len(losses_RT), "bin_frames": bin_frames}
-    named = {f"librilight_loss_{_short(position)}": mean_at(binned, position // bin_frames) for position in positions}
+    named = {f"librilight_loss_{_short(at)}": mean_around(losses_RT, at, bin_frames) for at in positions}
     named["librilight_slope"] = slope_per_1000_frames(binned, bin_frames, window_frames)
     named["librilight_loss_beyond_window"] = mean_beyond(binned, bin_frames, window_frames)
     result.update({key: asdict(estimate) for key, estimate in named.items() if estimate is not None})
@@ -114,7 +130,14 @@ def summarize(
 def difference(
     losses_RT: Sequence[np.ndarray], baseline_RT: Sequence[np.ndarray], window_frames: int, bin_frames: int
 ) -> dict[str, Any]:
-    """Loss less the baseline's on the same recordings and positions, paired; negative is better than the baseline."""
+    """Loss less the baseline's on the same recordings and positions, paired; negative is better than the baseline.
+
+    Raises:
+        ValueError: the two are not over the same recordings and positions.
+    """
+    lengths = [[len(losses) for losses in both] for both in (losses_RT, baseline_RT)]
+    if lengths[0] != lengths[1]:
+        raise ValueError(f"Recordings of {lengths[0]} frames cannot be paired with recordings of {lengths[1]} frames.")
     paired = [own - other for own, other in zip(losses_RT, baseline_RT, strict=True)]
     binned = bin_losses(paired, bin_frames)
     beyond = mean_beyond(binned, bin_frames, window_frames)

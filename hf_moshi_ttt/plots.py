@@ -11,8 +11,6 @@ from matplotlib.axes import Axes
 
 from .audio import sec_from_frames
 
-_COLOURS = ["#0b6e8f", "#c4552d", "#5b7f2b", "#7a4fa3"]
-
 
 def plot_loss_by_position(results: dict[str, Any], path: str | Path) -> None:
     """Loss of every model over position with intervals, and below it the paired differences to the baseline.
@@ -20,16 +18,22 @@ def plot_loss_by_position(results: dict[str, Any], path: str | Path) -> None:
     Args:
         results: what `scripts/evaluate_long_context.py` writes.
     """
-    figure, (above, below) = plt.subplots(
-        2, 1, figsize=(9, 7.5), sharex=True, height_ratios=[3, 2], layout="constrained"
+    panels = 2 if results["differences"] else 1
+    figure, axes_PN = plt.subplots(
+        panels, 1, figsize=(9, 7.5), sharex=True, height_ratios=[3, 2][:panels], layout="constrained", squeeze=False
     )
-    for colour, (name, model) in zip(_COLOURS, results["models"].items(), strict=False):
-        _draw(above, model["curve"], colour, name)
-    for colour, (name, paired) in zip(_COLOURS, results["differences"].items(), strict=False):
-        _draw(below, paired["curve"], colour, name)
-    below.axhline(0, color="black", linewidth=0.8)
+    above, lowest = axes_PN[0, 0], axes_PN[-1, 0]
+    colours = {name: plt.get_cmap("tab10")(index % 10) for index, name in enumerate(results["models"])}
+    for name, model in results["models"].items():
+        _draw(above, model["curve"], colours[name], name)
+    above.set_ylabel("loss (nats, mean of 8 codebooks)")
+    if results["differences"]:
+        for name, paired in results["differences"].items():
+            _draw(lowest, paired["curve"], colours[name], name)
+        lowest.axhline(0, color="black", linewidth=0.8)
+        lowest.set_ylabel(f"difference to {results['baseline']} (nats)")
     window = results["sliding_window"]
-    for axes in (above, below):
+    for axes in axes_PN[:, 0]:
         axes.axvline(window, color="grey", linestyle="--", linewidth=1)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
@@ -37,9 +41,7 @@ def plot_loss_by_position(results: dict[str, Any], path: str | Path) -> None:
         f" attention window: {window} frames, {sec_from_frames(window):.0f} s",
         xy=(window, 1), xycoords=("data", "axes fraction"), va="top", color="dimgrey",
     )  # fmt: skip
-    above.set_ylabel("loss (nats, mean of 8 codebooks)")
-    below.set_ylabel(f"difference to {results['baseline']} (nats)")
-    below.set_xlabel("position in the recording (frames of 80 ms)")
+    lowest.set_xlabel("position in the recording (frames of 80 ms)")
     minutes = above.secondary_xaxis("top", functions=(_minutes, _frames))
     minutes.set_xlabel("position in the recording (minutes)")
     figure.suptitle(f"Loss by position, {results['recordings']} held-out recordings, codec {results['codec']}")
@@ -47,7 +49,7 @@ def plot_loss_by_position(results: dict[str, Any], path: str | Path) -> None:
     plt.close(figure)
 
 
-def _draw(axes: Axes, curve: list[dict[str, Any]], colour: str, name: str) -> None:
+def _draw(axes: Axes, curve: list[dict[str, Any]], colour: Any, name: str) -> None:
     """The curve with its interval: solid where every recording takes part, dotted where some have ended."""
     most = max(point["recordings"] for point in curve)
     whole = sum(point["recordings"] == most for point in curve)

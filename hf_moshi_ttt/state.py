@@ -23,7 +23,7 @@ from .ttt import TTTState, state_tensors
 _FORMAT = "moshi_ttt_state_v1"
 # Configuration keys that a state does not depend on.
 _FREE_KEYS = {
-    "text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier", "frame_rate_hz", "codec",
+    "text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier", "codec",
     "text_tokenizer", "text_stream", "user_stream", "ttt.initial_keep_factor", "ttt.initial_gating_alpha",
     "ttt.persistent_states",
 }  # fmt: skip

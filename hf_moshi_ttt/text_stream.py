@@ -31,19 +31,37 @@ def load_text_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcesso
     """Kyutai's or another SentencePiece model.
 
     Raises:
-        ValueError: no such file, or a vocabulary beyond int16.
+        ValueError: no such file, no SentencePiece model in it, or a vocabulary beyond int16.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no SentencePiece model. Train one with scripts/train_text_tokenizer.py.")
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    try:
+        tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path}: not a SentencePiece model ({error}).") from error
     if tokenizer.vocab_size() > np.iinfo(np.int16).max:
         raise ValueError(f"{path}: {tokenizer.vocab_size()} ids do not fit in int16; codes are stored as int16.")
     return tokenizer
 
 
 def train_text_tokenizer(text: str | Path, output: str | Path, vocab_size: int) -> None:
-    """Trains a SentencePiece model on a text file, with Moshi's meaning of ids 0 to 3 (EPAD, bos, eos, PAD)."""
-    prefix = str(Path(output).with_suffix(""))
+    """Trains a SentencePiece model on a text file, with Moshi's meaning of ids 0 to 3 (EPAD, bos, eos, PAD).
+
+    Characters outside the text are spelled in bytes (256 pieces), so no word turns into EPAD, the unknown id.
+
+    Raises:
+        ValueError: the output is no .model file, or the vocabulary does not suit the text.
+    """
+    if Path(output).suffix != ".model":
+        raise ValueError(f"{output}: the output must end in .model.")
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _train(text, str(Path(output).with_suffix("")), vocab_size)
+    except RuntimeError as error:
+        raise ValueError(f"vocab_size={vocab_size} does not suit {text}: {error}") from error
+
+
+def _train(text: str | Path, prefix: str, vocab_size: int) -> None:
     sentencepiece.SentencePieceTrainer.train(
         input=str(text),
         model_prefix=prefix,
@@ -52,6 +70,7 @@ def train_text_tokenizer(text: str | Path, output: str | Path, vocab_size: int) 
         bos_id=BOS_ID,
         eos_id=EOS_ID,
         pad_id=PAD_ID,
+        byte_fallback=True,
         num_threads=1,
         minloglevel=2,
     )

@@ -13,12 +13,13 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="the index to write, e.g. librilight_train.jsonl")
     arguments = parser.parse_args()
     bad = BadFiles()
-    count = write_index(index_audio(arguments.root, bad), arguments.output, arguments.root)
+    entries = list(index_audio(arguments.root, bad))
     if bad.reasons:
         report = Path(arguments.output).with_suffix(".bad.json")
         report.write_text(json.dumps(bad.reasons, indent=1), encoding="utf-8")
         print(f"{len(bad.reasons)} files left out, listed in {report}")
-    bad.require_few(count + len(bad.reasons))
+    bad.require_few(len(entries) + len(bad.reasons))
+    count = write_index(entries, arguments.output, arguments.root)
     print(f"{count} files indexed in {arguments.output}")
 
 

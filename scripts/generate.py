@@ -13,6 +13,7 @@ from hf_moshi_ttt.data.codes import decode_codes, load_codec, load_codes
 from hf_moshi_ttt.data.collator import MoshiTTTCollator
 from hf_moshi_ttt.generation_moshi_ttt import Sampling
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.text_stream import EPAD_ID, PAD_ID, load_text_tokenizer
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,7 +51,11 @@ def main() -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(output, decode_codes(load_codec(model.config.codec), own), SAMPLE_RATE_HZ)
     report = {"prompt": row["path"], "frames_per_second": rate, "real_time": rate / FRAME_RATE_HZ, **vars(arguments)}
+    if model.config.text_tokenizer is not None:
+        words = [token for token in result.codes[0, 0].tolist() if token not in (EPAD_ID, PAD_ID)]
+        report["text"] = load_text_tokenizer(model.config.text_tokenizer).decode(words)
     output.with_suffix(".json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    print(f"text: {report.get('text', 'none, the model was trained on audio alone')!r}")
     print(f"{own.shape[1]} frames at {rate:.1f} frames/s, {rate / FRAME_RATE_HZ:.2f} times real time, in {output}")
 
 

@@ -133,3 +133,34 @@ def test_every_configuration_of_the_repository_parses(path: Path, tmp_path: Path
     assert data.train_codes.startswith("runs/")
     assert training.learning_rate > 0
     assert (model.preset is None) != (model.model_name_or_path is None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("config=5", "config"),
+        ("train_codes=5", "train_codes"),
+        ("duration_sec=abc", "duration_sec"),
+        ("learning_rate=abc", "learning_rate='abc', but it must be a number, 0 or more"),
+        ("ttt_lr_multiplier=-1", "ttt_lr_multiplier=-1, but it must be a number, 0 or more"),
+        ("stop_at_step=0", "stop_at_step=0, but it must be at least 1"),
+    ],
+)
+def test_wrong_types_and_bounds_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    (tmp_path / "run.yaml").write_text("preset: tiny\ntrain_codes: codes\noutput_dir: out\nuse_cpu: true\n")
+    with pytest.raises(Exception, match=message):
+        parse_settings(read_settings(tmp_path / "run.yaml", [change]))
+
+
+def test_invalid_yaml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("a: [1")
+    with pytest.raises(ValueError, match="run.yaml: not valid YAML"):
+        read_settings(tmp_path / "run.yaml", [])
+    (tmp_path / "run.yaml").write_text("a: 1")
+    with pytest.raises(ValueError, match=r"b=\[1: not valid YAML"):
+        read_settings(tmp_path / "run.yaml", ["b=[1"])
+
+
+def test_an_empty_section_takes_changes(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("config:")
+    assert read_settings(tmp_path / "run.yaml", ["config.ttt=null"]) == {"config": {"ttt": None}}

@@ -43,7 +43,7 @@ def codec_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("tokenizer")
     (folder / "text.txt").write_text("a b c d\n" * 5)
-    train_text_tokenizer(folder / "text.txt", folder / "letters.model", vocab_size=9)  # a word "a" is "▁", "a"
+    train_text_tokenizer(folder / "text.txt", folder / "letters.model", vocab_size=256 + 9)  # a word "a" is "▁", "a"
     return str(folder / "letters.model")
 
 

@@ -24,7 +24,6 @@ KYUTAI_7B = {
     "delays": [0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1],
     "pad_token_id": 3,
     "end_pad_token_id": 0,
-    "frame_rate_hz": 12.5,
     "codec": "kyutai/mimi",
 }
 KYUTAI_DEPTH = {"hidden_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 16, "ffn_dim": 5632}

@@ -199,3 +199,27 @@ def test_alignments_of_another_form_are_refused(tmp_path: Path, content: str) ->
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(ValueError):  # the text is json's or python's own
         read_alignments(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[]", '{"alignments": null}', '{"alignments": [["a", [null, 1], "S"]]}', '{"alignments": [["a", 1]]}'],
+)
+def test_alignments_of_other_json_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "1.json").write_text(content)
+    with pytest.raises(ValueError, match="1.json: expected"):
+        read_alignments(tmp_path / "1.json")
+
+
+@pytest.mark.parametrize(
+    "line", ['{"path": null, "duration": 1}', '{"path": "a", "duration": -1}', '{"path": "a", "duration": NaN}']
+)
+def test_an_index_line_needs_a_path_and_a_duration(tmp_path: Path, line: str) -> None:
+    (tmp_path / "i.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match="i.jsonl:1: path must be a text and duration above 0 seconds"):
+        read_index(tmp_path / "i.jsonl")
+
+
+def test_a_path_with_a_line_separator_in_it_survives_the_index(tmp_path: Path) -> None:
+    write_index([{"path": "a\u2028b.wav", "duration": 1.0}], tmp_path / "i.jsonl", tmp_path)
+    assert read_index(tmp_path / "i.jsonl")[0]["path"] == str(tmp_path / "a\u2028b.wav")

@@ -70,10 +70,10 @@ def test_every_command_of_the_demo_exists_and_stages_have_names_of_their_own(siz
 
 def test_a_given_codec_and_tokenizer_take_the_place_of_the_fitted_ones(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("".join(f"one two three {number}\n" for number in range(200)))
-    train_text_tokenizer(tmp_path / "text.txt", tmp_path / "given.model", vocab_size=30)
+    train_text_tokenizer(tmp_path / "text.txt", tmp_path / "given.model", vocab_size=280)
     stages = Demo(tmp_path, SIZES["smoke"], "kyutai/mimi", str(tmp_path / "given.model")).stages()
     commands = {stage.name: [" ".join(command) for command in stage.commands] for stage in stages}
     assert commands["codec and tokenizer"] == []
     assert all("--codec kyutai/mimi" in command for command in commands["encode"])
     assert "given.model" in commands["encode"][2]
-    assert all("config.text_vocab_size=30" in command for command in commands["pre-train, resumed"])
+    assert all("config.text_vocab_size=280" in command for command in commands["pre-train, resumed"])

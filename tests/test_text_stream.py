@@ -25,7 +25,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SentencePieceProcesso
     folder = tmp_path_factory.mktemp("tokenizer")
     text = "\n".join(" ".join(pair) for pair in product(LETTERS, LETTERS))
     (folder / "text.txt").write_text(text)
-    train_text_tokenizer(folder / "text.txt", folder / "letters.model", vocab_size=4 + 1 + len(LETTERS))
+    train_text_tokenizer(folder / "text.txt", folder / "letters.model", vocab_size=4 + 256 + 1 + len(LETTERS))
     return load_text_tokenizer(folder / "letters.model")
 
 
@@ -108,16 +108,31 @@ def test_nothing_is_lost_reordered_or_early(tokenizer: SentencePieceProcessor, s
 
 def test_ids_0_to_3_of_a_trained_tokenizer_are_moshis(tokenizer: SentencePieceProcessor) -> None:
     assert (tokenizer.unk_id(), tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id()) == (0, 1, 2, 3)
-    assert tokenizer.vocab_size() == 13
+    assert tokenizer.vocab_size() == 269
     assert min(tokenizer.encode("a b c d e f g h")) >= 4
+
+
+def test_a_character_outside_the_text_is_spelled_in_bytes_and_never_epad(tokenizer: SentencePieceProcessor) -> None:
+    row = build_text_row(timed([("☃", 0.0)]), 0.8, tokenizer)
+    assert pieces(row.ids, tokenizer) == "_ <0xE2> <0x98> <0x83> - - - - - -"
+
+
+@pytest.mark.parametrize(
+    ("output", "size", "message"),
+    [("t.v1", 300, r"t\.v1: the output must end in \.model"), ("t.model", 20_000, "vocab_size=20000 does not suit")],
+)
+def test_impossible_training_is_refused(tmp_path: Path, output: str, size: int, message: str) -> None:
+    (tmp_path / "text.txt").write_text("a b\n" * 9)
+    with pytest.raises(ValueError, match=message):
+        train_text_tokenizer(tmp_path / "text.txt", tmp_path / output, size)
 
 
 def test_training_twice_gives_the_same_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the cat sat on the mat\n" * 20 + "the dog and the cat ran\n" * 20)
     for name in ("first", "second"):
-        train_text_tokenizer(tmp_path / "text.txt", tmp_path / f"{name}.model", vocab_size=19)
+        train_text_tokenizer(tmp_path / "text.txt", tmp_path / f"{name}.model", vocab_size=256 + 19)
     first, second = (load_text_tokenizer(tmp_path / f"{name}.model") for name in ("first", "second"))
-    assert [first.id_to_piece(i) for i in range(19)] == [second.id_to_piece(i) for i in range(19)]
+    assert [first.id_to_piece(i) for i in range(275)] == [second.id_to_piece(i) for i in range(275)]
     assert first.decode(first.encode("the cat ran")) == "the cat ran"
 
 
@@ -126,6 +141,12 @@ def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
         ValueError, match=re.escape("no.model: no SentencePiece model. Train one with scripts/train_text")
     ):
         load_text_tokenizer(tmp_path / "no.model")
+
+
+def test_another_file_is_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "text.model").write_text("no model")
+    with pytest.raises(ValueError, match=r"text\.model: not a SentencePiece model"):
+        load_text_tokenizer(tmp_path / "text.model")
 
 
 def test_a_vocabulary_beyond_int16_is_refused(tmp_path: Path) -> None:

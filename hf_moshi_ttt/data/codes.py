@@ -103,8 +103,9 @@ def encode_corpus(
         raise ValueError("A corpus with alignments needs text_tokenizer, the path of a SentencePiece model.")
     codec = load_codec(codec_name, device)
     encoder = _CorpusEncoder(codec, text_tokenizer)
-    dataset = Dataset.from_list(list(encoder.rows(corpus)), features=_FEATURES)
+    rows = list(encoder.rows(corpus))
     encoder.bad.require_few(len(corpus))
+    dataset = Dataset.from_list(rows, features=_FEATURES)
     provenance = Provenance(
         codec=codec_name,
         codec_type=codec.config.model_type,

@@ -42,6 +42,10 @@ class MoshiTTTCollator:
     def __post_init__(self) -> None:
         if self.config.user_stream == "silence" and self.silence_codes is None:
             raise ValueError('user_stream="silence" needs silence_codes; they stand in the provenance of the codes.')
+        if self.silence_codes is not None and len(self.silence_codes) != self.config.num_codebooks:
+            raise ValueError(
+                f"silence_codes has {len(self.silence_codes)} ids, but the model {self.config.num_codebooks} codebooks."
+            )
 
     def __call__(self, segments: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """The batch of segments `{codes [K, T], recording, start_frame}`.

@@ -6,6 +6,7 @@ Files that cannot be used are left out, counted and listed with the reason; too 
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -86,18 +87,21 @@ def read_index(index: str | Path) -> list[dict[str, Any]]:
     """Entries of an index, with absolute paths.
 
     Raises:
-        ValueError: missing file, a line that is no `{path, duration}`, or a path outside the index's folder tree.
+        ValueError: missing file, or a line that is no `{path, duration}` with a duration above 0.
     """
     index = Path(index)
     if not index.is_file():
         raise ValueError(f"{index}: no such index. Make one with scripts/create_librilight_index.py.")
     entries = []
-    for number, line in enumerate(index.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = index.read_text(encoding="utf-8").split("\n")  # splitlines() would also split inside a path
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
             entry = json.loads(line)
-            path, duration_sec = str(entry["path"]), float(entry["duration"])
+            path, duration_sec = entry["path"], float(entry["duration"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f'{index}:{number}: expected {{"path": ..., "duration": ...}}, got {line!r}.') from error
+        if not isinstance(path, str) or not 0 < duration_sec < math.inf:
+            raise ValueError(f"{index}:{number}: path must be a text and duration above 0 seconds; got {line!r}.")
         entries.append({**entry, "path": str((index.parent / path).resolve()), "duration": duration_sec})
     if not entries:
         raise ValueError(f"{index}: holds no entries.")
@@ -153,13 +157,22 @@ def read_alignments(path: str | Path) -> list[dict[str, Any]]:
         ValueError: another form, or a word that ends before it starts.
         OSError: the file cannot be read.
     """
-    words = []
-    for item in json.loads(Path(path).read_text(encoding="utf-8"))["alignments"]:
-        word, (start_sec, end_sec), speaker = item
-        if not 0 <= start_sec <= end_sec:
-            raise ValueError(f"{path}: {word!r} from {start_sec} s to {end_sec} s is no span of time.")
-        words.append({"word": word, "start_sec": float(start_sec), "end_sec": float(end_sec), "speaker": speaker})
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not isinstance(content.get("alignments"), list):
+        raise ValueError(f'{path}: expected {{"alignments": [[word, [start_sec, end_sec], speaker], ...]}}.')
+    words = [_read_word(item, path) for item in content["alignments"]]
     return sorted(words, key=lambda word: word["start_sec"])
+
+
+def _read_word(item: Any, path: str | Path) -> dict[str, Any]:
+    try:
+        word, (start, end), speaker = item
+        start_sec, end_sec = float(start), float(end)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected [word, [start_sec, end_sec], speaker], got {item!r}.") from error
+    if not 0 <= start_sec <= end_sec:
+        raise ValueError(f"{path}: {word!r} from {start_sec} s to {end_sec} s is no span of time.")
+    return {"word": str(word), "start_sec": start_sec, "end_sec": end_sec, "speaker": str(speaker)}
 
 
 def _audio_columns(path: Path, duration_sec: float) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class SegmentDataset(torch.utils.data.Dataset):
         self.codes = codes
         self.segment_frames = segment_frames
         lengths = [int(frames) for frames in codes["frames"]]
+        if not lengths:
+            raise ValueError("The dataset of codes holds no recordings.")
         starts = [(row, start) for row, length in enumerate(lengths) for start in range(0, length, segment_frames)]
         self.spans = [(row, start) for row, start in starts if lengths[row] - start >= min_frames]
         self.dropped_frames = sum(lengths[row] - start for row, start in set(starts) - set(self.spans))
@@ -39,7 +41,7 @@ class SegmentDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`codes` int16 `[K, T]`, its `recording` number and its first frame `start_frame`."""
         row, start = self.spans[index]
-        part = np.stack(self.codes[row]["codes"])[:, start : start + self.segment_frames]
+        part = np.stack(self.codes[row]["codes"])[:, start : start + self.segment_frames].astype(np.int16)
         return {"codes": part, "recording": row, "start_frame": start}
 
 
