@@ -22,7 +22,7 @@ demo-clean:
 	rm -rf runs/demo
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check

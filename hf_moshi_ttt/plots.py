@@ -39,7 +39,7 @@ def plot_loss_by_position(results: dict[str, Any], path: str | Path) -> None:
         axes.legend(frameon=False)
     above.annotate(
         f" attention window: {window} frames, {sec_from_frames(window):.0f} s",
-        xy=(window, 1), xycoords=("data", "axes fraction"), va="top", color="dimgrey",
+        xy=(window, 0.98), xycoords=("data", "axes fraction"), va="top", color="dimgrey",
     )  # fmt: skip
     lowest.set_xlabel("position in the recording (frames of 80 ms)")
     minutes = above.secondary_xaxis("top", functions=(_minutes, _frames))

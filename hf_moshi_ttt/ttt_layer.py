@@ -6,6 +6,8 @@ is passed in and out; a forward pass writes no parameter. `o_proj` starts at zer
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -47,11 +49,14 @@ class TTTLayer(nn.Module):
         self.config = ttt_config
         self.num_heads = num_attention_heads
         self.head_dim = hidden_size // num_attention_heads
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.lr_proj = nn.Linear(hidden_size, num_attention_heads)
+        with _own_random_numbers():
+            self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+            self.k_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+            self.v_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+            self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+            self.lr_proj = nn.Linear(hidden_size, num_attention_heads)
+        for proj in (self.q_proj, self.k_proj, self.v_proj, self.o_proj, self.lr_proj):
+            proj._is_hf_initialized = True  # `reset_parameters` does it; transformers shall not draw numbers for them
         self.post_norm = nn.LayerNorm(hidden_size, eps=1e-6)
         widths = self._inner_widths()
         num_biases = ttt_config.ttt_mlp_layers - (0 if ttt_config.output_bias else 1)
@@ -73,17 +78,16 @@ class TTTLayer(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initial values of every parameter; weights that came from a checkpoint keep theirs (`transformers`' rule)."""
-        for proj in (self.q_proj, self.k_proj, self.v_proj, self.lr_proj):
-            init.normal_(proj.weight, std=1 / math.sqrt(proj.in_features))
+        """Initial values of every parameter; weights that came from a checkpoint keep theirs (`transformers`' rule).
+
+        The random numbers are the layer's own: with one seed, a model has the same other weights with and without TTT.
+        """
+        with _own_random_numbers():
+            self._draw_weights()
         init.zeros_(self.lr_proj.bias)
         init.zeros_(self.o_proj.weight)
         init.ones_(self.post_norm.weight)
         init.zeros_(self.post_norm.bias)
-        for layer, weight in enumerate(self.inner_weights):
-            gain = _GELU_GAIN if layer else 1.0
-            fan_in = gain / math.sqrt(weight.shape[1])
-            init.normal_(weight, std=0.02 if self.config.preset == "paper" else fan_in)
         for bias in self.inner_biases:
             init.zeros_(bias)
         init.ones_(self.inner_norm_weight)
@@ -92,6 +96,14 @@ class TTTLayer(nn.Module):
         if self.config.forget == "learned":
             keep = float(self.config.initial_keep_factor)
             init.constant_(self.keep_logit, math.log(keep / (1 - keep)))
+
+    def _draw_weights(self) -> None:
+        for proj in (self.q_proj, self.k_proj, self.v_proj, self.lr_proj):
+            init.normal_(proj.weight, std=1 / math.sqrt(proj.in_features))
+        for layer, weight in enumerate(self.inner_weights):
+            gain = _GELU_GAIN if layer else 1.0
+            fan_in = gain / math.sqrt(weight.shape[1])
+            init.normal_(weight, std=0.02 if self.config.preset == "paper" else fan_in)
 
     def inner_network(self) -> InnerNetwork:
         """The trained start of every memory, in float32 at least."""
@@ -142,6 +154,14 @@ class TTTLayer(nn.Module):
                 z_BTD, z_BTD.shape[-1:], _fp32(self.post_norm.weight), _fp32(self.post_norm.bias), 1e-6
             )
             return TTTLayerOutput(self.o_proj(normed.to(x.dtype)).to(x_BTD.dtype), state)
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Random numbers that follow from the seed, but leave the sequence outside as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**62, (), device="cpu")))
+        yield
 
 
 def _inner_dtype(dtype: torch.dtype) -> torch.dtype:

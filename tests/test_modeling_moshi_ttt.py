@@ -111,6 +111,15 @@ def test_fresh_model_equals_plain_moshi_bit_for_bit(make_model: MakeModel, tmp_p
 
 
 @torch.no_grad()
+def test_one_seed_gives_the_same_model_with_and_without_ttt(make_model: MakeModel) -> None:
+    plain, fresh = make_model(ttt=None), make_model(fresh=True, ttt={"layers": "all"})
+    codes = random_codes(plain.config, batch=2, frames=50)
+    assert_same_logits(fresh(codes), plain(codes))
+    projections = [layer.ttt.q_proj.weight for layer in fresh.model.layers]
+    assert not torch.equal(projections[0], projections[1])
+
+
+@torch.no_grad()
 def test_closed_gate_equals_plain_moshi_bit_for_bit(make_model: MakeModel) -> None:
     trained, plain = make_model(), make_model(ttt=None)
     plain.load_state_dict({k: v for k, v in trained.state_dict().items() if k in plain.state_dict()})
