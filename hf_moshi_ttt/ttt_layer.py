@@ -56,7 +56,8 @@ class TTTLayer(nn.Module):
             self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
             self.lr_proj = nn.Linear(hidden_size, num_attention_heads)
         for proj in (self.q_proj, self.k_proj, self.v_proj, self.o_proj, self.lr_proj):
-            proj._is_hf_initialized = True  # `reset_parameters` does it; transformers shall not draw numbers for them
+            # `reset_parameters` fills them; transformers shall not draw numbers for them.
+            proj._is_hf_initialized = True  # type: ignore[assignment]
         self.post_norm = nn.LayerNorm(hidden_size, eps=1e-6)
         widths = self._inner_widths()
         num_biases = ttt_config.ttt_mlp_layers - (0 if ttt_config.output_bias else 1)
@@ -108,9 +109,7 @@ class TTTLayer(nn.Module):
     def inner_network(self) -> InnerNetwork:
         """The trained start of every memory, in float32 at least."""
         places = torch.arange(1, self.config.mini_batch_size + 1, device=self.place_offset.device)
-        base = (
-            1 / places if self.config.step == "mean" else torch.full_like(places, 1, dtype=torch.float32) / len(places)
-        )
+        base = 1 / places if self.config.step == "mean" else torch.full_like(1 / places, 1 / len(places))
         keep = torch.sigmoid(_fp32(self.keep_logit)) if self.config.forget == "learned" else None
         return InnerNetwork(
             weights=tuple(_fp32(w) for w in self.inner_weights),
