@@ -37,7 +37,7 @@ class DemoSize:
 
 
 SIZES = {
-    "full": DemoSize(5.0, 60, 60, 90, 110, 40, 250, (1000, 2000, 4000, 5000), 120, 10),
+    "full": DemoSize(5.0, 60, 60, 60, 220, 40, 250, (1000, 2000, 4000, 5000), 120, 10),
     # For tests: every stage with real code paths in about two minutes, and no result worth reading.
     "smoke": DemoSize(
         0.1,
