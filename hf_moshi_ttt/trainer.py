@@ -78,7 +78,6 @@ class MoshiTTTTrainer(Trainer):
         self._loss_parts: dict[str, list[Tensor]] = {}
         self._rates: dict[str, float] = {}
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator)
-        self.model_accepts_loss_kwargs = False
         if args.stop_at_step is not None:
             self.add_callback(StopAtStep(args.stop_at_step))
 

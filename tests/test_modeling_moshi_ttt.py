@@ -246,3 +246,20 @@ def test_bad_state_and_labels_are_refused(make_model: MakeModel) -> None:
     partial = model.step_with_logits(torch.full((2, 17), -1).index_fill(1, torch.arange(9), -2), model.init_state(2))
     with pytest.raises(ValueError, match="last frame is not complete"):
         model(codes, state=partial.state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_equals_cpu_in_training_chunks_and_steps(make_model: MakeModel) -> None:
+    codes = random_codes(make_model().config, batch=2, frames=40, absent=0)
+    found = []
+    for device in ("cpu", "cuda"):
+        model = make_model().to(device)
+        output = model(codes.to(device), labels=codes.to(device))
+        output.loss.backward()
+        state = model(codes[:, :, :30].to(device), state=model.init_state(2)).state
+        step = model.step_with_logits(codes[:, :, 30].to(device), state)
+        weight = model.model.layers[1].ttt.inner_weights[0]
+        found.append([output.loss, weight.grad, step.text_logits, step.state.memory[0].delta_weights[0]])
+    for cpu, cuda in zip(*found, strict=True):
+        torch.testing.assert_close(cuda.cpu(), cpu, rtol=1e-3, atol=1e-4)
