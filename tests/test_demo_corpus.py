@@ -53,7 +53,6 @@ def test_summary_counts_what_is_there(out_dir: Path) -> None:
     for split, counts in summary["splits"].items():
         assert counts["files"] == len(list((out_dir / "librilight" / split).rglob("*.flac")))
         assert 0.005 < counts["hours"] < 0.06
-    assert all(stage["build_sec"] > 0 for stage in summary["stages"].values())
     assert summary["debian_packages"][0].startswith(NOVELS_PACKAGE + " ")
     assert set(summary["python_packages"]) > {"hibari-tts", "pocketsphinx"}
 

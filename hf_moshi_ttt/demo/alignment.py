@@ -99,6 +99,7 @@ def _align_spellings(
 def _spoken_frames(padded: NDArray[np.float32], words: list[str]) -> list[tuple[int, int]]:
     """First frame and frame after the last of every word found in samples [samples] at the aligner's rate."""
     decoder = _decoder()
+    decoder.reinit_feat()  # or its noise estimate carries over, and times depend on what was aligned before
     decoder.set_align_text(" ".join(words))
     decoder.start_utt()
     decoder.process_raw((np.clip(padded, -1.0, 1.0) * 32767).astype("<i2").tobytes(), full_utt=True)
