@@ -27,9 +27,9 @@ from hibari import Hibari
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..audio import SAMPLE_RATE_HZ
 from .debian_packages import TITLES
 
-SAMPLE_RATE_HZ = 24_000
 CHAPTER_SEC = (300.0, 720.0)
 HELDOUT_CHAPTER_SEC = 420.0
 PAUSE_SEC = (0.35, 0.7)
