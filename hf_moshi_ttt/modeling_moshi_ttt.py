@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, GradientCheckpointingLayer, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
 
 from .attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
 from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID, MoshiTTTConfig
@@ -42,6 +43,9 @@ class MoshiTTTOutput(ModelOutput):
             prediction needs the frames that follow.
         late_audio_logits: `[B, Q, max_delay, V]`, where a state was given: the predictions for the last frames before
             these codes that could not be made earlier; NaN elsewhere.
+        last_hidden_state: `[B, T, D]`, of the temporal transformer.
+        hidden_states: with `output_hidden_states`, `[B, T, D]` before the first temporal layer and behind each one; the
+            last is `last_hidden_state`.
         state: the state behind the last frame, where one was given.
     """
 
@@ -51,7 +55,21 @@ class MoshiTTTOutput(ModelOutput):
     text_logits: Tensor | None = None
     audio_logits: Tensor | None = None
     late_audio_logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
     state: MoshiTTTState | None = None
+
+
+class TTTGate(nn.Module):
+    """Scales each channel of the TTT branch by `tanh` of a trained weight."""
+
+    def __init__(self, hidden_size: int, initial_alpha: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((hidden_size,), initial_alpha))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., D]` -> `[..., D]`."""
+        return torch.tanh(self.weight) * x
 
 
 class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
@@ -68,7 +86,7 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         if config.ttt is not None and self.has_ttt:
             self.ttt_norm = RMSNorm(width, eps)
             self.ttt = TTTLayer(width, config.num_attention_heads, config.ttt)
-            self.ttt_gate = nn.Parameter(torch.full((width,), float(config.ttt.initial_gating_alpha)))
+            self.ttt_gate = TTTGate(width, float(config.ttt.initial_gating_alpha))
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.mlp = GatedMLP(width, config.ffn_dim)
 
@@ -80,7 +98,7 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         x_BTD = x_BTD + attended
         if self.has_ttt:
             learned = self.ttt(self.ttt_norm(x_BTD), memory)
-            x_BTD = x_BTD + (torch.tanh(self.ttt_gate) * learned.output).to(x_BTD.dtype)
+            x_BTD = x_BTD + self.ttt_gate(learned.output).to(x_BTD.dtype)
             memory = learned.state
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory
 
@@ -94,6 +112,8 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["MoshiTTTDecoderLayer", "DepthLayer"]
     _supports_sdpa = True
+    _input_embed_layer = "embed_text"
+    _can_record_outputs = {"hidden_states": MoshiTTTDecoderLayer}
     _keep_in_fp32_modules_strict = {
         "inner_weights", "inner_biases", "inner_norm_weight", "inner_norm_bias", "place_offset", "keep_logit",
         "ttt_gate",
@@ -109,8 +129,8 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
         elif isinstance(module, RMSNorm):
             init.ones_(module.weight)
-        elif isinstance(module, MoshiTTTDecoderLayer) and module.has_ttt:
-            init.constant_(module.ttt_gate, float(self.config.ttt.initial_gating_alpha))
+        elif isinstance(module, TTTGate):
+            init.constant_(module.weight, float(self.config.ttt.initial_gating_alpha))
 
 
 class MoshiTTTModel(MoshiTTTPreTrainedModel):
@@ -159,6 +179,17 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
         self.depth_decoder = DepthTransformer(config)
         self.post_init()
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Not possible: the row behind the vocabulary is the initial token.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "The embeddings of TTT-Moshi cannot be resized: their last row is the initial token. "
+            "Make a configuration with another text_vocab_size or codebook_size instead."
+        )
+
     def initial_codes(self) -> Tensor:
         """The codes before the first frame, `[K]`."""
         config = self.config
@@ -181,19 +212,22 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
             frames=torch.zeros(batch_size, dtype=torch.int64, device=self.device),
         )
 
+    @capture_outputs
     def forward(
         self,
         codes: Tensor,
         labels: Tensor | None = None,
         state: MoshiTTTState | None = None,
-        return_dict: bool = True,
-    ) -> MoshiTTTOutput | tuple[Any, ...]:
+        output_hidden_states: bool | int | list[int] | None = None,
+    ) -> MoshiTTTOutput:
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
 
         Args:
             codes: `[B, K, T]` int64; -1 is an absent code (zero embedding, no loss).
             labels: `[B, K, T]`, the codes again with -100 or -1 where no loss is wanted; only Moshi's rows are used.
             state: the stream that the codes continue, any number of frames at a time. Go on with the returned one.
+            output_hidden_states: whether, or which of them; read by transformers' `capture_outputs`, which also takes
+                `return_dict`.
 
         Raises:
             ValueError: wrong shapes or ids out of range.
@@ -205,7 +239,7 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
         step_logits = self.depth_decoder(hidden, own)
         text_logits = self.lm_head(hidden)
         audio_logits, late = self._undelayed(step_logits, state)
-        output = MoshiTTTOutput(text_logits=text_logits, audio_logits=audio_logits)
+        output = MoshiTTTOutput(text_logits=text_logits, audio_logits=audio_logits, last_hidden_state=hidden)
         if labels is not None:
             if labels.shape != codes.shape:
                 raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
@@ -216,7 +250,7 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
         if state is not None:
             output.late_audio_logits = late
             output.state = self._advanced(state, codes, memory, window)
-        return output if return_dict else output.to_tuple()
+        return output
 
     def _check_codes(self, codes: Tensor, state: MoshiTTTState | None) -> None:
         streams = self.config.num_streams

@@ -28,6 +28,8 @@ class StrictConfig(PreTrainedConfig):
     """A transformers configuration with known keys and checked bounds; subclasses say them in `validate_bounds`."""
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if kwargs.pop("tie_word_embeddings", False):
+            raise ValueError("tie_word_embeddings=True, but Moshi's embeddings and heads are not tied: leave it out.")
         unknown = sorted(set(kwargs) - _LIBRARY_KEYS)
         if unknown:
             raise ValueError(

@@ -145,7 +145,7 @@ def parameter_groups(model: nn.Module, args: MoshiTTTTrainingArguments) -> list[
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind = "gate" if name.endswith("ttt_gate") else "ttt" if ".ttt." in name or ".ttt_norm." in name else "base"
+        kind = "gate" if ".ttt_gate." in name else "ttt" if ".ttt." in name or ".ttt_norm." in name else "base"
         decays = parameter.dim() >= 2 and "norm" not in name and "bias" not in name
         key = kind if decays else f"{kind}_no_decay"
         weight_decay = args.weight_decay if decays else 0.0

@@ -220,6 +220,12 @@ def test_bad_changes_on_loading_are_refused(tmp_path: Path, changes: dict[str, A
             kind.from_pretrained(tmp_path, **changes)
 
 
+def test_tied_embeddings_are_refused() -> None:
+    assert tiny(tie_word_embeddings=False).to_dict() == tiny().to_dict()
+    with pytest.raises(ValueError, match="tie_word_embeddings=True, but Moshi's embeddings and heads are not tied"):
+        tiny(tie_word_embeddings=True)
+
+
 def test_unknown_keys_of_a_file_are_refused(tmp_path: Path) -> None:
     tiny().save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())

@@ -107,5 +107,5 @@ def test_unknown_keys_are_refused(make_model: Callable[..., MoshiTTTForCondition
     model = make_model()
     with pytest.raises(ValueError, match="'transformer.layers.0.norm3.alpha' is no weight of a Moshi checkpoint"):
         from_kyutai_state_dict({"transformer.layers.0.norm3.alpha": torch.zeros(1)}, model.config)
-    with pytest.raises(ValueError, match="ttt_gate' is no weight of a Moshi checkpoint"):
+    with pytest.raises(ValueError, match="ttt_gate.weight' is no weight of a Moshi checkpoint"):
         to_kyutai_state_dict(model.state_dict(), model.config)

@@ -127,7 +127,7 @@ def test_closed_gate_equals_plain_moshi_bit_for_bit(make_model: MakeModel) -> No
     assert not torch.equal(trained(codes).text_logits, plain(codes).text_logits)
     for layer in trained.model.layers:
         if layer.has_ttt:
-            layer.ttt_gate.zero_()
+            layer.ttt_gate.weight.zero_()
     assert_same_logits(trained(codes), plain(codes))
 
 
@@ -209,11 +209,29 @@ def test_bfloat16_model_keeps_its_memory_in_float32(make_model: MakeModel, tmp_p
     model = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
     layer = next(layer for layer in model.model.layers if layer.has_ttt)
     assert layer.mlp.fc1.weight.dtype == layer.ttt.q_proj.weight.dtype == torch.bfloat16
-    assert layer.ttt.inner_weights[0].dtype == layer.ttt_gate.dtype == torch.float32
+    assert layer.ttt.inner_weights[0].dtype == layer.ttt_gate.weight.dtype == torch.float32
     output = model(random_codes(model.config, 1, 20), state=model.init_state(1))
     assert output.text_logits.dtype == torch.bfloat16
     assert output.state.memory[0].delta_weights[0].dtype == torch.float32
     assert output.state.window[0].keys.dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_hidden_states_on_request(make_model: MakeModel) -> None:
+    model = make_model()
+    codes = random_codes(model.config, 1, 20)
+    output = model(codes, output_hidden_states=True)
+    assert len(output.hidden_states) == 5 and model(codes).hidden_states is None
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+    assert torch.equal(model.lm_head(output.last_hidden_state), output.text_logits)
+    assert isinstance(model(codes, return_dict=False), tuple)
+
+
+def test_embeddings_cannot_be_resized(make_model: MakeModel) -> None:
+    model = make_model()
+    assert model.get_input_embeddings() is model.model.embed_text and model.get_output_embeddings() is model.lm_head
+    with pytest.raises(ValueError, match="cannot be resized: their last row is the initial token"):
+        model.resize_token_embeddings(100)
 
 
 @pytest.mark.parametrize(

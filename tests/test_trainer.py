@@ -120,7 +120,7 @@ def test_groups_hold_every_trainable_parameter_once(make_model: MakeModel, tmp_p
     assert {name: group["weight_decay"] for name, group in groups.items()} == {
         "base": 0.1, "base_no_decay": 0, "ttt": 0.1, "ttt_no_decay": 0, "gate_no_decay": 0,
     }  # fmt: skip
-    assert {id(layer.ttt_gate) for layer in model.model.layers if layer.has_ttt} == {
+    assert {id(layer.ttt_gate.weight) for layer in model.model.layers if layer.has_ttt} == {
         id(parameter) for parameter in groups["gate_no_decay"]["params"]
     }
 
