@@ -25,7 +25,9 @@ from .attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
 from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID, MoshiTTTConfig
 from .depth_transformer import CodeEmbedding, DepthTransformer
 from .generation_moshi_ttt import MoshiTTTStreamingMixin
+from .loading import MoshiTTTLoadingMixin
 from .losses import audio_loss, text_loss
+from .saving import MoshiTTTSavingMixin
 from .state import MoshiTTTState
 from .ttt import TTTState
 from .ttt_layer import TTTLayer
@@ -167,7 +169,9 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         return self.norm(x), tuple(new_memories), tuple(new_windows)
 
 
-class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTrainedModel):
+class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub takes more than transformers'
+    MoshiTTTStreamingMixin, MoshiTTTLoadingMixin, MoshiTTTSavingMixin, MoshiTTTPreTrainedModel
+):
     """TTT-Moshi with its text head and depth transformer."""
 
     config: MoshiTTTConfig
