@@ -45,8 +45,8 @@ class MoshiTTTLoadingMixin:
             ttt_config: the TTT section, or its keys that change; None is plain Moshi. Without it, TTT is as saved.
             base_model_name_or_path: the model that LoRA weights of moshi-finetune or a trained part belong to, where
                 the repository does not name it.
-            output_loading_info: whether to return transformers' loading info too, with `new_keys` (weights that start
-                from scratch) and `config_changes` (key -> saved and new value).
+            output_loading_info: whether to return transformers' loading info too, with the `layout`, the `new_keys`
+                (weights that start from scratch) and the `config_changes` (key -> saved and new value).
             kwargs: transformers' options (`dtype`, `device_map`, `revision`, ...) and keys of the configuration that
                 change; see `config_changes.py`.
 
@@ -75,8 +75,9 @@ class MoshiTTTLoadingMixin:
         model.config.name_or_path = model.name_or_path = name
         model.origin = checkpoint.origin
         _apply(model, changes)
-        _report(name, checkpoint.layout, new_keys, changes)
-        return (model, {**info, "new_keys": new_keys, "config_changes": changes}) if output_loading_info else model
+        _report(name, new_keys, changes)
+        info.update(layout=checkpoint.layout, new_keys=new_keys, config_changes=changes)
+        return (model, info) if output_loading_info else model
 
 
 def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
@@ -152,12 +153,11 @@ def _apply(model: Any, changes: Changes) -> None:
                 layer.ttt_gate.weight.fill_(float(model.config.ttt.initial_gating_alpha))
 
 
-def _report(name: str, layout: str, new_keys: list[str], changes: Changes) -> None:
-    logger.info(f"{name}: recognised as {layout}.")
+def _report(name: str, new_keys: list[str], changes: Changes) -> None:
     for line in describe_changes(changes):
         logger.warning(f"{name}: {line}.")
     if new_keys:
         logger.warning(
-            f"{name}: {len(new_keys)} weights of TTT layers are new: {_some(new_keys)}. "
+            f"{name}: the {len(new_keys)} missing weights are those of the new TTT layers. "
             "Their output is zero until they are trained, so the model equals Moshi."
         )

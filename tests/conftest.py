@@ -15,6 +15,8 @@ from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.data.codes import Provenance
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
+from .checkpoint_fixture import lm_model, tiny_mimi, transformers_moshi  # noqa: F401  fixtures
+
 torch.set_num_threads(1)
 
 
