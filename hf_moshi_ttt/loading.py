@@ -8,6 +8,7 @@ layers that are added to a checkpoint may be missing. They start with a zero out
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.utils import logging
 
 from .checkpoints import Checkpoint, Origin, Repository, is_ttt_weight, open_checkpoint
@@ -66,17 +67,20 @@ class MoshiTTTLoadingMixin:
         overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in MoshiTTTConfig.own_keys()}
         asked = _asked_config(checkpoint.config, config, overrides, ttt_config)
         changes = config_changes(checkpoint.config, asked, name)
-        new_keys = require_weights(cls, asked, checkpoint, name, kwargs.get("ignore_mismatched_sizes", False))
-        if kwargs.setdefault("dtype", kwargs.pop("torch_dtype", "auto")) == "auto" and asked.dtype is None:
-            kwargs["dtype"] = _first_dtype(checkpoint.weights)
+        with torch.device("meta"):
+            skeleton: Any = cls(asked)  # type: ignore[call-arg]
+        ignore_shapes = kwargs.get("ignore_mismatched_sizes", False)
+        new_keys = require_weights(_shapes(skeleton), checkpoint, name, ignore_shapes)
+        kwargs["dtype"] = dtype = _dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)), asked, checkpoint)
+        fresh = _fresh_ttt_weights(skeleton, dtype) if new_keys else {}
         model, info = super().from_pretrained(  # type: ignore[misc]
-            None, *model_args, config=asked, state_dict=checkpoint.weights, output_loading_info=True, **kwargs
+            None, *model_args, config=asked, state_dict=checkpoint.weights | fresh, output_loading_info=True, **kwargs
         )
         model.config.name_or_path = model.name_or_path = name
         model.origin = checkpoint.origin
         _apply(model, changes)
         _report(name, new_keys, changes)
-        info.update(layout=checkpoint.layout, new_keys=new_keys, config_changes=changes)
+        info.update(layout=checkpoint.layout, missing_keys=set(new_keys), new_keys=new_keys, config_changes=changes)
         return (model, info) if output_loading_info else model
 
 
@@ -103,16 +107,21 @@ def _asked_config(
     return MoshiTTTConfig.from_dict((saved if given is None else given).to_dict(), **overrides)
 
 
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 def require_weights(
-    cls: Any, asked: MoshiTTTConfig, checkpoint: Checkpoint, where: str, ignore_shapes: bool = False
+    expected: dict[str, tuple[int, ...]], checkpoint: Checkpoint, where: str, ignore_shapes: bool = False
 ) -> list[str]:
     """The weights of the model that are not in the checkpoint because they are new: those of added TTT layers.
+
+    Args:
+        expected: name -> shape of every weight of the model.
 
     Raises:
         ValueError: any other weight is missing, one has no place in the model, or a shape differs.
     """
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in cls(asked).state_dict().items()}
     found = {name: tensor.shape for name, tensor in checkpoint.weights.items()}
     missing = sorted(expected.keys() - found.keys())
     may_be_new = checkpoint.config.ttt is None
@@ -136,13 +145,49 @@ def require_weights(
     return new
 
 
+@torch.no_grad()
+def _fresh_ttt_weights(skeleton: Any, dtype: torch.dtype) -> dict[str, LazyTensor]:
+    """Initial values of the TTT layers, each layer with random numbers of its own.
+
+    transformers would make them in the model's dtype, also those that stay in float32, and alike in every layer.
+
+    Args:
+        skeleton: the model on the meta device.
+    """
+    exact = skeleton._keep_in_fp32_modules_strict
+    fresh = {}
+    with torch.random.fork_rng():
+        layers = {f"model.layers.{i}": layer for i, layer in enumerate(skeleton.model.layers) if layer.has_ttt}
+        for seed, (prefix, layer) in zip(torch.randint(2**62, (len(layers),)).tolist(), layers.items(), strict=True):
+            torch.manual_seed(seed)
+            for part in ("ttt_norm", "ttt", "ttt_gate"):
+                module = getattr(layer, part).to_empty(device="cpu")
+                skeleton._init_weights(module)
+                for key, weight in module.state_dict().items():
+                    kept = exact & {part, *key.split(".")}
+                    fresh[f"{prefix}.{part}.{key}"] = LazyTensor.of(weight if kept else weight.to(dtype))
+                module.to("meta")
+    return fresh
+
+
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _first_dtype(weights: dict[str, LazyTensor]) -> torch.dtype:
-    """The dtype of the weights outside TTT, which has parts that stay in float32."""
-    return next(tensor.dtype for name, tensor in weights.items() if not is_ttt_weight(name))
+def _dtype(asked: Any, config: MoshiTTTConfig, checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype that is asked for; without one or with "auto", that of the configuration or else of the weights.
+
+    Raises:
+        ValueError: no dtype.
+    """
+    if asked in (None, "auto"):
+        # The weights of TTT layers say nothing: parts of them stay in float32.
+        stored = (tensor.dtype for name, tensor in checkpoint.weights.items() if not is_ttt_weight(name))
+        asked = config.dtype or next(stored)
+    found = getattr(torch, asked, None) if isinstance(asked, str) else asked
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f'dtype={asked!r}, but it must be a torch dtype such as torch.bfloat16, its name, or "auto".')
+    return found
 
 
 @torch.no_grad()
@@ -158,6 +203,6 @@ def _report(name: str, new_keys: list[str], changes: Changes) -> None:
         logger.warning(f"{name}: {line}.")
     if new_keys:
         logger.warning(
-            f"{name}: the {len(new_keys)} missing weights are those of the new TTT layers. "
-            "Their output is zero until they are trained, so the model equals Moshi."
+            f"{name}: {len(new_keys)} weights of TTT layers are new. Their output is zero until they are trained, so "
+            "the model equals Moshi."
         )
