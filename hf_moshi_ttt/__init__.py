@@ -3,6 +3,7 @@
 from .configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from .generation_moshi_ttt import GREEDY, Sampling
 from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
+from .processing_moshi_ttt import MoshiTTTProcessor
 from .state import MoshiTTTState
 from .ttt_layer import TTTLayer
 
@@ -11,6 +12,7 @@ __all__ = [
     "MoshiTTTConfig",
     "MoshiTTTForConditionalGeneration",
     "MoshiTTTOutput",
+    "MoshiTTTProcessor",
     "MoshiTTTState",
     "Sampling",
     "TTTConfig",

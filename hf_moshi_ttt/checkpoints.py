@@ -24,6 +24,7 @@ from .kyutai import config_from_kyutai, from_kyutai, is_kyutai_config, merge_lor
 from .lazy_weights import PICKLE_SUFFIXES, LazyTensor, open_weights, read_header
 from .transformers_moshi import config_from_transformers, from_transformers, is_transformers_config
 
+HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 WEIGHTS_NAME = "model.safetensors"
 TRAINED_PART_NAME = "trained_part.safetensors"
 BASE_KEY = "base_model_name_or_path"
@@ -157,19 +158,38 @@ def open_checkpoint(repository: Repository, base: str | None = None, known: tupl
         ValueError: not a checkpoint, an incomplete one, or one that our model cannot follow.
         OSError: a name that cannot be reached.
     """
+    raw, config = _read_config(repository)
+    if raw is None or is_kyutai_config(raw):
+        return _open_kyutai(repository, raw or {}, config, base)
+    if is_transformers_config(raw):
+        weights = from_transformers(_whole_weights(repository, base, WEIGHTS_NAME), config.num_attention_heads)
+        return Checkpoint("transformers", config, weights, repository.origin)
+    if (trained := repository.file(TRAINED_PART_NAME)) is not None:
+        return _with_trained_part(repository, config, trained, base, known)
+    return Checkpoint("moshi_ttt", config, _whole_weights(repository, base, WEIGHTS_NAME), repository.origin)
+
+
+def read_config(repository: Repository) -> MoshiTTTConfig:
+    """The configuration of a repository of any layout.
+
+    Raises:
+        ValueError, OSError: as `open_checkpoint`.
+    """
+    return _read_config(repository)[1]
+
+
+def _read_config(repository: Repository) -> tuple[dict[str, Any] | None, MoshiTTTConfig]:
+    """config.json as it is, None if there is none, and what it means."""
     _require_folder(repository.name)
     raw = repository.read_json("config.json")
     if raw is not None and raw.get("model_type") == MoshiTTTConfig.model_type:
-        config = MoshiTTTConfig.from_dict(raw)
-        if (trained := repository.file(TRAINED_PART_NAME)) is not None:
-            return _with_trained_part(repository, config, trained, base, known)
-        return Checkpoint("moshi_ttt", config, _whole_weights(repository, base, WEIGHTS_NAME), repository.origin)
+        return raw, MoshiTTTConfig.from_dict(raw)
     if raw is None or is_kyutai_config(raw):
-        return _open_kyutai(repository, raw, base)
+        values = {} if raw is None else config_from_kyutai(raw)
+        tokenizer = _tokenizer_name(repository, (raw or {}).get("tokenizer_name", _LEGACY_TOKENIZER))
+        return raw, MoshiTTTConfig.from_dict({**values, "text_tokenizer": tokenizer})
     if is_transformers_config(raw):
-        config = MoshiTTTConfig.from_dict(config_from_transformers(raw))
-        weights = from_transformers(_whole_weights(repository, base, WEIGHTS_NAME), config.num_attention_heads)
-        return Checkpoint("transformers", config, weights, repository.origin)
+        return raw, MoshiTTTConfig.from_dict(config_from_transformers(raw))
     raise ValueError(
         f"{repository.name}: config.json is none of Moshi's (model_type={raw.get('model_type')!r}). It must be that of "
         "TTT-Moshi (moshi_ttt), Kyutai's (dim, n_q, ...) or transformers' MoshiForConditionalGeneration."
@@ -189,11 +209,7 @@ def _whole_weights(repository: Repository, base: str | None, *names: str) -> dic
     return weights
 
 
-def _open_kyutai(repository: Repository, raw: dict[str, Any] | None, base: str | None) -> Checkpoint:
-    values = {} if raw is None else config_from_kyutai(raw)
-    raw = raw or {}
-    tokenizer = _tokenizer_name(repository, raw.get("tokenizer_name", _LEGACY_TOKENIZER))
-    config = MoshiTTTConfig.from_dict({**values, "text_tokenizer": tokenizer})
+def _open_kyutai(repository: Repository, raw: dict[str, Any], config: MoshiTTTConfig, base: str | None) -> Checkpoint:
     names = (raw.get("moshi_name") or WEIGHTS_NAME, _FINETUNE_NAME)
     lora_path = repository.file(raw.get("lora_name") or _LORA_NAME)
     if lora_path is None:

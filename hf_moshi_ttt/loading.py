@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .checkpoints import Checkpoint, Origin, Repository, is_ttt_weight, open_checkpoint
+from .checkpoints import HUB_OPTIONS, Checkpoint, Origin, Repository, is_ttt_weight, open_checkpoint
 from .config_changes import Changes, config_changes, describe_changes
 from .configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from .lazy_weights import LazyTensor
 
 logger = logging.get_logger(__name__)
 
-_HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 _UNSUPPORTED = ("variant", "gguf_file", "key_mapping", "from_tf", "from_flax")
 _AS_SAVED: Any = object()
 
@@ -62,7 +62,7 @@ class MoshiTTTLoadingMixin:
             )
         name = str(pretrained_model_name_or_path)
         _refuse_unsupported(kwargs)
-        hub = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+        hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         checkpoint = open_checkpoint(Repository(name, hub), base_model_name_or_path)
         overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in MoshiTTTConfig.own_keys()}
         asked = _asked_config(checkpoint.config, config, overrides, ttt_config)
@@ -96,7 +96,7 @@ def _asked_config(
     saved: MoshiTTTConfig, given: Any, overrides: dict[str, Any], ttt_config: TTTConfig | dict[str, Any] | None
 ) -> MoshiTTTConfig:
     """The configuration that is asked for: the given one or the saved one, with its changes."""
-    if given is not None and not isinstance(given, MoshiTTTConfig):
+    if given is not None and not isinstance(given, PreTrainedConfig):
         given = MoshiTTTConfig.from_pretrained(given)
     if ttt_config is not _AS_SAVED:
         if "ttt" in overrides:

@@ -6,6 +6,7 @@ so that `AutoModel.from_pretrained(..., trust_remote_code=True)` needs no instal
 `to_kyutai` and `to_transformers` write what Kyutai's package and transformers' own Moshi load.
 """
 
+import copy
 import json
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from huggingface_hub import HfApi
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel, GenerationConfig
-from transformers.dynamic_module_utils import custom_object_save
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from .checkpoints import BASE_KEY, BASE_REVISION_KEY, TRAINED_PART_NAME, WEIGHTS_NAME, Origin, is_ttt_weight
 from .kyutai import config_to_kyutai, to_kyutai
@@ -28,6 +29,7 @@ _KYUTAI_CODEC = "hf://kyutai/moshiko-pytorch-bf16/tokenizer-e351c8d8-checkpoint1
 _AUTO_MAP = {
     "AutoConfig": "configuration_moshi_ttt.MoshiTTTConfig",
     "AutoModel": "modeling_moshi_ttt.MoshiTTTForConditionalGeneration",
+    "AutoProcessor": "processing_moshi_ttt.MoshiTTTProcessor",
 }
 
 
@@ -50,22 +52,41 @@ class MoshiTTTSavingMixin:
         Args:
             trainable_only: whether to write the trained part alone (what requires a gradient, and all TTT weights) and
                 the name of the base it belongs to. `from_pretrained` puts both together.
-            with_code: whether to put the code beside the weights (`auto_map`, for `trust_remote_code`).
+            with_code: whether to put beside the weights what other machines lack: the code (`auto_map`, for
+                `trust_remote_code`) and the tokenizer's file.
 
         Raises:
             ValueError: `trainable_only` for a model without a named base, or with every weight trained.
         """
         folder = Path(save_directory)
+        own_config = self.config
         if with_code:
-            self.config.auto_map = dict(_AUTO_MAP)
-        if trainable_only:
-            if kwargs.get("is_main_process", True):
-                self._save_trained_part(folder, kwargs.get("state_dict") or self.state_dict())
-        else:
-            super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-            (folder / TRAINED_PART_NAME).unlink(missing_ok=True)
-        if with_code:
-            custom_object_save(self, folder)
+            self.config = self._published_config(folder)
+        try:
+            if trainable_only:
+                if kwargs.get("is_main_process", True):
+                    self._save_trained_part(folder, kwargs.get("state_dict") or self.state_dict())
+            else:
+                super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+                (folder / TRAINED_PART_NAME).unlink(missing_ok=True)
+        finally:
+            self.config = own_config
+
+    def _published_config(self, folder: Path) -> Any:
+        """Copies the code and the tokenizer's file, and returns a configuration that points to them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = copy.deepcopy(self.config)
+        config.auto_map = {}
+        for auto_class, name in _AUTO_MAP.items():
+            module = Path(__file__).parent / f"{name.partition('.')[0]}.py"
+            if module.is_file():  # code that came from the Hub holds what was used of it
+                config.auto_map[auto_class] = name
+                for source in (module, *map(Path, get_relative_import_files(module))):
+                    shutil.copyfile(source, folder / source.name)
+        if config.text_tokenizer is not None and Path(config.text_tokenizer).is_file():
+            shutil.copyfile(config.text_tokenizer, folder / Path(config.text_tokenizer).name)
+            config.text_tokenizer = Path(config.text_tokenizer).name
+        return config
 
     def _save_trained_part(self, folder: Path, weights: dict[str, Tensor]) -> None:
         if self.origin is None:
@@ -160,13 +181,13 @@ class MoshiTTTSavingMixin:
         Raises:
             ValueError: as `to_kyutai`, or a codec that is no Mimi.
         """
+        weights = to_transformers(self._plain_weights("transformers'"), self.config)
         codec: Any = AutoModel.from_pretrained(self.config.codec, dtype=self.dtype)
         if codec.config.model_type != "mimi":
             kind = codec.config.model_type
             raise ValueError(f"codec={self.config.codec!r} is {kind}, but transformers' Moshi holds a Mimi.")
         config = config_to_transformers(self.config, codec.config)
         config.architectures, config.dtype = ["MoshiForConditionalGeneration"], str(self.dtype).removeprefix("torch.")
-        weights = to_transformers(self._plain_weights("transformers'"), self.config)
         weights.update({CODEC_PREFIX + name: weight.contiguous() for name, weight in codec.state_dict().items()})
         config.save_pretrained(path)
         _generation_config(config).save_pretrained(path)

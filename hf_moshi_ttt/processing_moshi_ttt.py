@@ -1,0 +1,171 @@
+"""`MoshiTTTProcessor`: waveforms and words to frames of codes, and back, with the model's own codec and tokenizer.
+
+It is made of the model's config.json alone: the codec and the text tokenizer are loaded by the names that stand there,
+when they are first used.
+
+Axes: B batch, K streams, Q codebooks, T frames of 80 ms, S samples.
+"""
+
+import shutil
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+import torch
+from transformers import AutoModel, AutoProcessor, BatchFeature, ProcessorMixin
+
+from .audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from .checkpoints import HUB_OPTIONS, Repository, read_config
+from .configuration_moshi_ttt import MoshiTTTConfig
+from .hub_files import local_file
+from .log_mel_codec import LogMelCodecModel  # noqa: F401  registered with AutoModel
+from .stream_rows import text_row, user_rows
+from .text_stream import build_text_row, load_text_tokenizer
+
+_SILENCE_SEC = 20  # Mimi looks back 10 s
+
+
+class MoshiTTTProcessor(ProcessorMixin):
+    """Audio in and out of a model's codes.
+
+    Args:
+        config: the model's configuration.
+        hub: transformers' download options for the model's repository.
+    """
+
+    def __init__(self, config: MoshiTTTConfig, hub: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.hub = hub or {}
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> "MoshiTTTProcessor":
+        """The processor of a model, of any layout that the model loads from.
+
+        Raises:
+            ValueError: no checkpoint of Moshi.
+            OSError: a name that cannot be reached.
+        """
+        hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
+        config = kwargs.get("config") or read_config(Repository(str(pretrained_model_name_or_path), hub))
+        config.name_or_path = str(pretrained_model_name_or_path)
+        return cls(config, hub)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Writes the configuration, where the folder has none, and the tokenizer's file."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "config.json").exists():
+            self.config.save_pretrained(folder)
+        if self.config.text_tokenizer is not None:
+            source = self._tokenizer_file()
+            if source.parent.resolve() != folder.resolve():
+                shutil.copyfile(source, folder / source.name)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Not needed: the model's `push_to_hub` uploads all that its processor is made of.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "A processor has nothing of its own to upload: push the model, whose config.json it is made of."
+        )
+
+    @cached_property
+    def codec(self) -> Any:
+        """The codec, on the CPU; `processor.codec.to(device)` moves it.
+
+        Raises:
+            ValueError: a codec of other rates than Moshi's.
+        """
+        codec: Any = AutoModel.from_pretrained(self.config.codec).eval()
+        rates = (codec.config.sampling_rate, codec.config.frame_rate)
+        if rates != (SAMPLE_RATE_HZ, SAMPLE_RATE_HZ / FRAME_SAMPLES):
+            raise ValueError(f"{self.config.codec}: (samples/s, frames/s) = {rates}, but Moshi needs (24000, 12.5).")
+        return codec
+
+    @cached_property
+    def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
+        """The text tokenizer.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        return load_text_tokenizer(self._tokenizer_file())
+
+    def _tokenizer_file(self) -> Path:
+        if self.config.text_tokenizer is None:
+            raise ValueError("The model was trained on audio alone: its configuration names no text_tokenizer.")
+        return local_file(self.config.text_tokenizer, self.config.name_or_path or None, self.hub)
+
+    def __call__(
+        self,
+        audio: Any,
+        sampling_rate: int = SAMPLE_RATE_HZ,
+        user_audio: Any = None,
+        words: Sequence[dict[str, Any]] | None = None,
+    ) -> BatchFeature:
+        """`codes` `[1, K, T]` int64 of one recording, T = ceil(S / 1920).
+
+        Args:
+            audio: `[S]` samples of Moshi's voice in [-1, 1].
+            user_audio: `[S]` samples of the user's; without it the rows are those of mono recordings in training.
+            words: `{word, start_sec, end_sec}` of Moshi's voice; without them the text row is that of audio-only
+                recordings.
+
+        Raises:
+            ValueError: another rate, more than one channel, or channels of different lengths.
+        """
+        if sampling_rate != SAMPLE_RATE_HZ:
+            raise ValueError(f"sampling_rate={sampling_rate}, but the codec takes {SAMPLE_RATE_HZ} Hz: resample first.")
+        own = self._encode(audio)
+        user = user_rows(self.config, own, self._silence()) if user_audio is None else self._encode(user_audio)
+        if user.shape != own.shape:
+            raise ValueError(f"audio has {own.shape[1]} frames, but user_audio {user.shape[1]}.")
+        text = text_row(self.config, own.shape[1])
+        if words is not None:
+            ids = build_text_row(words, np.asarray(audio).size / SAMPLE_RATE_HZ, self.tokenizer).ids
+            text = ids[None].astype(np.int64)
+        return BatchFeature({"codes": torch.from_numpy(np.concatenate([text, own, user]))[None]})
+
+    def _encode(self, audio: Any) -> np.ndarray:
+        samples = np.asarray(audio, dtype=np.float32)
+        if samples.ndim != 1 or samples.size == 0:
+            raise ValueError(f"audio must be one channel of samples [S]; got shape {list(samples.shape)}.")
+        values = torch.from_numpy(samples)[None, None].to(self.codec.device)
+        with torch.no_grad():
+            codes = self.codec.encode(values, num_quantizers=self.config.num_codebooks).audio_codes[0]
+        return codes.cpu().numpy()
+
+    def _silence(self) -> list[int] | None:
+        if self.config.user_stream != "silence":
+            return None
+        return self._encode(np.zeros(_SILENCE_SEC * SAMPLE_RATE_HZ, dtype=np.float32))[:, -1].tolist()
+
+    def decode_audio(self, codes: torch.Tensor, user: bool = False) -> list[np.ndarray]:
+        """Samples `[S]` of Moshi's (or the user's) voice for each row of `codes` `[B, K, T]`.
+
+        Raises:
+            ValueError: codes that are absent.
+        """
+        first = 1 + (self.config.num_codebooks if user else 0)
+        rows = codes[:, first : first + self.config.num_codebooks].to(self.codec.device)
+        if bool((rows < 0).any() or (rows >= self.config.codebook_size).any()):
+            raise ValueError("Some of the codes are absent or initial tokens: there is no sound to decode there.")
+        with torch.no_grad():
+            return [self.codec.decode(row[None]).audio_values[0, 0].float().cpu().numpy() for row in rows]
+
+    def decode_text(self, codes: torch.Tensor) -> list[str]:
+        """What Moshi says in each row of `codes` `[B, K, T]`; PAD, EPAD and absent codes say nothing."""
+        silent = {self.config.pad_token_id, self.config.end_pad_token_id}
+        tokens = [[token for token in row if token >= 0 and token not in silent] for row in codes[:, 0].tolist()]
+        return [self.tokenizer.decode(row) for row in tokens]
+
+
+AutoProcessor.register(MoshiTTTConfig, MoshiTTTProcessor)
