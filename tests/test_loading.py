@@ -240,7 +240,7 @@ def test_shards_of_ours_and_auto_model(tmp_path: Path, make_model: Any) -> None:
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     assert_same(logits(load(tmp_path)), logits(model))
-    assert_same(logits(AutoModel.from_pretrained(tmp_path, ttt={"base_lr": 1.0})), logits(model))
+    assert_same(logits(AutoModel.from_pretrained(tmp_path, ttt_config={"base_lr": 1.0})), logits(model))
     (tmp_path / "model-00002-of-00003.safetensors").unlink(missing_ok=True)
     next(tmp_path.glob("model-00001*")).unlink()
     with pytest.raises(

@@ -1,0 +1,67 @@
+"""The card says what is known, and says so where nothing is; its block is run by test_saving.py."""
+
+from pathlib import Path
+
+import yaml
+from huggingface_hub import ModelCard
+
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.model_card import ModelCardFacts, model_card, usage
+
+CONFIG = MoshiTTTConfig.from_preset("tiny", ttt={"base_lr": 0.25})
+LOG = [
+    {"step": 1, "loss": 9.0, "audio_loss": 8.0},
+    {"step": 5, "loss": 3.0, "audio_loss": 2.5},
+    {"step": 5, "train_runtime": 3.0},
+]
+RESULTS = {
+    "librilight_loss_8k": {"value": 4.5, "low": 4.4, "high": 4.6, "recordings": 7},
+    "librilight_slope": {"value": -0.0123, "low": -0.02, "high": -0.001, "recordings": 7},
+    "librilight_samples": 7,
+    "curve": [{"value": 1.0}],
+}
+
+
+def card(**facts: object) -> ModelCard:
+    return model_card(CONFIG, "user/my-moshi", ModelCardFacts(**facts))  # type: ignore[arg-type]
+
+
+def test_a_full_card(tmp_path: Path) -> None:
+    text = card(
+        base_model="kyutai/moshiko-pytorch-bf16", data="10 hours of audiobooks", datasets=["user/books"],
+        log_history=LOG, results=RESULTS, plot=tmp_path / "x.png", tags=["mine"],
+    ).content  # fmt: skip
+    metadata = yaml.safe_load(text.split("---\n")[1])
+    assert metadata == {
+        "base_model": "kyutai/moshiko-pytorch-bf16", "datasets": ["user/books"], "library_name": "transformers",
+        "license": "cc-by-4.0", "pipeline_tag": "audio-to-audio",
+        "tags": ["moshi", "speech", "full-duplex", "test-time-training", "mine"],
+    }  # fmt: skip
+    for line in (
+        "# my-moshi",
+        "It starts from `kyutai/moshiko-pytorch-bf16`. It was trained on 10 hours of audiobooks.",
+        "| TTT layers | [1] of 4 |",
+        "| ttt.base_lr | 0.25 |",
+        "| ttt.mini_batch_size | 4 |",
+        "| attention window | 16 frames |",
+        "| audio_loss | 8.0000 at step 1, 2.5000 at step 5 |",
+        "| loss 8k | 4.5000 [4.4000, 4.6000], n=7 |",
+        "| slope | -0.0123 [-0.0200, -0.0010], n=7 |",
+        "![Loss by position](loss_by_position.png)",
+    ):
+        assert line in text.splitlines() or line in text, line
+    assert usage(CONFIG, "user/my-moshi") in text
+
+
+def test_what_is_not_known_is_not_made_up() -> None:
+    text = card().content
+    assert "Its base is not recorded. Its training data is not recorded." in text
+    assert text.count("\nNot recorded.") == 2 and "![" not in text
+    assert "license" not in yaml.safe_load(text.split("---\n")[1])
+
+
+def test_a_base_on_this_machine_is_no_base_of_the_hub(tmp_path: Path) -> None:
+    metadata = yaml.safe_load(card(base_model=str(tmp_path), license="mit").content.split("---\n")[1])
+    assert "base_model" not in metadata and metadata["license"] == "mit"
+    plain = model_card(MoshiTTTConfig.from_preset("tiny", ttt=None), "user/x", ModelCardFacts())
+    assert "test-time-training" not in plain.content

@@ -1,0 +1,115 @@
+"""The processor of a model: codes of waveforms and words, and sound and text of codes."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
+from hf_moshi_ttt.text_stream import train_text_tokenizer
+
+from .checkpoint_fixture import save_kyutai
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_mimi: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model with a codec and a tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "text.txt").write_text("hello world\n" * 50)
+    train_text_tokenizer(folder / "text.txt", folder / "words.model", 269)
+    config = MoshiTTTConfig.from_preset("tiny", codec=str(tiny_mimi), text_tokenizer=str(folder / "words.model"))
+    MoshiTTTForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processor(folder: Path) -> MoshiTTTProcessor:
+    return AutoProcessor.from_pretrained(folder)
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return 0.1 * np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+
+
+def test_audio_becomes_codes_and_codes_become_audio(processor: MoshiTTTProcessor) -> None:
+    assert type(processor) is MoshiTTTProcessor
+    audio = noise(30_000)
+    codes = processor(audio, sampling_rate=24_000)["codes"]
+    assert (codes.shape, codes.dtype) == ((1, 17, 16), torch.int64)
+    expected = processor.codec.encode(torch.from_numpy(audio)[None, None], num_quantizers=8).audio_codes
+    assert torch.equal(codes[:, 1:9], expected) and torch.equal(codes[:, 9:], expected)  # a mono recording, duplicated
+    assert (codes[:, 0] == 0).all()
+    both = processor(audio, user_audio=noise(30_000, seed=1))["codes"]
+    assert torch.equal(both[:, 1:9], expected)
+    (sound,) = processor.decode_audio(codes)
+    assert sound.shape == (16 * 1920,)
+    assert processor.decode_audio(codes, user=True)[0].shape == (16 * 1920,)
+
+
+def test_words_become_a_text_row_and_back(processor: MoshiTTTProcessor) -> None:
+    words = [{"word": "hello", "start_sec": 0.2, "end_sec": 0.4}, {"word": "world", "start_sec": 0.8, "end_sec": 1.0}]
+    codes = processor(noise(48_000), words=words)["codes"]
+    assert processor.decode_text(codes) == ["hello world"]
+    assert codes[0, 0, 0] == 3 and codes[0, 0, 1] == 0  # PAD, and EPAD before the word in frame 2
+    assert processor.decode_text(torch.full((2, 17, 3), -1)) == ["", ""]
+
+
+def test_silence_for_the_user(folder: Path) -> None:
+    processor = MoshiTTTProcessor(MoshiTTTConfig.from_pretrained(folder, user_stream="silence"))
+    user = processor(noise(10_000))["codes"][0, 9:]
+    quiet = processor.codec.encode(torch.zeros(1, 1, 20 * 24_000), num_quantizers=8).audio_codes[0, :, -1:]
+    assert torch.equal(user, quiet.expand(-1, 6))
+
+
+def test_a_model_reads_what_the_processor_makes(folder: Path, processor: MoshiTTTProcessor) -> None:
+    model = MoshiTTTForConditionalGeneration.from_pretrained(folder)
+    result = model.generate(**processor(noise(20_000)), max_new_frames=3)
+    assert processor.decode_audio(result.codes)[0].shape == (3 * 1920,)
+
+
+def test_saved_and_read_again(folder: Path, processor: MoshiTTTProcessor, tmp_path: Path) -> None:
+    processor.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "words.model"}
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert torch.equal(again(noise(5000))["codes"], processor(noise(5000))["codes"])
+    with pytest.raises(ValueError, match="A processor has nothing of its own to upload: push the model"):
+        processor.push_to_hub("user/x")
+
+
+def test_processor_of_kyutais_repository(tmp_path: Path, lm_model: Any, folder: Path) -> None:
+    save_kyutai(tmp_path, lm_model, tokenizer_name="words.model")
+    (tmp_path / "words.model").write_bytes((folder / "words.model").read_bytes())
+    processor = MoshiTTTProcessor.from_pretrained(tmp_path)
+    assert processor.config.codec == "kyutai/mimi"
+    assert processor.tokenizer.decode(processor.tokenizer.encode("hello")) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p(noise(100), sampling_rate=16_000), "sampling_rate=16000, but the codec takes 24000 Hz: resample"),
+        (lambda p: p(noise(100)[None]), r"audio must be one channel of samples \[S\]; got shape \[1, 100\]"),
+        (lambda p: p(noise(0)), r"got shape \[0\]"),
+        (lambda p: p(noise(4000), user_audio=noise(100)), "audio has 3 frames, but user_audio 1"),
+        (lambda p: p.decode_audio(torch.full((1, 17, 3), -1)), "codes are absent or initial tokens: there is no sound"),
+    ],
+)
+def test_what_cannot_be_processed_is_refused(processor: MoshiTTTProcessor, call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(processor)
+
+
+def test_models_without_a_tokenizer_or_with_another_codec(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="trained on audio alone: its configuration names no text_tokenizer"):
+        _ = MoshiTTTProcessor(MoshiTTTConfig.from_preset("tiny")).tokenizer
+    from hf_moshi_ttt.configuration_log_mel_codec import LogMelCodecConfig
+    from hf_moshi_ttt.log_mel_codec import LogMelCodecModel
+
+    LogMelCodecModel(LogMelCodecConfig(frame_rate=25, pca_dim=8, codebook_size=4)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"\(samples/s, frames/s\) = \(24000, 25\), but Moshi needs \(24000, 12.5\)"):
+        _ = MoshiTTTProcessor(MoshiTTTConfig.from_preset("tiny", codec=str(tmp_path))).codec
