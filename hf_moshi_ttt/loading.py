@@ -12,14 +12,15 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .checkpoints import HUB_OPTIONS, Checkpoint, Origin, Repository, is_ttt_weight, open_checkpoint
+from .checkpoints import BASE_KEY, HUB_OPTIONS, Checkpoint, Origin, Repository, is_ttt_weight, open_checkpoint
 from .config_changes import Changes, config_changes, describe_changes
 from .configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
-from .lazy_weights import LazyTensor
+from .lazy_weights import LazyTensor, open_weights
 
 logger = logging.get_logger(__name__)
 
 _UNSUPPORTED = ("variant", "gguf_file", "key_mapping", "from_tf", "from_flax")
+_ADAPTER_CONFIG = "adapter_config.json"
 _AS_SAVED: Any = object()
 
 
@@ -39,13 +40,13 @@ class MoshiTTTLoadingMixin:
         output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """A model from a folder or a name on the Hub, in any of the layouts of `checkpoints.py`.
+        """A model from a folder or a name on the Hub: any of the layouts of `checkpoints.py`, or an adapter of `peft`.
 
         Args:
             config: a whole configuration in place of the saved one; its differences are checked in the same way.
             ttt_config: the TTT section, or its keys that change; None is plain Moshi. Without it, TTT is as saved.
-            base_model_name_or_path: the model that LoRA weights of moshi-finetune or a trained part belong to, where
-                the repository does not name it.
+            base_model_name_or_path: the model that an adapter, LoRA weights of moshi-finetune or a trained part belong
+                to, where the repository does not name it.
             output_loading_info: whether to return transformers' loading info too, with the `layout`, the `new_keys`
                 (weights that start from scratch) and the `config_changes` (key -> saved and new value).
             kwargs: transformers' options (`dtype`, `device_map`, `revision`, ...) and keys of the configuration that
@@ -57,31 +58,84 @@ class MoshiTTTLoadingMixin:
             OSError: a name that cannot be reached.
         """
         if pretrained_model_name_or_path is None:
+            if ttt_config is not _AS_SAVED or base_model_name_or_path is not None:
+                raise ValueError("ttt_config and base_model_name_or_path belong to a checkpoint, but none is named.")
             return super().from_pretrained(  # type: ignore[misc]
                 None, *model_args, config=config, output_loading_info=output_loading_info, **kwargs
             )
-        name = str(pretrained_model_name_or_path)
         _refuse_unsupported(kwargs)
         hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
-        checkpoint = open_checkpoint(Repository(name, hub), base_model_name_or_path)
-        overrides = {key: kwargs.pop(key) for key in list(kwargs) if key in MoshiTTTConfig.own_keys()}
-        asked = _asked_config(checkpoint.config, config, overrides, ttt_config)
+        repository = Repository(str(pretrained_model_name_or_path), hub)
+        adapter = _adapter_of(repository, kwargs.pop("adapter_kwargs", None))
+        if ttt_config is not _AS_SAVED:
+            kwargs["ttt_config"] = ttt_config
+        if adapter is None:
+            model, info = cls._from_repository(repository, config, base_model_name_or_path, kwargs, model_args)
+        else:
+            model, info = cls._from_adapter(adapter, config, base_model_name_or_path, kwargs, model_args)
+        _report(repository.name, info)
+        return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _from_repository(
+        cls, repository: Repository, config: Any, base: str | None, options: dict[str, Any], model_args: tuple[Any, ...]
+    ) -> tuple[Any, dict[str, Any]]:
+        name, checkpoint = repository.name, open_checkpoint(repository, base)
+        asked = _asked_config(checkpoint.config, config, options)
         changes = config_changes(checkpoint.config, asked, name)
         with torch.device("meta"):
             skeleton: Any = cls(asked)  # type: ignore[call-arg]
-        ignore_shapes = kwargs.get("ignore_mismatched_sizes", False)
-        new_keys = require_weights(_shapes(skeleton), checkpoint, name, ignore_shapes)
-        kwargs["dtype"] = dtype = _dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)), asked, checkpoint)
-        fresh = _fresh_ttt_weights(skeleton, dtype) if new_keys else {}
+        new_keys = require_weights(_shapes(skeleton), checkpoint, name, options.get("ignore_mismatched_sizes", False))
+        options["dtype"] = _dtype(options.pop("dtype", options.pop("torch_dtype", None)), asked, checkpoint)
+        fresh = _fresh_ttt_weights(skeleton, options["dtype"]) if new_keys else {}
         model, info = super().from_pretrained(  # type: ignore[misc]
-            None, *model_args, config=asked, state_dict=checkpoint.weights | fresh, output_loading_info=True, **kwargs
+            None, *model_args, config=asked, state_dict=checkpoint.weights | fresh, output_loading_info=True, **options
         )
         model.config.name_or_path = model.name_or_path = name
         model.origin = checkpoint.origin
         _apply(model, changes)
-        _report(name, new_keys, changes)
         info.update(layout=checkpoint.layout, missing_keys=set(new_keys), new_keys=new_keys, config_changes=changes)
-        return (model, info) if output_loading_info else model
+        return model, info
+
+    @classmethod
+    def _from_adapter(
+        cls, adapter: Repository, config: Any, base: str | None, options: dict[str, Any], model_args: tuple[Any, ...]
+    ) -> tuple[Any, dict[str, Any]]:
+        """The base that an adapter of `peft` names, with the adapter in it."""
+        described = adapter.read_json(_ADAPTER_CONFIG) or {}
+        base = base or described.get("base_model_name_or_path")
+        if not base:
+            raise ValueError(f"{adapter.name}: the adapter names no base model. Give {BASE_KEY}.")
+        weights = adapter.file("adapter_model.safetensors")
+        if weights is None:
+            raise ValueError(f"{adapter.name}: no adapter_model.safetensors. Pickled adapters are not loaded.")
+        open_weights([weights])  # refuses a damaged file
+        raw = adapter.read_json("config.json") or {}
+        if raw.get("model_type") == MoshiTTTConfig.model_type:
+            config = MoshiTTTConfig.from_dict(raw)
+        hub = {key: value for key, value in adapter.hub.items() if key not in ("revision", "subfolder")}
+        others = {key: value for key, value in options.items() if key not in HUB_OPTIONS}
+        model, info = cls._from_repository(Repository(base, hub), config, None, {**others, **hub}, model_args)
+        holds_ttt = "ttt" in (described.get("modules_to_save") or [])
+        if holds_ttt and model.config.ttt is None:
+            raise ValueError(
+                f"{adapter.name}: the adapter holds TTT layers, but its base {base!r} has none. Give ttt_config, or "
+                "put the model's config.json beside the adapter (adapters.save_adapter does)."
+            )
+        loaded = model.load_adapter(str(weights.parent))
+        if loaded.missing_keys or loaded.unexpected_keys:
+            differing = sorted({*loaded.missing_keys, *loaded.unexpected_keys})
+            raise ValueError(f"{adapter.name}: the adapter and its base {base!r} do not fit: {_some(differing)}.")
+        new_keys = [] if holds_ttt else info["new_keys"]
+        info.update(layout="adapter", missing_keys=set(new_keys), new_keys=new_keys)
+        return model, info
+
+
+def _adapter_of(repository: Repository, given: dict[str, Any] | None) -> Repository | None:
+    """The repository of an adapter: this one, or the one that transformers' `AutoModel` found before."""
+    if path := (given or {}).get("_adapter_model_path"):
+        return Repository(str(path), repository.hub)
+    return None if repository.file(_ADAPTER_CONFIG) is None else repository
 
 
 def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
@@ -92,16 +146,15 @@ def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
         raise ValueError("use_safetensors=False, but TTT-Moshi is loaded from safetensors files only.")
 
 
-def _asked_config(
-    saved: MoshiTTTConfig, given: Any, overrides: dict[str, Any], ttt_config: TTTConfig | dict[str, Any] | None
-) -> MoshiTTTConfig:
-    """The configuration that is asked for: the given one or the saved one, with its changes."""
+def _asked_config(saved: MoshiTTTConfig, given: Any, options: dict[str, Any]) -> MoshiTTTConfig:
+    """The configuration that is asked for: the given one or the saved one, with the changes that stand in `options`."""
+    overrides = {key: options.pop(key) for key in list(options) if key in MoshiTTTConfig.own_keys()}
     if given is not None and not isinstance(given, PreTrainedConfig):
         given = MoshiTTTConfig.from_pretrained(given)
-    if ttt_config is not _AS_SAVED:
+    if "ttt_config" in options:
         if "ttt" in overrides:
             raise ValueError("ttt and ttt_config are the same section: give one of them.")
-        overrides = {**overrides, "ttt": ttt_config}
+        overrides["ttt"] = options.pop("ttt_config")
     if isinstance(overrides.get("ttt"), TTTConfig):
         overrides = {**overrides, "ttt": overrides["ttt"].own_values()}
     return MoshiTTTConfig.from_dict((saved if given is None else given).to_dict(), **overrides)
@@ -198,11 +251,11 @@ def _apply(model: Any, changes: Changes) -> None:
                 layer.ttt_gate.weight.fill_(float(model.config.ttt.initial_gating_alpha))
 
 
-def _report(name: str, new_keys: list[str], changes: Changes) -> None:
-    for line in describe_changes(changes):
+def _report(name: str, info: dict[str, Any]) -> None:
+    for line in describe_changes(info["config_changes"]):
         logger.warning(f"{name}: {line}.")
-    if new_keys:
+    if info["new_keys"]:
         logger.warning(
-            f"{name}: {len(new_keys)} weights of TTT layers are new. Their output is zero until they are trained, so "
-            "the model equals Moshi."
+            f"{name}: {len(info['new_keys'])} weights of TTT layers are new. "
+            "Their output is zero until they are trained, so the model equals Moshi."
         )

@@ -253,6 +253,10 @@ def test_no_name_is_transformers_own_way(make_model: Any) -> None:
     model = make_model()
     again = load(None, config=model.config, state_dict=model.state_dict())
     assert_same(logits(again), logits(model))
+    with pytest.raises(
+        ValueError, match="ttt_config and base_model_name_or_path belong to a checkpoint, but none is na"
+    ):
+        load(None, config=model.config, state_dict=model.state_dict(), ttt_config={})
 
 
 _MEMORY = """

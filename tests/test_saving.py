@@ -154,6 +154,7 @@ _PUSH = """
 import sys, torch
 from pathlib import Path
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.adapters import make_trainable
 from hf_moshi_ttt.model_card import ModelCardFacts
 from huggingface_hub import HfApi
 folder = Path(sys.argv[1])
@@ -165,6 +166,9 @@ for name, parameter in base.named_parameters():
     parameter.requires_grad_(".ttt" in name)
 base.load_state_dict(model.state_dict())
 base.push_to_hub("user/part", trainable_only=True, with_code=False)
+adapter = make_trainable(base, "lora+ttt")
+adapter.push_to_hub("user/adapter")
+base.config.push_to_hub("user/adapter")
 MoshiTTTForConditionalGeneration.from_pretrained("user/base").to_kyutai(folder / "kyutai")
 HfApi().create_repo("user/exported")
 HfApi().upload_folder(repo_id="user/exported", folder_path=folder / "kyutai")
@@ -177,6 +181,10 @@ part, info = MoshiTTTForConditionalGeneration.from_pretrained("user/part", outpu
 whole = MoshiTTTForConditionalGeneration.from_pretrained("user/whole")
 assert info["layout"] == "trained part" and part.origin.revision == sys.argv[1], part.origin
 assert all(torch.equal(a, b) for a, b in zip(part.state_dict().values(), whole.state_dict().values(), strict=True))
+adapted, info = MoshiTTTForConditionalGeneration.from_pretrained("user/adapter", output_loading_info=True)
+assert info["layout"] == "adapter" and not info["new_keys"], info
+codes = torch.randint(32, (1, 17, 20))
+assert torch.equal(adapted(codes).text_logits, whole(codes).text_logits)  # fresh LoRA adds nothing, TTT is in it
 theirs = CheckpointInfo.from_hf_repo("user/exported").get_moshi(dtype=torch.float32)
 assert torch.equal(theirs.text_emb.weight, part.model.embed_text.weight)
 try:
