@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-clean test check
+.PHONY: setup demo demo-clean test check conformance
 
 setup: .venv/ready
 
@@ -28,3 +28,6 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+conformance: setup
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/run_conformance.py

@@ -67,7 +67,7 @@ class TTTGate(nn.Module):
 
     def __init__(self, hidden_size: int, initial_alpha: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((hidden_size,), initial_alpha))
+        self.weight = nn.Parameter(torch.full((hidden_size,), initial_alpha, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]`."""

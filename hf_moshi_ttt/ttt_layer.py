@@ -63,14 +63,16 @@ class TTTLayer(nn.Module):
         num_biases = ttt_config.ttt_mlp_layers - (0 if ttt_config.output_bias else 1)
         heads = num_attention_heads
         self.inner_weights = nn.ParameterList(
-            torch.empty(heads, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
+            torch.empty(heads, i, o, dtype=torch.float32) for i, o in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.inner_biases = nn.ParameterList(torch.empty(heads, 1, o) for o in widths[1 : num_biases + 1])
-        self.inner_norm_weight = nn.Parameter(torch.empty(heads, self.head_dim))
-        self.inner_norm_bias = nn.Parameter(torch.empty(heads, self.head_dim))
-        self.place_offset = nn.Parameter(torch.empty(ttt_config.mini_batch_size))
+        self.inner_biases = nn.ParameterList(
+            torch.empty(heads, 1, o, dtype=torch.float32) for o in widths[1 : num_biases + 1]
+        )
+        self.inner_norm_weight = nn.Parameter(torch.empty(heads, self.head_dim, dtype=torch.float32))
+        self.inner_norm_bias = nn.Parameter(torch.empty(heads, self.head_dim, dtype=torch.float32))
+        self.place_offset = nn.Parameter(torch.empty(ttt_config.mini_batch_size, dtype=torch.float32))
         if ttt_config.forget == "learned":
-            self.keep_logit = nn.Parameter(torch.empty(heads))
+            self.keep_logit = nn.Parameter(torch.empty(heads, dtype=torch.float32))
         self.reset_parameters()
 
     def _inner_widths(self) -> list[int]:

@@ -3,9 +3,14 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from .checkpoint_fixture import save_kyutai
+from .hub_stand_in import running_hub
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -48,7 +53,18 @@ def test_demo_leaves_what_it_promises_and_reuses_it(demo: Path) -> None:
     assert re.search(r"evaluate +\d+ s +.*nats .*n=3.*loss_by_position\.png", again.stdout)
 
 
-def test_bash_blocks_run(demo: Path) -> None:
+@pytest.fixture(scope="module")
+def hub(lm_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a stand-in for the Hub, with a tiny model under the name of Kyutai's."""
+    home = tmp_path_factory.mktemp("hub")
+    with running_hub() as stand_in:
+        stand_in.create("kyutai/moshiko-pytorch-bf16")
+        files = save_kyutai(home / "kyutai", lm_model).iterdir()
+        stand_in.commit("kyutai/moshiko-pytorch-bf16", {path.name: path.read_bytes() for path in files})
+        yield stand_in.environment(home)
+
+
+def test_bash_blocks_run(demo: Path, hub: dict[str, str]) -> None:
     """Every line but the make commands, on the demo of this test in place of runs/demo."""
     ran = 0
     for kind, block in BLOCKS:
@@ -59,17 +75,17 @@ def test_bash_blocks_run(demo: Path) -> None:
                 assert re.fullmatch(r"make (demo|test|demo-clean|check)", line), line
                 continue
             command = line.replace("runs/demo", str(demo)).replace("python ", f"{sys.executable} ", 1)
-            result = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+            result = subprocess.run(command, shell=True, cwd=ROOT, env=hub, capture_output=True, text=True)
             assert result.returncode == 0, f"{line}\n{result.stderr[-3000:]}"
             ran += 1
     assert ran >= 3
 
 
-def test_python_blocks_run(demo: Path) -> None:
+def test_python_blocks_run(demo: Path, hub: dict[str, str]) -> None:
     blocks = [block.replace("runs/demo", str(demo)) for kind, block in BLOCKS if kind == "python"]
     assert blocks
     for block in blocks:
-        result = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True)
+        result = subprocess.run([sys.executable, "-c", block], cwd=ROOT, env=hub, capture_output=True, text=True)
         assert result.returncode == 0, f"{block}\n{result.stderr[-3000:]}"
 
 
