@@ -54,6 +54,7 @@ _FOLLOWED: dict[str, Any] = {
 _FIXED: dict[str, tuple[Any, Any]] = {
     "causal": (True, True), "layer_scale": (None, None), "gating": ("silu", "none"),
     "norm": ("rms_norm_f32", "layer_norm"), "positional_embedding": ("rope", "sin"), "norm_emb": (False, False),
+    "positional_scale": (1.0, 1.0), "betas": (None, None),
     "bias_proj": (False, False), "kv_repeat": (1, 1), "cross_attention": (False, False), "quantize": (False, False),
     "depformer_gating": ("silu", "silu"), "depformer_layer_scale": (None, None), "depformer_norm": (None, None),
     "depformer_pos_emb": ("none", "sin"), "depformer_multi_linear": (True, False),
