@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .rope import apply_rope, rope_phases
+from .stream_state import StreamState
 
 _MIN_BLOCK_FRAMES = 128
 
@@ -48,7 +49,7 @@ class GatedMLP(nn.Module):
 
 
 @dataclass
-class KVCache:
+class KVCache(StreamState):
     """The last W keys and values of one layer, `[B, H, W, F]`; position p lies in slot p mod W."""
 
     keys: Tensor
