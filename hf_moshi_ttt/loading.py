@@ -15,7 +15,7 @@ from transformers.utils import logging
 from .checkpoints import BASE_KEY, HUB_OPTIONS, Checkpoint, Origin, Repository, is_ttt_weight, open_checkpoint
 from .config_changes import Changes, config_changes, describe_changes
 from .configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
-from .lazy_weights import LazyTensor, open_weights
+from .lazy_weights import open_weights
 
 logger = logging.get_logger(__name__)
 
@@ -87,14 +87,13 @@ class MoshiTTTLoadingMixin:
             skeleton: Any = cls(asked)  # type: ignore[call-arg]
         new_keys = require_weights(_shapes(skeleton), checkpoint, name, options.get("ignore_mismatched_sizes", False))
         options["dtype"] = _dtype(options.pop("dtype", options.pop("torch_dtype", None)), asked, checkpoint)
-        fresh = _fresh_ttt_weights(skeleton, options["dtype"]) if new_keys else {}
         model, info = super().from_pretrained(  # type: ignore[misc]
-            None, *model_args, config=asked, state_dict=checkpoint.weights | fresh, output_loading_info=True, **options
+            None, *model_args, config=asked, state_dict=checkpoint.weights, output_loading_info=True, **options
         )
         model.config.name_or_path = model.name_or_path = name
         model.origin = checkpoint.origin
         _apply(model, changes)
-        info.update(layout=checkpoint.layout, missing_keys=set(new_keys), new_keys=new_keys, config_changes=changes)
+        info.update(layout=checkpoint.layout, new_keys=new_keys, config_changes=changes)
         return model, info
 
     @classmethod
@@ -196,31 +195,6 @@ def require_weights(
             f"({len(differing)} weights differ)."
         )
     return new
-
-
-@torch.no_grad()
-def _fresh_ttt_weights(skeleton: Any, dtype: torch.dtype) -> dict[str, LazyTensor]:
-    """Initial values of the TTT layers, each layer with random numbers of its own.
-
-    transformers would make them in the model's dtype, also those that stay in float32, and alike in every layer.
-
-    Args:
-        skeleton: the model on the meta device.
-    """
-    exact = skeleton._keep_in_fp32_modules_strict
-    fresh = {}
-    with torch.random.fork_rng():
-        layers = {f"model.layers.{i}": layer for i, layer in enumerate(skeleton.model.layers) if layer.has_ttt}
-        for seed, (prefix, layer) in zip(torch.randint(2**62, (len(layers),)).tolist(), layers.items(), strict=True):
-            torch.manual_seed(seed)
-            for part in ("ttt_norm", "ttt", "ttt_gate"):
-                module = getattr(layer, part).to_empty(device="cpu")
-                skeleton._init_weights(module)
-                for key, weight in module.state_dict().items():
-                    kept = exact & {part, *key.split(".")}
-                    fresh[f"{prefix}.{part}.{key}"] = LazyTensor.of(weight if kept else weight.to(dtype))
-                module.to("meta")
-    return fresh
 
 
 def _some(names: list[str]) -> str:

@@ -11,6 +11,8 @@ Legend: B batch, K streams, Q Moshi's codebooks, T frames, D width, V vocabulary
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +31,8 @@ from .loading import MoshiTTTLoadingMixin
 from .losses import audio_loss, text_loss
 from .saving import MoshiTTTSavingMixin
 from .state import MoshiTTTState
-from .ttt import TTTState
-from .ttt_layer import TTTLayer
+from .stream_state import StreamState
+from .ttt_layer import TTTLayer, TTTProjection
 
 
 @dataclass
@@ -84,17 +86,19 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         self.self_attn = SlidingWindowAttention(
             width, config.num_attention_heads, config.sliding_window, config.rope_theta
         )
+        self.layer_index = layer_index
         self.has_ttt = layer_index in config.ttt_layer_indices
         if config.ttt is not None and self.has_ttt:
             self.ttt_norm = RMSNorm(width, eps)
-            self.ttt = TTTLayer(width, config.num_attention_heads, config.ttt)
+            with _own_random_numbers(layer_index):
+                self.ttt = TTTLayer(width, config.num_attention_heads, config.ttt)
             self.ttt_gate = TTTGate(width, float(config.ttt.initial_gating_alpha))
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.mlp = GatedMLP(width, config.ffn_dim)
 
     def forward(
-        self, x_BTD: Tensor, window: KVCache | None, memory: TTTState | None, frames_B: Tensor | None
-    ) -> tuple[Tensor, KVCache | None, TTTState | None]:
+        self, x_BTD: Tensor, window: KVCache | None, memory: StreamState | None, frames_B: Tensor | None
+    ) -> tuple[Tensor, KVCache | None, StreamState | None]:
         """`[B, T, D]` -> `[B, T, D]`, with the window and the memory behind the last frame."""
         attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B)
         x_BTD = x_BTD + attended
@@ -103,6 +107,17 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
             x_BTD = x_BTD + self.ttt_gate(learned.output).to(x_BTD.dtype)
             memory = learned.state
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory
+
+
+@contextmanager
+def _own_random_numbers(salt: int) -> Iterator[None]:
+    """Random numbers that follow from the seed and a salt, but leave the sequence outside as it was.
+
+    So with one seed a model has the same other weights with and without TTT.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**62, (), device="cpu")) + salt)
+        yield
 
 
 class MoshiTTTPreTrainedModel(PreTrainedModel):
@@ -116,16 +131,18 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _input_embed_layer = "embed_text"
     _can_record_outputs = {"hidden_states": MoshiTTTDecoderLayer}
-    _keep_in_fp32_modules_strict = {
-        "inner_weights", "inner_biases", "inner_norm_weight", "inner_norm_bias", "place_offset", "keep_logit",
-        "ttt_gate",
-    }  # fmt: skip
+    _keep_in_fp32_modules_strict = {"learner", "ttt_gate"}
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # For code outside transformers it passes by modules whose own weights are all loaded, and so by decoder layers,
+        # which initialise their TTT block. `init` spares loaded weights by itself.
+        super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, TTTLayer):
-            module.reset_parameters()
-        elif isinstance(module, (nn.Linear, nn.Embedding)):
+        if isinstance(module, TTTProjection):
+            return  # its decoder layer does it
+        if isinstance(module, (nn.Linear, nn.Embedding)):
             fan_in = module.weight.shape[1]
             std = 1 / math.sqrt(fan_in)
             init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
@@ -133,6 +150,9 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
         elif isinstance(module, TTTGate):
             init.constant_(module.weight, float(self.config.ttt.initial_gating_alpha))
+        elif isinstance(module, MoshiTTTDecoderLayer) and module.has_ttt:
+            with _own_random_numbers(module.layer_index):
+                module.ttt.reset_parameters()
 
 
 class MoshiTTTModel(MoshiTTTPreTrainedModel):
@@ -150,7 +170,7 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
 
     def forward(
         self, inputs_BKT: Tensor, state: MoshiTTTState | None = None
-    ) -> tuple[Tensor, tuple[TTTState, ...], tuple[KVCache, ...]]:
+    ) -> tuple[Tensor, tuple[StreamState, ...], tuple[KVCache, ...]]:
         """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows behind the last."""
         x = self.embed_text(inputs_BKT[:, 0])
         for row, embed in enumerate(self.embed_audio, start=1):
@@ -212,7 +232,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             memory=tuple(layer.ttt.init_state(batch_size) for layer in self.model.layers if layer.has_ttt),
             window=tuple(layer.self_attn.init_cache(batch_size) for layer in self.model.layers) if window else None,
             history=initial[None, :, None].repeat(batch_size, 1, depth),
-            initial=initial,
+            initial=initial[None].repeat(batch_size, 1),
             frames=torch.zeros(batch_size, dtype=torch.int64, device=self.device),
         )
 
@@ -306,7 +326,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         return torch.stack(aligned, dim=1), late_BQMV
 
     def _advanced(
-        self, state: MoshiTTTState, codes: Tensor, memory: tuple[TTTState, ...], window: tuple[KVCache, ...]
+        self, state: MoshiTTTState, codes: Tensor, memory: tuple[StreamState, ...], window: tuple[KVCache, ...]
     ) -> MoshiTTTState:
         if state.window is None:
             return MoshiTTTState(memory, None, state.history, state.initial, state.frames)

@@ -16,7 +16,7 @@ def tiny(**changes: Any) -> MoshiTTTConfig:
     ("asked", "changes"),
     [
         ({}, {}),
-        ({"ttt": {"base_lr": 0.5}}, {"ttt.base_lr": (1.0, 0.5)}),
+        ({"ttt": {"base_lr": 0.5}}, {"ttt.base_lr": (3.0, 0.5)}),
         ({"ttt": {"initial_gating_alpha": 0.3}}, {"ttt.initial_gating_alpha": (0.1, 0.3)}),
         ({"ttt": {"persistent_states": True}}, {"ttt.persistent_states": (False, True)}),
         ({"ttt": {"layers": [1]}}, {}),  # what "middle" means here
@@ -41,6 +41,8 @@ def test_ttt_may_be_added_to_plain_moshi() -> None:
         ({"ttt": {"mini_batch_size": 8}}, "here: ttt.mini_batch_size is 4, asked for 8. These change shapes or the"),
         ({"ttt": {"ttt_mlp_layers": 5}}, "ttt.ttt_mlp_layers is 2, asked for 5"),
         ({"ttt": {"ttt_mlp_expansion_factor": 4}}, "ttt.ttt_mlp_expansion_factor is 2, asked for 4"),
+        ({"ttt": {"learner": "static"}}, "ttt.learner is 'ttt', asked for 'static'"),
+        ({"ttt": {"update": "last"}}, "ttt.update is 'all', asked for 'last'"),
         ({"ttt": {"preset": "paper"}}, "ttt.preset is 'default', asked for 'paper'"),
         ({"ttt": {"step": "constant"}}, "ttt.step is 'mean', asked for 'constant'"),
         ({"ttt": {"forget": "none"}}, "ttt.forget is 'learned', asked for 'none'"),

@@ -175,7 +175,7 @@ def test_unknown_weights_are_refused(make_model: Callable[..., MoshiTTTForCondit
         from_kyutai(as_lazy({"transformer.layers.0.norm3.alpha": torch.zeros(1)}), 8)
     with pytest.raises(ValueError, match=r"1 weights have no place in Moshi: .*self_attn.in_projs.1"):
         from_kyutai(as_lazy({"transformer.layers.0.self_attn.in_projs.1.weight": torch.zeros(1)}), 8)
-    with pytest.raises(ValueError, match=r"\d+ weights have no place in Moshi: model.layers.1.ttt.inner_biases.0"):
+    with pytest.raises(ValueError, match=r"\d+ weights have no place in Moshi: model.layers.1.ttt"):
         to_kyutai(model.state_dict())
 
 

@@ -106,7 +106,7 @@ def test_new_layers_start_in_float32_and_each_with_its_own_numbers(tmp_path: Pat
     reference = MoshiTTTForConditionalGeneration(model.config).model.layers
     for index, layer in enumerate(model.model.layers):
         assert not layer.ttt.o_proj.weight.any() and layer.ttt_gate.weight.eq(0.1).all()
-        assert layer.ttt.inner_weights[0].dtype == layer.ttt_gate.weight.dtype == torch.float32
+        assert layer.ttt.learner.inner_weights[0].dtype == layer.ttt_gate.weight.dtype == torch.float32
         assert not torch.equal(layer.ttt.q_proj.weight, model.model.layers[index - 1].ttt.q_proj.weight)
         for name, weight in layer.state_dict().items():
             assert torch.equal(weight, again.model.layers[index].state_dict()[name])
@@ -120,7 +120,7 @@ def test_dtype_and_device_map(tmp_path: Path, lm_model: Any) -> None:
     assert load(tmp_path).dtype == torch.float32
     model = load(tmp_path, dtype="bfloat16", ttt_config={})
     assert model.lm_head.weight.dtype == torch.bfloat16
-    assert model.model.layers[1].ttt.inner_weights[0].dtype == torch.float32  # a memory's start stays exact
+    assert model.model.layers[1].ttt.learner.inner_weights[0].dtype == torch.float32  # a memory's start stays exact
     model.save_pretrained(tmp_path / "ours")
     assert load(tmp_path / "ours").lm_head.weight.dtype == torch.bfloat16
     expected = logits(lm_model)
@@ -142,7 +142,7 @@ def test_ttt_section_of_a_checkpoint_changes_key_by_key(tmp_path: Path, make_mod
     assert (info["layout"], info["config_changes"], info["new_keys"]) == ("moshi_ttt", {}, [])
     for asked in ({"base_lr": 0.5}, TTTConfig(**{**model.config.ttt.own_values(), "base_lr": 0.5})):
         changed, info = load(tmp_path, ttt_config=asked, output_loading_info=True)
-        assert info["config_changes"] == {"ttt.base_lr": (1.0, 0.5)}
+        assert info["config_changes"] == {"ttt.base_lr": (3.0, 0.5)}
         assert (changed.config.ttt.base_lr, changed.model.layers[1].ttt.config.base_lr) == (0.5, 0.5)
         assert not torch.equal(logits(changed)[0], logits(model)[0])
     gated = load(tmp_path, ttt={"initial_gating_alpha": 0.3})
@@ -240,7 +240,7 @@ def test_shards_of_ours_and_auto_model(tmp_path: Path, make_model: Any) -> None:
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     assert_same(logits(load(tmp_path)), logits(model))
-    assert_same(logits(AutoModel.from_pretrained(tmp_path, ttt_config={"base_lr": 1.0})), logits(model))
+    assert_same(logits(AutoModel.from_pretrained(tmp_path, ttt_config={"base_lr": 3.0})), logits(model))
     (tmp_path / "model-00002-of-00003.safetensors").unlink(missing_ok=True)
     next(tmp_path.glob("model-00001*")).unlink()
     with pytest.raises(

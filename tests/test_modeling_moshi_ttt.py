@@ -209,7 +209,7 @@ def test_bfloat16_model_keeps_its_memory_in_float32(make_model: MakeModel, tmp_p
     model = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
     layer = next(layer for layer in model.model.layers if layer.has_ttt)
     assert layer.mlp.fc1.weight.dtype == layer.ttt.q_proj.weight.dtype == torch.bfloat16
-    assert layer.ttt.inner_weights[0].dtype == layer.ttt_gate.weight.dtype == torch.float32
+    assert layer.ttt.learner.inner_weights[0].dtype == layer.ttt_gate.weight.dtype == torch.float32
     output = model(random_codes(model.config, 1, 20), state=model.init_state(1))
     assert output.text_logits.dtype == torch.bfloat16
     assert output.state.memory[0].delta_weights[0].dtype == torch.float32
@@ -277,7 +277,7 @@ def test_cuda_equals_cpu_in_training_chunks_and_steps(make_model: MakeModel) -> 
         output.loss.backward()
         state = model(codes[:, :, :30].to(device), state=model.init_state(2)).state
         step = model.step_with_logits(codes[:, :, 30].to(device), state)
-        weight = model.model.layers[1].ttt.inner_weights[0]
+        weight = model.model.layers[1].ttt.learner.inner_weights[0]
         found.append([output.loss, weight.grad, step.text_logits, step.state.memory[0].delta_weights[0]])
     for cpu, cuda in zip(*found, strict=True):
         torch.testing.assert_close(cuda.cpu(), cpu, rtol=1e-3, atol=1e-4)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
-from hf_moshi_ttt.ttt import InnerTokens, inner_loss, naive_ttt, state_tensors, ttt
+from hf_moshi_ttt.ttt import InnerTokens, inner_loss, naive_ttt
+from hf_moshi_ttt.ttt_scan import ttt
 from hf_moshi_ttt.ttt_layer import TTTLayer
 
 WIDTH, HEADS, MINI_BATCH = 32, 2, 4  # heads narrower than 16 make the layer norm of a deep network ill-conditioned
