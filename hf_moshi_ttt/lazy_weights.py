@@ -6,7 +6,7 @@ each tensor once, when its place in the model is ready. So there are never two c
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,8 @@ class LazyTensor:
     """A tensor that is read when it is indexed, which transformers does as it does with safetensors' slices.
 
     Args:
-        read: from the first and the last row (excluded) of the first axis to a tensor that owns its memory.
+        dtype: of the tensor that indexing gives; what `read` gives may have another.
+        read: from the first and the last row (excluded) of the first axis to a tensor, maybe a view of a mapped file.
     """
 
     shape: tuple[int, ...]
@@ -31,9 +32,17 @@ class LazyTensor:
     read: Callable[[int, int], Tensor]
 
     def __getitem__(self, index: object) -> Tensor:
-        """The tensor itself; only `[...]` is meant."""
+        """The tensor itself, in memory of its own; only `[...]` is meant."""
         assert index is ..., f"a lazy tensor is read whole, with [...], not with {index!r}"
+        return self.whole().to(self.dtype, copy=True)
+
+    def whole(self) -> Tensor:
+        """All rows as they are read: not to be kept."""
         return self.read(0, self.shape[0] if self.shape else 1)
+
+    def astype(self, dtype: torch.dtype) -> "LazyTensor":
+        """The same tensor in another dtype."""
+        return replace(self, dtype=dtype)
 
     def chunk(self, count: int) -> list["LazyTensor"]:
         """`count` parts of equal size along the first axis.
@@ -64,7 +73,7 @@ def combined(
     parts: Sequence[LazyTensor], function: Callable[[list[Tensor]], Tensor], shape: tuple[int, ...]
 ) -> LazyTensor:
     """What `function` makes of several tensors, `shape` being the result's."""
-    return LazyTensor(shape, parts[0].dtype, lambda a, b: function([part[...] for part in parts])[a:b])
+    return LazyTensor(shape, parts[0].dtype, lambda a, b: function([part.whole() for part in parts])[a:b])
 
 
 def concatenated(parts: Sequence[LazyTensor]) -> LazyTensor:
@@ -128,8 +137,7 @@ def _reader(path: Path, name: str, is_scalar: bool) -> Callable[[int, int], Tens
     def read(start: int, stop: int) -> Tensor:
         # Opened for this tensor alone: what was read of a file counts as memory for as long as the file is mapped.
         with safe_open(path, framework="pt") as file:
-            part = file.get_tensor(name) if is_scalar else file.get_slice(name)[start:stop]
-            return part.clone()
+            return file.get_tensor(name) if is_scalar else file.get_slice(name)[start:stop]
 
     return read
 

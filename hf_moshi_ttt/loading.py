@@ -86,9 +86,15 @@ class MoshiTTTLoadingMixin:
         with torch.device("meta"):
             skeleton: Any = cls(asked)  # type: ignore[call-arg]
         new_keys = require_weights(_shapes(skeleton), checkpoint, name, options.get("ignore_mismatched_sizes", False))
-        options["dtype"] = _dtype(options.pop("dtype", options.pop("torch_dtype", None)), asked, checkpoint)
+        options["dtype"] = dtype = _dtype(options.pop("dtype", options.pop("torch_dtype", None)), asked, checkpoint)
+        # In the dtype that transformers will ask for, so that each weight is copied once.
+        exact = cls._keep_in_fp32_modules_strict  # type: ignore[attr-defined]
+        weights = {
+            key: lazy.astype(torch.promote_types(dtype, torch.float32) if exact & set(key.split(".")) else dtype)
+            for key, lazy in checkpoint.weights.items()
+        }
         model, info = super().from_pretrained(  # type: ignore[misc]
-            None, *model_args, config=asked, state_dict=checkpoint.weights, output_loading_info=True, **options
+            None, *model_args, config=asked, state_dict=weights, output_loading_info=True, **options
         )
         model.config.name_or_path = model.name_or_path = name
         model.origin = checkpoint.origin

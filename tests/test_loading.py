@@ -115,6 +115,16 @@ def test_new_layers_start_in_float32_and_each_with_its_own_numbers(tmp_path: Pat
                 torch.testing.assert_close(weight.float().std(), wanted.std(), rtol=0.15, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_memorys_start_is_never_rounded(tmp_path: Path, make_model: Any, dtype: torch.dtype) -> None:
+    model = make_model()
+    model.double().save_pretrained(tmp_path)
+    kept = torch.promote_types(dtype, torch.float32)
+    for name, weight in load(tmp_path, dtype=dtype).state_dict().items():
+        is_exact = ".learner." in name or "ttt_gate" in name
+        assert torch.equal(weight, model.state_dict()[name].to(kept if is_exact else dtype)), name
+
+
 def test_dtype_and_device_map(tmp_path: Path, lm_model: Any) -> None:
     save_kyutai(tmp_path, lm_model)
     assert load(tmp_path).dtype == torch.float32
