@@ -19,11 +19,13 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class HubStandIn:
-    """`repos` is name -> path -> content, `objects` what was uploaded by SHA-256, `requests` the log."""
+    """`repos` is name -> path -> content, `commits` name -> the names of its commits, `objects` what was uploaded by
+    SHA-256, `requests` the log."""
 
     endpoint: str = ""
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     commits: dict[str, list[str]] = field(default_factory=dict)
+    history: dict[str, dict[str, bytes]] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
@@ -43,6 +45,7 @@ class HubStandIn:
         self.repos[name].update(files)
         sha = hashlib.sha1(f"{name}{len(self.commits.get(name, []))}".encode()).hexdigest()
         self.commits.setdefault(name, []).append(sha)
+        self.history[sha] = dict(self.repos[name])
         return sha
 
 
@@ -134,32 +137,38 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/.+)?", path):
-            self.model_info(match[1])
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/.+", path):
-            files = self.hub.repos.get(match[1], {}).items()
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            self.model_info(match[1], match[2])
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(.+)", path):
+            files = self.hub.history.get(match[2], self.hub.repos.get(match[1], {})).items()
             tree = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in files]
             self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self.file(match[1], match[3])
+            self.file(match[1], match[2], match[3])
         else:
             self.answer(404, X_Error_Code="EntryNotFound")
 
     do_HEAD = do_GET
 
-    def model_info(self, name: str) -> None:
+    def model_info(self, name: str, revision: str | None) -> None:
         if name not in self.hub.repos:
             self.answer(404, X_Error_Code="RepoNotFound")
         else:
-            siblings = [{"rfilename": path} for path in self.hub.repos[name]]
-            self.answer(200, {"id": name, "sha": self.hub.commits[name][-1], "siblings": siblings, "tags": []})
+            sha = self.commit_of(name, revision)
+            siblings = [{"rfilename": path} for path in self.hub.history[sha]]
+            self.answer(200, {"id": name, "sha": sha, "siblings": siblings, "tags": []})
 
-    def file(self, name: str, path: str) -> None:
-        content = self.hub.repos.get(name, {}).get(path)
+    def commit_of(self, name: str, revision: str | None) -> str:
+        return revision if revision in self.hub.commits[name] else self.hub.commits[name][-1]
+
+    def file(self, name: str, revision: str, path: str) -> None:
         if name not in self.hub.repos:
             self.answer(404, X_Error_Code="RepoNotFound")
-        elif content is None:
-            self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=self.hub.commits[name][-1])
+            return
+        sha = self.commit_of(name, revision)
+        content = self.hub.history[sha].get(path)
+        if content is None:
+            self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=sha)
         else:
             etag = f'"{hashlib.sha256(content).hexdigest()}"'
-            self.answer(200, content, ETag=etag, X_Repo_Commit=self.hub.commits[name][-1])
+            self.answer(200, content, ETag=etag, X_Repo_Commit=sha)

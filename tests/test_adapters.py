@@ -182,10 +182,14 @@ def test_rank_that_matches_ttt_at_full_size(depth: int, rank: int) -> None:
     with torch.device("meta"):
         model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("moshi-7b", ttt={"ttt_mlp_layers": depth}))
         matched = matched_lora_rank(model, rank=rank)
+        ttt = sum(parameter.numel() for name, parameter in model.named_parameters() if is_ttt_weight(name))
+        if rank:
+            model = get_peft_model(model, lora_config(model.config, rank, ttt=False))
+            ttt += sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" in name)
         baseline = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("moshi-7b", ttt=None))
         counted = get_peft_model(baseline, lora_config(baseline.config, matched.rank))
     trained = sum(parameter.numel() for parameter in counted.parameters() if parameter.requires_grad)
-    assert trained == matched.lora_parameters
+    assert (trained, ttt) == (matched.lora_parameters, matched.matched_parameters)
     assert abs(matched.lora_parameters - matched.matched_parameters) <= matched.lora_parameters / matched.rank / 2
 
 

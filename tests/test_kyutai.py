@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from moshi.models.lm import LMModel
 from torch import Tensor
 
 from hf_moshi_ttt.checkpoints import is_ttt_weight
@@ -140,6 +141,17 @@ def test_configuration_round_trip(changes: dict[str, Any]) -> None:
     config = MoshiTTTConfig.from_preset("tiny", ttt=None, **changes)
     back = MoshiTTTConfig.from_dict(config_from_kyutai(config_to_kyutai(config)))
     assert back.own_values() == config.own_values()
+
+
+@pytest.mark.parametrize("scale", [4, 4.125, 3.3])
+def test_feed_forward_width_is_kyutais(scale: float) -> None:
+    raw = {**config_to_kyutai(MoshiTTTConfig.from_preset("tiny", ttt=None)), "hidden_scale": scale}
+    raw["depformer_dim_feedforward"] = None
+    theirs = LMModel(**raw, device="meta")
+    ours = config_from_kyutai(raw)
+    assert theirs.transformer.layers[0].gating.linear_in.weight.shape[0] == ours["ffn_dim"]
+    depth = theirs.depformer.layers[0].gating[0].linear_in.weight.shape[0]
+    assert depth == ours["depth_decoder_config"]["ffn_dim"]
 
 
 @pytest.mark.parametrize(

@@ -42,13 +42,16 @@ def test_audio_becomes_codes_and_codes_become_audio(processor: MoshiTTTProcessor
     codes = processor(audio, sampling_rate=24_000)["codes"]
     assert (codes.shape, codes.dtype) == ((1, 17, 16), torch.int64)
     expected = processor.codec.encode(torch.from_numpy(audio)[None, None], num_quantizers=8).audio_codes
+    assert len(expected.unique()) > 4  # a codec that hears something
     assert torch.equal(codes[:, 1:9], expected) and torch.equal(codes[:, 9:], expected)  # a mono recording, duplicated
     assert (codes[:, 0] == 0).all()
     both = processor(audio, user_audio=noise(30_000, seed=1))["codes"]
     assert torch.equal(both[:, 1:9], expected)
     (sound,) = processor.decode_audio(codes)
     assert sound.shape == (16 * 1920,)
-    assert processor.decode_audio(codes, user=True)[0].shape == (16 * 1920,)
+    (heard,) = processor.decode_audio(both, user=True)
+    assert np.array_equal(heard, processor.codec.decode(both[:, 9:]).audio_values[0, 0].detach().numpy())
+    assert not np.array_equal(heard, sound)
 
 
 def test_words_become_a_text_row_and_back(processor: MoshiTTTProcessor) -> None:

@@ -51,8 +51,9 @@ def test_the_trained_part_is_put_back_over_its_base(tmp_path: Path, lm_model: An
     for parameter in again.parameters():
         parameter.requires_grad_(False)
     again.lm_head.requires_grad_(True)
+    again.lm_head.weight.data += 1
     again.save_pretrained(tmp_path / "next", trainable_only=True)  # over the same base, with the TTT weights too
-    assert torch.equal(text_logits(load(tmp_path / "next")), text_logits(model))
+    assert torch.equal(text_logits(load(tmp_path / "next")), text_logits(again))
     (base / "model.safetensors").unlink()
     with pytest.raises(
         ValueError, match="holds the trained part of a model alone, and its base .*base' cannot be opened"
@@ -111,6 +112,9 @@ def test_only_a_ttt_branch_of_zero_can_be_left_out(tmp_path: Path, lm_model: Any
     model.model.layers[1].ttt.o_proj.weight.data[0] = 0
     model.to_kyutai(tmp_path)
     assert torch.allclose(text_logits(load(tmp_path)), text_logits(model), atol=1e-6)
+    model.model.layers[1].ttt.o_proj.weight.data[0, 0] = 1e-3
+    with pytest.raises(ValueError, match="the TTT branch is not zero"):
+        model.to_kyutai(tmp_path)
 
 
 def test_the_tokenizer_and_the_codec_are_named_or_copied(tmp_path: Path, make_model: MakeModel) -> None:
@@ -181,7 +185,9 @@ part, info = MoshiTTTForConditionalGeneration.from_pretrained("user/part", outpu
 whole = MoshiTTTForConditionalGeneration.from_pretrained("user/whole")
 assert info["layout"] == "trained part" and part.origin.revision == sys.argv[1], part.origin
 assert all(torch.equal(a, b) for a, b in zip(part.state_dict().values(), whole.state_dict().values(), strict=True))
-adapted, info = MoshiTTTForConditionalGeneration.from_pretrained("user/adapter", output_loading_info=True)
+adapted, info = MoshiTTTForConditionalGeneration.from_pretrained(
+    "user/adapter", base_model_name_or_path="user/copy", output_loading_info=True
+)
 assert info["layout"] == "adapter" and not info["new_keys"], info
 codes = torch.randint(32, (1, 17, 20))
 assert torch.equal(adapted(codes).text_logits, whole(codes).text_logits)  # fresh LoRA adds nothing, TTT is in it
@@ -224,6 +230,7 @@ def pushed(lm_model: Any, tiny_mimi: Path, tmp_path_factory: pytest.TempPathFact
     with running_hub() as hub:
         for name, files in {
             "user/base": base.iterdir(),
+            "user/copy": base.iterdir(),
             "kyutai/moshiko-pytorch-bf16": [],
         }.items():
             hub.create(name)
@@ -253,8 +260,11 @@ def test_pushed_files_are_those_that_are_saved_byte_for_byte(pushed: tuple[HubSt
 
 
 def test_what_was_pushed_loads_in_one_line(pushed: tuple[HubStandIn, Path], tmp_path: Path) -> None:
+    """Also after the base has changed: a trained part names the commit it was trained over."""
     hub, _ = pushed
-    assert "refused: user/nothing is not" in run(_LOAD, hub, tmp_path, hub.commits["user/base"][-1])
+    trained_over = hub.commits["user/base"][-1]
+    hub.commit("user/base", {"model.safetensors": b"something else"})
+    assert "refused: user/nothing is not" in run(_LOAD, hub, tmp_path, trained_over)
 
 
 def test_the_cards_block_runs_where_the_package_is_not_installed(

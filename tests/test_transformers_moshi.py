@@ -10,7 +10,12 @@ from transformers import MoshiForConditionalGeneration
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.lazy_weights import as_lazy
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.transformers_moshi import config_from_transformers, config_to_transformers, from_transformers
+from hf_moshi_ttt.transformers_moshi import (
+    config_from_transformers,
+    config_to_transformers,
+    from_transformers,
+    to_transformers,
+)
 
 from .checkpoint_fixture import TINY
 from .conftest import random_codes
@@ -100,3 +105,6 @@ def test_other_delays_and_other_weights_are_refused(transformers_moshi: Any) -> 
         config_to_transformers(MoshiTTTConfig.from_preset("tiny", delays=[0] * 17), transformers_moshi.config)
     with pytest.raises(ValueError, match="1 weights have no place in Moshi: decoder.model.layers.0.gate.weight"):
         from_transformers(as_lazy({"decoder.model.layers.0.gate.weight": torch.zeros(1)}), 2)
+    model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny"))
+    with pytest.raises(ValueError, match="18 weights have no place in Moshi: model.layers.1.ttt"):
+        to_transformers(model.state_dict(), model.config)
