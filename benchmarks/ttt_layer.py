@@ -69,7 +69,7 @@ def build(case: dict[str, Any]) -> Layer:
     width, head_dim, depth = case["width"], case["head_dim"], case["depth"]
     if case["form"] == "moshi":
         moshi = moshi_layer(width, head_dim)
-        return moshi, lambda x: moshi(x, None, None, None)[0]
+        return moshi, lambda x: moshi(x)[0]
     if case["form"].startswith("ttt-lm"):
         return ttt_lm_layer(case)
     layer = ttt_layer(width, head_dim, depth, case["preset"])
@@ -193,7 +193,7 @@ def streaming_table(arguments: argparse.Namespace) -> None:
             cache, state, times = moshi.self_attn.init_cache(1), layer.init_state(1), []
             for index in range(-16, frames):  # the first 16 warm up
                 begin = time.perf_counter()
-                _, cache, _ = moshi(x, cache, None, torch.tensor([first + index]))
+                _, cache, _, _ = moshi(x, cache, None, torch.tensor([first + index]))
                 middle = time.perf_counter()
                 state = layer(x, state).state
                 times.append((time.perf_counter() - middle, middle - begin))

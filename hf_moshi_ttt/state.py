@@ -56,6 +56,14 @@ class MoshiTTTState(StreamState):
 
         return self.map(chosen)
 
+    def num_bytes_by_layer(self) -> dict[str, int]:
+        """Bytes of each TTT layer's memory, in order, and of each temporal layer's window: `memory.0`, `window.0`.
+
+        Both grow with the number of streams B alone, not with their length.
+        """
+        parts = {"memory": self.memory, "window": self.window or ()}
+        return {f"{name}.{i}": part.num_bytes() for name, side in parts.items() for i, part in enumerate(side)}
+
     def new_segment(self) -> "MoshiTTTState":
         """The memory alone: attention, positions and delays begin anew."""
         fresh = self.fresh_value("history", self.history).clone()
