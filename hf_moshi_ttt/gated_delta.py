@@ -83,8 +83,8 @@ class GatedDeltaLearner(nn.Module):
         error_after = v - after
         error_before = error_after / (1 - beta[..., None])
         share = key_dependent_share(F.normalize(q, dim=-1).to(matrix.dtype) @ matrix)
-        losses = (error.square().mean(-1) for error in (v, error_before, error_after))
-        return MemoryDiagnostics(*losses, delta_ratio=None, key_dependent_share=share)
+        initial, before_step, after_step = (error.square().mean(-1) for error in (v, error_before, error_after))
+        return MemoryDiagnostics(initial, before_step, after_step, delta_ratio=None, key_dependent_share=share)
 
 
 def _rule(

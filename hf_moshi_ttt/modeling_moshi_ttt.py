@@ -132,7 +132,7 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, TTTProjection):
-            return  # its decoder layer does it
+            pass  # its decoder layer does it
         elif isinstance(module, (nn.Linear, nn.Embedding)):
             fan_in = module.weight.shape[1]
             std = 1 / math.sqrt(fan_in)
