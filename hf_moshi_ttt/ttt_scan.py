@@ -283,7 +283,7 @@ def diagnose(net: InnerNetwork, tokens: InnerTokens, state: TTTState | None, beh
         errors.append(torch.stack([(a - part.target).square().mean(-1) for a in answers], dim=2))
         flat = _behind(grid, step, flat, grid.frames_from(index))
     initial, before, after = grid.taken_back(torch.cat(errors, dim=1)).unflatten(0, shape[:2]).unbind(3)
-    return MemoryDiagnostics(initial, before, after, _delta_ratio(net, behind), _share(net, tokens.q, behind))
+    return MemoryDiagnostics(initial, before, after, _delta_ratio(net, behind), _share(net, tokens.k, behind))
 
 
 def _delta_ratio(net: InnerNetwork, state: TTTState) -> Tensor:
@@ -294,13 +294,13 @@ def _delta_ratio(net: InnerNetwork, state: TTTState) -> Tensor:
     return learned / start
 
 
-def _share(net: InnerNetwork, q: Tensor, state: TTTState) -> Tensor:
+def _share(net: InnerNetwork, k: Tensor, state: TTTState) -> Tensor:
     first = net.first_learned
     weights, biases = (
         [*start[:first], *(w + d for w, d in zip(start[first:], deltas, strict=True))]
         for start, deltas in ((net.weights, state.delta_weights), (net.biases, state.delta_biases))
     )
-    return key_dependent_share(answer(net, torch.zeros_like(q), apply_network(q, weights, biases)))
+    return key_dependent_share(answer(net, torch.zeros_like(k), apply_network(k, weights, biases)))
 
 
 @torch.no_grad()
@@ -308,5 +308,5 @@ def diagnose_at_start(net: InnerNetwork, tokens: InnerTokens) -> MemoryDiagnosti
     """As `diagnose` for start weights that take no steps."""
     target = inner_target(net, tokens.k, tokens.v)
     loss = inner_loss(net, apply_network(tokens.k, net.weights, net.biases), target) * 2 / target.shape[-1]
-    share = key_dependent_share(answer_at_start(net, tokens.q) - tokens.q)
+    share = key_dependent_share(answer_at_start(net, tokens.k) - tokens.k)
     return MemoryDiagnostics(loss, loss, loss, torch.zeros_like(share), share)
