@@ -63,6 +63,7 @@ class GatedDeltaLearner(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, state: GatedDeltaState | None, diagnostics: bool
     ) -> tuple[Tensor, GatedDeltaState, MemoryDiagnostics | None]:
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and rates `[B, H, T, 2]`, with the state behind the last frame."""
+        q, k, v, rates_BHTR = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v, rates_BHTR))
         beta = torch.sigmoid(rates_BHTR[..., 0])
         log_keep = torch.zeros_like(beta)
         if self.config.forget == "learned":

@@ -126,6 +126,7 @@ class TTTLearner(nn.Module):
         Args:
             place_B: frames of each row in its unfinished mini-batch, or None for rows that start.
         """
+        q, k, v, rates_BHTR = (_fp32(x) for x in (q, k, v, rates_BHTR))  # FSDP2 may have cast a learner's arguments
         lr = torch.sigmoid(rates_BHTR[..., 0]) * (self.config.base_lr / self.head_dim)
         if self.config.preset == "default":
             q, k = (F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in (q, k))
