@@ -71,7 +71,7 @@ def test_a_layers_state_is_saved_and_goes_on_exactly(options: dict, frames: int,
     state.save(tmp_path / "memory.safetensors", layer.config)
     loaded = layer.init_state(3).load(tmp_path / "memory.safetensors", layer.config)
     assert torch.equal(layer(x[:, frames:], loaded).output, layer(x[:, frames:], state).output)
-    assert all(torch.equal(a, b) for a, b in zip(loaded.named_tensors().values(), state.named_tensors().values()))
+    assert all(torch.equal(tensor, loaded.named_tensors()[name]) for name, tensor in state.named_tensors().items())
 
 
 def test_files_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hf_moshi_ttt import ttt_derivative
 from hf_moshi_ttt.ttt_derivative import run_mini_batches
 from hf_moshi_ttt.ttt_dual_form import Frames, Layers, Rule, commit, first_hidden, keys_pass, queries_pass
 
-from .test_ttt_dual_form import HEADS, N, SIZE, WIDTH, make_layers, make_rule, normal
+from .test_ttt_dual_form import HEADS, SIZE, WIDTH, N, make_layers, make_rule, normal
 
 
 def by_autograd(frames: Frames, rule: Rule, start: Layers, delta: Layers) -> tuple[Tensor, Layers]:

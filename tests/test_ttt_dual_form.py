@@ -18,8 +18,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def make_layers(depth: int, rows: int, output_bias: bool, seed: int = 0) -> Layers:
     widths = [WIDTH, *[2 * WIDTH] * (depth - 1), WIDTH]
     shapes = list(zip(widths[:-1], widths[1:], strict=True))
-    weights = [normal(rows, i, o, seed=seed + 10 * l) / i**0.5 for l, (i, o) in enumerate(shapes)]
-    biases = [normal(rows, 1, o, seed=seed + 10 * l + 1) for l, (_, o) in enumerate(shapes)]
+    weights = [normal(rows, i, o, seed=seed + 10 * n) / i**0.5 for n, (i, o) in enumerate(shapes)]
+    biases = [normal(rows, 1, o, seed=seed + 10 * n + 1) for n, (_, o) in enumerate(shapes)]
     return Layers(weights, biases if output_bias else biases[:-1])
 
 

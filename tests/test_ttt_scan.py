@@ -27,10 +27,10 @@ def outputs_and_gradients(layer: TTTLayer, x: Tensor, form: Any) -> list[Tensor]
     leaf = x.clone().requires_grad_()
     z, state = form(layer.learner.inner_network(), inner_tokens(layer, leaf))
     learned = sum(delta.cos().sum() for delta in (*state.delta_weights, *state.delta_biases))
-    names, inner = zip(*[(n, p) for n, p in layer.named_parameters() if not n.startswith(("o_proj", "post_norm"))])
-    grads = torch.autograd.grad(z.sin().sum() + learned, [leaf, *inner], allow_unused=True)
-    unused = [name for name, grad in zip(names, grads[1:]) if grad is None]
-    assert set(unused) <= ({"learner.keep_logit"} if x.shape[1] < MINI_BATCH else set()), unused
+    inner = {n: p for n, p in layer.named_parameters() if not n.startswith(("o_proj", "post_norm"))}
+    grads = torch.autograd.grad(z.sin().sum() + learned, [leaf, *inner.values()], allow_unused=True)
+    unused = {name for name, grad in zip(inner, grads[1:], strict=True) if grad is None}
+    assert unused <= ({"learner.keep_logit"} if x.shape[1] < MINI_BATCH else set()), unused
     return [z, *[grad for grad in grads if grad is not None]]
 
 

@@ -41,9 +41,9 @@ def make_layer(dtype: torch.dtype = torch.float64, **options: Any) -> TTTLayer:
     config = TTTConfig(**{"mini_batch_size": MINI_BATCH, "ttt_mlp_expansion_factor": 2, **options})
     layer = TTTLayer(WIDTH, HEADS, config).to(dtype)
     for name, parameter in layer.named_parameters():
-        if "norm" in name or "bias" in name or name in ("o_proj.weight", "learner.place_offset"):
-            if name != "learner.decay_bias":
-                torch.nn.init.normal_(parameter, mean=float(name.endswith("norm_weight")), std=0.05)
+        mild = "norm" in name or "bias" in name or name in ("o_proj.weight", "learner.place_offset")
+        if mild and name != "learner.decay_bias":
+            torch.nn.init.normal_(parameter, mean=float(name.endswith("norm_weight")), std=0.05)
     return layer
 
 
