@@ -1,7 +1,7 @@
-"""Time and memory of the TTT layer: in training against its naive form, a Moshi layer and ttt-lm-pytorch; per live frame.
+"""Time and memory of the TTT layer in training, and time of its live frames.
 
-    python benchmarks/ttt_layer.py                                    # training table, then streaming table
-    python benchmarks/ttt_layer.py --ttt-lm FOLDER                    # FOLDER holds ttt.py of test-time-training/ttt-lm-pytorch
+    python benchmarks/ttt_layer.py                    # beside its naive form and a Moshi layer
+    python benchmarks/ttt_layer.py --ttt-lm FOLDER    # and beside ttt.py of test-time-training/ttt-lm-pytorch in FOLDER
 
 Every training case runs in a process of its own, so that its peak memory is its own. Comparisons with ttt-lm-pytorch
 use its settings (preset paper, mini-batches of 16) and begin with a check that both layers answer alike. Live frames of
@@ -37,7 +37,9 @@ Layer = tuple[nn.Module, Callable[[Tensor], Tensor]]
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden-size", type=int, default=1024, help="width in training (%(default)s)")
-    parser.add_argument("--stream-hidden-size", type=int, default=4096, help="width of live frames (%(default)s, the 7B)")
+    parser.add_argument(
+        "--stream-hidden-size", type=int, default=4096, help="width of live frames (%(default)s, the 7B)"
+    )
     parser.add_argument("--head-dim", type=int, default=64, help="in training; live heads have 128 (%(default)s)")
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 5])
     parser.add_argument("--lengths", type=int, nargs="+", default=[750, 3000, 24000])
@@ -153,7 +155,9 @@ def print_row(name: str, length: int, found: dict[str, float] | None, baseline: 
 
 
 def training_table(arguments: argparse.Namespace) -> None:
-    print(f"\nTraining, width {arguments.hidden_size}, {arguments.hidden_size // arguments.head_dim} heads, batch 1, fp32")
+    print(
+        f"\nTraining, width {arguments.hidden_size}, {arguments.hidden_size // arguments.head_dim} heads, batch 1, fp32"
+    )
     print(f"ratios: to the row above them that names itself the baseline; naive: {SKIPPED_NAIVE}")
     print(f"{'layer':<34} {'frames':>6} {'fwd s':>9} {'fwd+bwd':>9} {'peak MiB':>9} {'time x':>8} {'mem x':>8}")
     for length in arguments.lengths:
@@ -184,7 +188,9 @@ def compare_with_ttt_lm(arguments: argparse.Namespace, depth: int, length: int) 
 def streaming_table(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     width, frames = arguments.stream_hidden_size, 96
-    print(f"\nLive frames, width {width}, {width // 128} heads, one stream, fp32; baseline: a Moshi layer of that width")
+    print(
+        f"\nLive frames, width {width}, {width // 128} heads, one stream, fp32; baseline: a Moshi layer of that width"
+    )
     print(f"{'layer':<34} {'frame':>6} {'TTT ms':>9} {'Moshi ms':>9} {'ratio':>8}  (medians; ratio of means)")
     moshi, x = moshi_layer(width, 128), torch.randn(1, 1, width)
     for depth in arguments.depths:
@@ -199,10 +205,8 @@ def streaming_table(arguments: argparse.Namespace) -> None:
                 times.append((time.perf_counter() - middle, middle - begin))
             ours, theirs = torch.tensor(times[16:]).unbind(1)
             ratio = ours.mean() / theirs.mean()
-            print(
-                f"TTT depth {depth:<24} {first:>6} {1e3 * ours.median():>9.2f} {1e3 * theirs.median():>9.2f} {ratio:>8.2f}",
-                flush=True,
-            )
+            cells = f"{1e3 * ours.median():>9.2f} {1e3 * theirs.median():>9.2f} {ratio:>8.2f}"
+            print(f"TTT depth {depth:<24} {first:>6} {cells}", flush=True)
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ class TTTConfig(StrictConfig):
     ttt_mlp_expansion_factor: int = 4
     mini_batch_size: int = 16
     step: Literal["mean", "constant"] = "mean"
-    update: Literal["all", "last"] = "all"
+    update: Literal["all", "last"] = "all"  # type: ignore[assignment]  # hides PreTrainedConfig.update, a method
     initial_keep_factor: float | int = 0.995
     output_bias: bool = True
     initial_gating_alpha: float | int = 0.1

@@ -63,6 +63,7 @@ class GatedDeltaLearner(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, state: GatedDeltaState | None, diagnostics: bool
     ) -> tuple[Tensor, GatedDeltaState, MemoryDiagnostics | None]:
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and rates `[B, H, T, 2]`, with the state behind the last frame."""
+        q, k, v, rates_BHTR = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v, rates_BHTR))
         beta = torch.sigmoid(rates_BHTR[..., 0])
         log_keep = torch.zeros_like(beta)
         if self.config.forget == "learned":
@@ -71,20 +72,20 @@ class GatedDeltaLearner(nn.Module):
         before = None if state is None else state.matrix
         answers, matrix = _rule(q, k, v, log_keep, beta, before)
         z = F.rms_norm(answers, (self.head_dim,), eps=1e-6) * self.output_norm_weight.to(q.dtype)[:, None]
-        told = self._diagnose(q, k, v, log_keep, beta, before, matrix) if diagnostics else None
+        told = self._diagnose(k, v, log_keep, beta, before, matrix) if diagnostics else None
         return z, GatedDeltaState(matrix), told
 
     @torch.no_grad()
     def _diagnose(
-        self, q: Tensor, k: Tensor, v: Tensor, log_keep: Tensor, beta: Tensor, before: Tensor | None, matrix: Tensor
+        self, k: Tensor, v: Tensor, log_keep: Tensor, beta: Tensor, before: Tensor | None, matrix: Tensor
     ) -> MemoryDiagnostics:
         """The rule asked with its own keys gives v's reconstruction after each step, and from it the one before."""
         after = _rule(k, k, v, log_keep, beta, before)[0] * math.sqrt(self.head_dim)
         error_after = v - after
         error_before = error_after / (1 - beta[..., None])
-        share = key_dependent_share(F.normalize(q, dim=-1).to(matrix.dtype) @ matrix)
-        losses = (error.square().mean(-1) for error in (v, error_before, error_after))
-        return MemoryDiagnostics(*losses, delta_ratio=None, key_dependent_share=share)
+        share = key_dependent_share(F.normalize(k, dim=-1).to(matrix.dtype) @ matrix)
+        initial, before_step, after_step = (error.square().mean(-1) for error in (v, error_before, error_after))
+        return MemoryDiagnostics(initial, before_step, after_step, delta_ratio=None, key_dependent_share=share)
 
 
 def _rule(

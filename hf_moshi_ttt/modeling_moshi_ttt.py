@@ -13,7 +13,7 @@ Legend: B batch, K streams, Q Moshi's codebooks, T frames, D width, V vocabulary
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from .losses import audio_loss, text_loss
 from .saving import MoshiTTTSavingMixin
 from .state import MoshiTTTState
 from .stream_state import StreamState
+from .ttt import MemoryDiagnostics
 from .ttt_layer import TTTLayer, TTTProjection
 
 
@@ -51,6 +52,7 @@ class MoshiTTTOutput(ModelOutput):
         hidden_states: with `output_hidden_states`, `[B, T, D]` before the first temporal layer and behind each one; the
             last is `last_hidden_state`.
         state: the state behind the last frame, where one was given.
+        diagnostics: what the memory of each TTT layer did, in order of the layers, where asked for.
     """
 
     loss: Tensor | None = None
@@ -62,6 +64,7 @@ class MoshiTTTOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     state: MoshiTTTState | None = None
+    diagnostics: tuple[MemoryDiagnostics, ...] | None = None
 
 
 class TTTGate(nn.Module):
@@ -71,9 +74,13 @@ class TTTGate(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((hidden_size,), initial_alpha, dtype=torch.float32))
 
+    def factor(self) -> Tensor:
+        """`[D]`, in float32."""
+        return torch.tanh(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]`."""
-        return torch.tanh(self.weight) * x
+        return self.factor() * x
 
 
 class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
@@ -97,16 +104,31 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         self.mlp = GatedMLP(width, config.ffn_dim)
 
     def forward(
-        self, x_BTD: Tensor, window: KVCache | None, memory: StreamState | None, frames_B: Tensor | None
-    ) -> tuple[Tensor, KVCache | None, StreamState | None]:
-        """`[B, T, D]` -> `[B, T, D]`, with the window and the memory behind the last frame."""
+        self,
+        x_BTD: Tensor,
+        window: KVCache | None = None,
+        memory: StreamState | None = None,
+        frames_B: Tensor | None = None,
+        diagnostics: bool = False,
+    ) -> tuple[Tensor, KVCache | None, StreamState | None, MemoryDiagnostics | None]:
+        """`[B, T, D]` -> `[B, T, D]`, with the window and the memory behind the last frame, and what the memory did."""
+        told = None
         attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B)
         x_BTD = x_BTD + attended
         if self.has_ttt:
-            learned = self.ttt(self.ttt_norm(x_BTD), memory)
-            x_BTD = x_BTD + self.ttt_gate(learned.output).to(x_BTD.dtype)
+            learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics)
+            branch = self.ttt_gate(learned.output).to(x_BTD.dtype)
             memory = learned.state
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory
+            if learned.diagnostics is not None:
+                ratio = _rms(branch.detach()) / _rms(x_BTD.detach())
+                gate = self.ttt_gate.factor().detach()
+                told = replace(learned.diagnostics, gate=gate, branch_to_residual=ratio)
+            x_BTD = x_BTD + branch
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory, told
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.float().square().mean(-1).sqrt()
 
 
 @contextmanager
@@ -141,8 +163,8 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, TTTProjection):
-            return  # its decoder layer does it
-        if isinstance(module, (nn.Linear, nn.Embedding)):
+            pass  # its decoder layer does it
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
             fan_in = module.weight.shape[1]
             std = 1 / math.sqrt(fan_in)
             init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
@@ -169,24 +191,29 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, inputs_BKT: Tensor, state: MoshiTTTState | None = None
-    ) -> tuple[Tensor, tuple[StreamState, ...], tuple[KVCache, ...]]:
-        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows behind the last."""
+        self, inputs_BKT: Tensor, state: MoshiTTTState | None = None, diagnostics: bool = False
+    ) -> tuple[Tensor, tuple[StreamState, ...], tuple[KVCache, ...], tuple[MemoryDiagnostics, ...]]:
+        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows behind the last frame.
+
+        The last value holds what the memories did, where asked for.
+        """
         x = self.embed_text(inputs_BKT[:, 0])
         for row, embed in enumerate(self.embed_audio, start=1):
             x = x + embed(inputs_BKT[:, row])
         memories = iter(state.memory) if state else None
         windows = state.window if state else None
         frames = state.frames if state and windows else None
-        new_memories, new_windows = [], []
+        new_memories, new_windows, told = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None
-            x, window, memory = layer(x, windows[index] if windows else None, memory, frames)
+            x, window, memory, layer_told = layer(x, windows[index] if windows else None, memory, frames, diagnostics)
             if memory is not None:
                 new_memories.append(memory)
             if window is not None:
                 new_windows.append(window)
-        return self.norm(x), tuple(new_memories), tuple(new_windows)
+            if layer_told is not None:
+                told.append(layer_told)
+        return self.norm(x), tuple(new_memories), tuple(new_windows), tuple(told)
 
 
 class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub takes more than transformers'
@@ -220,20 +247,27 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         audio = [config.codebook_size] * (config.num_streams - 1)
         return torch.tensor([config.text_vocab_size, *audio], device=self.device)
 
-    def init_state(self, batch_size: int, window: bool = True) -> MoshiTTTState:
+    def init_state(
+        self, batch_size: int, window: bool = True, device: torch.device | str | None = None
+    ) -> MoshiTTTState:
         """The state of `batch_size` fresh streams.
 
         Args:
             window: whether attention goes on across calls. False carries the memory alone from segment to segment.
+            device: the model's own if None; on `"meta"` it costs nothing, and `num_bytes_by_layer()` still tells the
+                memory it needs, for a model on `"meta"` too.
         """
-        initial = self.initial_codes()
+        device = device or self.device
+        initial = self.initial_codes().to(device)
         depth = self.config.max_delay_frames + 1
         return MoshiTTTState(
-            memory=tuple(layer.ttt.init_state(batch_size) for layer in self.model.layers if layer.has_ttt),
-            window=tuple(layer.self_attn.init_cache(batch_size) for layer in self.model.layers) if window else None,
+            memory=tuple(layer.ttt.init_state(batch_size, device) for layer in self.model.layers if layer.has_ttt),
+            window=tuple(layer.self_attn.init_cache(batch_size, device) for layer in self.model.layers)
+            if window
+            else None,
             history=initial[None, :, None].repeat(batch_size, 1, depth),
             initial=initial[None].repeat(batch_size, 1),
-            frames=torch.zeros(batch_size, dtype=torch.int64, device=self.device),
+            frames=torch.zeros(batch_size, dtype=torch.int64, device=device),
         )
 
     @capture_outputs
@@ -242,6 +276,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         codes: Tensor,
         labels: Tensor | None = None,
         state: MoshiTTTState | None = None,
+        diagnostics: bool = False,
         output_hidden_states: bool | int | list[int] | None = None,
     ) -> MoshiTTTOutput:
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
@@ -250,6 +285,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             codes: `[B, K, T]` int64; -1 is an absent code (zero embedding, no loss).
             labels: `[B, K, T]`, the codes again with -100 or -1 where no loss is wanted; only Moshi's rows are used.
             state: the stream that the codes continue, any number of frames at a time. Go on with the returned one.
+            diagnostics: whether to tell what the memory of each TTT layer did.
             output_hidden_states: whether, or which of them; read by transformers' `capture_outputs`, which also takes
                 `return_dict`.
 
@@ -258,12 +294,13 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         """
         self._check_codes(codes, state)
         sequence = self._delayed(codes, state)  # [B, K, T + 1]
-        hidden, memory, window = self.model(sequence[:, :, :-1], state)
+        hidden, memory, window, told = self.model(sequence[:, :, :-1], state, diagnostics)
         own = sequence[:, : self.config.num_codebooks, 1:]
         step_logits = self.depth_decoder(hidden, own)
         text_logits = self.lm_head(hidden)
         audio_logits, late = self._undelayed(step_logits, state)
         output = MoshiTTTOutput(text_logits=text_logits, audio_logits=audio_logits, last_hidden_state=hidden)
+        output.diagnostics = told or None
         if labels is not None:
             if labels.shape != codes.shape:
                 raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")

@@ -33,7 +33,8 @@ class StreamState:
     def map(self, function: Callable[[str, Tensor], Tensor], prefix: str = "") -> Self:
         """A state with `function(name, tensor)` in place of each tensor."""
         return replace(
-            self, **{field.name: _mapped(prefix + field.name, getattr(self, field.name), function) for field in fields(self)}
+            self,
+            **{field.name: _mapped(prefix + field.name, getattr(self, field.name), function) for field in fields(self)},
         )
 
     @property

@@ -89,12 +89,11 @@ class MemoryDiagnostics:
     and 2 what a random one does.
 
     Args:
-        loss_initial, loss_before, loss_after: `[B, H, T]`, the inner loss at each frame's key with the start weights W_0,
-            with the weights just before the frame's own step, and just after it ("Learning to (Learn at Test Time)",
-            figure 5).
+        loss_initial, loss_before, loss_after: `[B, H, T]`, the inner loss at each frame's key with the start weights
+            W_0, with the weights just before the frame's own step, and just after it (Sun et al. 2024, figure 5).
         delta_ratio: `[B, H]`, norm of what was learned by the norm of the start weights; None without start weights.
-        key_dependent_share: `[B, H]`, the share of the answers' mean square that is variance between the queries of this
-            call, all asked of the memory behind it. A collapsed memory answers every query alike: 0. NaN for one frame.
+        key_dependent_share: `[B, H]`, the share of the answers' mean square that is variance between the keys of this
+            call, all asked of the memory behind it. A collapsed memory answers every key alike: 0. NaN for one frame.
         gate: `[D]`, the factor on the branch, where the layer is part of a model.
         branch_to_residual: `[B, T]`, RMS of the branch by that of the residual stream it is added to, likewise.
     """
@@ -110,6 +109,8 @@ class MemoryDiagnostics:
 
 def key_dependent_share(answers: Tensor) -> Tensor:
     """Unbiased share `[B, H]` of the mean square of `answers` `[B, H, T, F]` that is variance over T; NaN for T = 1."""
+    if answers.shape[2] == 1:
+        return answers.new_full(answers.shape[:2], torch.nan)
     return answers.var(2, correction=1).sum(-1) / answers.square().sum(-1).mean(2)
 
 

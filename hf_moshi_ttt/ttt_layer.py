@@ -120,14 +120,13 @@ class TTTLearner(nn.Module):
         dtype, device = _inner_dtype(weights[0].dtype), device or weights[0].device
         return init_state(weights, biases, self.config.mini_batch_size, batch_size, dtype, device)
 
-    def inner_tokens(
-        self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, place_B: Tensor | None
-    ) -> InnerTokens:
+    def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, place_B: Tensor | None) -> InnerTokens:
         """Normed queries and keys with rotary positions inside the mini-batch, and learning rates.
 
         Args:
             place_B: frames of each row in its unfinished mini-batch, or None for rows that start.
         """
+        q, k, v, rates_BHTR = (_fp32(x) for x in (q, k, v, rates_BHTR))  # FSDP2 may have cast a learner's arguments
         lr = torch.sigmoid(rates_BHTR[..., 0]) * (self.config.base_lr / self.head_dim)
         if self.config.preset == "default":
             q, k = (F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in (q, k))
@@ -141,7 +140,8 @@ class TTTLearner(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, state: TTTState | None, diagnostics: bool
     ) -> tuple[Tensor, StreamState, MemoryDiagnostics | None]:
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and rates `[B, H, T, 1]`, with the state behind the last frame."""
-        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, rates_BHTR, state and state.place)
+        place_B = None if state is None else state.place
+        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, rates_BHTR, place_B)
         z, behind = ttt(net, tokens, state)
         return z, behind, diagnose(net, tokens, state, behind) if diagnostics else None
 

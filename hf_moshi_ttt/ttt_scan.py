@@ -3,7 +3,7 @@
 `ttt` computes what `ttt.naive_ttt` defines, in the dual form. Training is one call from a fresh memory, prefill a call
 with a state, a live frame a call of length 1. Frames are laid on the grid of mini-batches behind the rows' unfinished
 ones; how many mini-batches that takes follows from T alone, so nothing is read back from the device. The mini-batches
-that are whole for every row run with a derivative written by hand (`ttt_mini_batches.py`), the others with autograd's;
+that are whole for every row run with a derivative written by hand (`ttt_derivative.py`), the others with autograd's;
 a single frame touches only its own slot of the rings.
 
 Legend: B batch, H heads, N = B * H, T frames, C frames per mini-batch, M mini-batches, F head width, I and O the input
@@ -32,7 +32,8 @@ from .ttt import (
     inner_target,
     key_dependent_share,
 )
-from .ttt_mini_batches import Frames, Layers, Rule, UnmergedLayers, commit, first_hidden, keys_pass, queries_pass, run_mini_batches
+from .ttt_derivative import run_mini_batches
+from .ttt_dual_form import Frames, Layers, Rule, UnmergedLayers, commit, first_hidden, keys_pass, queries_pass
 
 
 class _Grid(NamedTuple):
@@ -125,9 +126,7 @@ def _learned_tokens(net: InnerNetwork, tokens: InnerTokens) -> tuple[Tensor, Ten
         return tokens.q, tokens.k, target
     if not torch.is_grad_enabled():
         return frozen_features(net, tokens.q), frozen_features(net, tokens.k), target
-    q, k = (
-        checkpoint(frozen_features, net, x, use_reentrant=False, preserve_rng_state=False) for x in tokens[:2]
-    )
+    q, k = (checkpoint(frozen_features, net, x, use_reentrant=False, preserve_rng_state=False) for x in tokens[:2])
     return q, k, target
 
 
@@ -273,16 +272,18 @@ def diagnose(net: InnerNetwork, tokens: InnerTokens, state: TTTState | None, beh
         part = grid.mini_batches(index, index + 1)
         step = _step_in_mini_batch(grid, part, flat)
         before = torch.cat([torch.zeros_like(step.mixing[:, :1]), step.mixing[:, :-1]], dim=1)
-        cases = ((torch.zeros_like(before), grid.start.plus(nothing)), (before, step.layers), (step.mixing, step.layers))
+        cases = (
+            (torch.zeros_like(before), grid.start.plus(nothing)),
+            (before, step.layers),
+            (step.mixing, step.layers),
+        )
         answers = (
             queries_pass(part.k, w.linear(0, part.k), m, grid.rule, w, step.inputs, step.grads)[0] for m, w in cases
         )
         errors.append(torch.stack([(a - part.target).square().mean(-1) for a in answers], dim=2))
         flat = _behind(grid, step, flat, grid.frames_from(index))
-    losses = grid.taken_back(torch.cat(errors, dim=1)).unbind(2)
-    return MemoryDiagnostics(
-        *(x.unflatten(0, shape[:2]) for x in losses), _delta_ratio(net, behind), _share(net, tokens.q, behind)
-    )
+    initial, before, after = grid.taken_back(torch.cat(errors, dim=1)).unflatten(0, shape[:2]).unbind(3)
+    return MemoryDiagnostics(initial, before, after, _delta_ratio(net, behind), _share(net, tokens.k, behind))
 
 
 def _delta_ratio(net: InnerNetwork, state: TTTState) -> Tensor:
@@ -293,13 +294,13 @@ def _delta_ratio(net: InnerNetwork, state: TTTState) -> Tensor:
     return learned / start
 
 
-def _share(net: InnerNetwork, q: Tensor, state: TTTState) -> Tensor:
+def _share(net: InnerNetwork, k: Tensor, state: TTTState) -> Tensor:
     first = net.first_learned
     weights, biases = (
         [*start[:first], *(w + d for w, d in zip(start[first:], deltas, strict=True))]
         for start, deltas in ((net.weights, state.delta_weights), (net.biases, state.delta_biases))
     )
-    return key_dependent_share(answer(net, torch.zeros_like(q), apply_network(q, weights, biases)))
+    return key_dependent_share(answer(net, torch.zeros_like(k), apply_network(k, weights, biases)))
 
 
 @torch.no_grad()
@@ -307,5 +308,5 @@ def diagnose_at_start(net: InnerNetwork, tokens: InnerTokens) -> MemoryDiagnosti
     """As `diagnose` for start weights that take no steps."""
     target = inner_target(net, tokens.k, tokens.v)
     loss = inner_loss(net, apply_network(tokens.k, net.weights, net.biases), target) * 2 / target.shape[-1]
-    share = key_dependent_share(answer_at_start(net, tokens.q) - tokens.q)
+    share = key_dependent_share(answer_at_start(net, tokens.k) - tokens.k)
     return MemoryDiagnostics(loss, loss, loss, torch.zeros_like(share), share)
