@@ -41,7 +41,7 @@ def test_logits_equal_transformers(saved: Path, transformers_moshi: Any) -> None
     )
     codes = random_codes(TINY, batch=2, frames=14, absent=0)  # within the window, which theirs ignores
     inputs = model._delayed(codes, None)
-    hidden, _, _ = model.model(inputs[:, :, :-1])
+    hidden, *_ = model.model(inputs[:, :, :-1])
     theirs = transformers_moshi(
         input_ids=inputs[:, 0, :-1], moshi_audio_codes=inputs[:, 1:9, :-1], user_audio_codes=inputs[:, 9:, :-1]
     )
