@@ -95,7 +95,8 @@ class MemoryDiagnostics:
         key_dependent_share: `[B, H]`, the share of the answers' mean square that is variance between the keys of this
             call, all asked of the memory behind it. A collapsed memory answers every key alike: 0. NaN for one frame.
         gate: `[D]`, the factor on the branch, where the layer is part of a model.
-        branch_to_residual: `[B, T]`, RMS of the branch by that of the residual stream it is added to, likewise.
+        branch_to_residual: `[B, T]`, RMS of the branch by that of the residual stream it is added to, likewise; NaN
+            where the stream is zero (a frame of absent codes).
     """
 
     loss_initial: Tensor
