@@ -27,10 +27,29 @@ QUANTITIES = tuple(field.name for field in fields(MemoryDiagnostics))
 LOG_PREFIX = "ttt/layer_"
 
 
-def layer_means(told: MemoryDiagnostics) -> dict[str, Tensor]:
-    """The mean of each known quantity of a layer, as tensors on its device; of the gate, the mean size."""
-    known = {name: getattr(told, name) for name in QUANTITIES if getattr(told, name) is not None}
-    return {name: (value.abs() if name == "gate" else value).float().nanmean() for name, value in known.items()}
+def layer_means(told: MemoryDiagnostics, present_BT: Tensor) -> dict[str, Tensor]:
+    """The mean of each known quantity of a layer, as tensors on its device; of the gate, the mean size.
+
+    Args:
+        present_BT: False for frames that are padding, which losses and the branch leave out.
+    """
+    means = {}
+    for name in QUANTITIES:
+        value = getattr(told, name)
+        if value is None:
+            continue
+        value = value.abs() if name == "gate" else value
+        if name.startswith("loss_"):
+            value = value.masked_fill(~present_BT[:, None], torch.nan)
+        elif name == "branch_to_residual":
+            value = value.masked_fill(~present_BT, torch.nan)
+        means[name] = value.float().nanmean()
+    return means
+
+
+def present_frames(codes_BKT: Tensor) -> Tensor:
+    """`[B, T]`, False for frames of absent codes alone, such as padding."""
+    return (codes_BKT >= 0).any(dim=1)
 
 
 @torch.no_grad()
@@ -62,10 +81,11 @@ def memory_by_position(
         state = model.init_state(1)
         for index in range(codes.shape[1] // bin_frames):
             span = slice(index * bin_frames, (index + 1) * bin_frames)
-            output = model(codes=batch[:, :, span], state=state, diagnostics=True)
+            chunk = batch[:, :, span]
+            output = model(codes=chunk, state=state, diagnostics=True)
             state = output.state
             for place, told in enumerate(output.diagnostics):
-                for name, value in layer_means(told).items():
+                for name, value in layer_means(told, present_frames(chunk)).items():
                     found[row, index, place, QUANTITIES.index(name)] = value.item()
     model.train(was_training)
     centres = [(index + 0.5) * bin_frames for index in range(bins)]

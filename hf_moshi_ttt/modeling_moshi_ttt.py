@@ -120,15 +120,12 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
             branch = self.ttt_gate(learned.output).to(x_BTD.dtype)
             memory = learned.state
             if learned.diagnostics is not None:
-                ratio = _rms(branch.detach()) / _rms(x_BTD.detach())
+                branch_rms, residual_rms = (x.detach().float().square().mean(-1).sqrt() for x in (branch, x_BTD))
+                ratio = (branch_rms / residual_rms).masked_fill(residual_rms == 0, torch.nan)
                 gate = self.ttt_gate.factor().detach()
                 told = replace(learned.diagnostics, gate=gate, branch_to_residual=ratio)
             x_BTD = x_BTD + branch
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory, told
-
-
-def _rms(x: Tensor) -> Tensor:
-    return x.float().square().mean(-1).sqrt()
 
 
 @contextmanager

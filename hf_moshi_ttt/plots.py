@@ -79,7 +79,7 @@ def plot_memory(report: dict[str, Any], path: str | Path) -> None:
             if name in curves:
                 axes.plot(report["x"], _known(curves[name][place]), style, color=colour, label=label)
         axes.axhline(1, color="black", linewidth=0.6, linestyle=":")
-        axes.set(title=f"layer {layer}: inner loss", ylim=(0, None), xlabel=report["x_label"])
+        _from_zero(axes, f"layer {layer}: inner loss", report["x_label"])
     figure.axes[0].legend(frameon=False, fontsize="small")
     colours = plt.get_cmap("viridis")
     for column, (name, label) in enumerate(_BY_LAYER.items()):
@@ -88,13 +88,19 @@ def plot_memory(report: dict[str, Any], path: str | Path) -> None:
             if name in curves:
                 share = place / max(1, len(layers) - 1)
                 axes.plot(report["x"], _known(curves[name][place]), color=colours(0.9 * share), label=f"layer {layer}")
-        axes.set(title=label, xlabel=report["x_label"], ylim=(0, None))
+        _from_zero(axes, label, report["x_label"])
         axes.legend(frameon=False, fontsize="small") if column == 0 and axes.lines else None
     figure.suptitle(
         "TTT memories: squared error per feature of the inner target; 1 = a constant answer, 2 = a random one"
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _from_zero(axes: Axes, title: str, x_label: str) -> None:
+    axes.margins(y=0.15)
+    axes.set(title=title, xlabel=x_label)
+    axes.set_ylim(bottom=0)
 
 
 def _known(values: list[float | None]) -> list[float]:

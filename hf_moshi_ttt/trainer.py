@@ -22,7 +22,7 @@ from .data.codes import Provenance, load_codes
 from .data.collator import MoshiTTTCollator
 from .data.segments import LaneSampler, SegmentDataset
 from .lane_memory import LaneMemory
-from .memory_curves import LOG_PREFIX, layer_means, log_key
+from .memory_curves import LOG_PREFIX, layer_means, log_key, present_frames
 from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
 
 
@@ -117,7 +117,7 @@ class MoshiTTTTrainer(Trainer):
         if lanes:
             lanes.keep(outputs.state, inputs)
         if model.training:
-            self._note_step(outputs)
+            self._note_step(outputs, inputs["codes"])
         self.loss_is_scaled_for_ga = False
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
@@ -126,11 +126,12 @@ class MoshiTTTTrainer(Trainer):
         step, by_steps = self.state.global_step + 1, self.args.logging_strategy == IntervalStrategy.STEPS
         return by_steps and (step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step))
 
-    def _note_step(self, outputs: MoshiTTTOutput) -> None:
+    def _note_step(self, outputs: MoshiTTTOutput, codes_BKT: Tensor) -> None:
         noted = {name: outputs[name].detach() for name in ("text_loss", "audio_loss")}
         told_layers = self.model.config.ttt_layer_indices if outputs.diagnostics else []
         for layer, told in zip(told_layers, outputs.diagnostics or (), strict=True):
-            noted.update({log_key(layer, name): value for name, value in layer_means(told).items()})
+            means = layer_means(told, present_frames(codes_BKT))
+            noted.update({log_key(layer, name): value for name, value in means.items()})
         for name, value in noted.items():
             self._noted.setdefault(name, []).append(value)
         self._rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
