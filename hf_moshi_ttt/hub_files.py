@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from transformers.utils.hub import cached_file
 
-_SCHEME = "hf://"
+HUB_SCHEME = "hf://"
 
 
 def local_file(name: str | Path, repository: str | None = None, hub: Mapping[str, Any] | None = None) -> Path:
@@ -23,8 +23,8 @@ def local_file(name: str | Path, repository: str | None = None, hub: Mapping[str
         OSError: the Hub cannot be reached or has no such file.
     """
     text = str(name)
-    if text.startswith(_SCHEME):
-        owner, _, rest = text.removeprefix(_SCHEME).partition("/")
+    if text.startswith(HUB_SCHEME):
+        owner, _, rest = text.removeprefix(HUB_SCHEME).partition("/")
         title, _, filename = rest.partition("/")
         if not filename:
             raise ValueError(f"{text}: expected hf://owner/repository/file.")

@@ -15,6 +15,7 @@ import numpy as np
 import sentencepiece
 
 from .audio import FRAME_RATE_HZ, frames_from_sec
+from .hub_files import HUB_SCHEME, local_file
 
 EPAD_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3
 
@@ -28,11 +29,13 @@ class TextRow:
 
 
 def load_text_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcessor:
-    """Kyutai's or another SentencePiece model.
+    """Kyutai's or another SentencePiece model, by path or by its name on the Hub (`hf://owner/repository/file`).
 
     Raises:
         ValueError: no such file, no SentencePiece model in it, or a vocabulary beyond int16.
     """
+    if str(path).startswith(HUB_SCHEME):
+        path = local_file(path)
     if not Path(path).is_file():
         raise ValueError(f"{path}: no SentencePiece model. Train one with scripts/train_text_tokenizer.py.")
     try:

@@ -9,11 +9,11 @@ import soundfile
 import torch
 
 from hf_moshi_ttt.audio import FRAME_RATE_HZ, SAMPLE_RATE_HZ, frames_from_sec
-from hf_moshi_ttt.data.codes import decode_codes, load_codec, load_codes
+from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.data.collator import MoshiTTTCollator
 from hf_moshi_ttt.generation_moshi_ttt import Sampling
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.text_stream import EPAD_ID, PAD_ID, load_text_tokenizer
+from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,17 +46,16 @@ def main() -> None:
         progress=True,
     )
     rate = result.codes.shape[2] / (time.monotonic() - start)
-    own = result.codes[0, 1 : 1 + model.config.num_codebooks].numpy()
+    processor = MoshiTTTProcessor.from_pretrained(arguments.model)
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(output, decode_codes(load_codec(model.config.codec), own), SAMPLE_RATE_HZ)
+    soundfile.write(output, processor.decode_audio(result.codes)[0], SAMPLE_RATE_HZ)
     report = {"prompt": row["path"], "frames_per_second": rate, "real_time": rate / FRAME_RATE_HZ, **vars(arguments)}
     if model.config.text_tokenizer is not None:
-        words = [token for token in result.codes[0, 0].tolist() if token not in (EPAD_ID, PAD_ID)]
-        report["text"] = load_text_tokenizer(model.config.text_tokenizer).decode(words)
+        report["text"] = processor.decode_text(result.codes)[0]
     output.with_suffix(".json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(f"text: {report.get('text', 'none, the model was trained on audio alone')!r}")
-    print(f"{own.shape[1]} frames at {rate:.1f} frames/s, {rate / FRAME_RATE_HZ:.2f} times real time, in {output}")
+    print(f"{arguments.new_sec} s at {rate:.1f} frames/s, {rate / FRAME_RATE_HZ:.2f} times real time, in {output}")
 
 
 if __name__ == "__main__":

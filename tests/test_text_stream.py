@@ -143,6 +143,11 @@ def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
         load_text_tokenizer(tmp_path / "no.model")
 
 
+def test_a_name_on_the_hub_is_understood() -> None:
+    with pytest.raises(ValueError, match="hf://owner: expected hf://owner/repository/file"):
+        load_text_tokenizer("hf://owner")
+
+
 def test_another_file_is_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "text.model").write_text("no model")
     with pytest.raises(ValueError, match=r"text\.model: not a SentencePiece model"):

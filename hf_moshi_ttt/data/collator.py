@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..configuration_moshi_ttt import NO_INPUT_ID, MoshiTTTConfig
+from ..stream_rows import text_row, user_rows
 
 IGNORE_ID = -100
 
@@ -73,25 +74,14 @@ class MoshiTTTCollator:
             raise ValueError(f"A segment must be [{count}, T] or [{streams}, T] with T > 0; got {list(codes.shape)}.")
         is_mono = codes.shape[0] == count
         if is_mono:
-            codes = np.concatenate([self._text(codes), codes, self._user(codes)])
+            user = user_rows(self.config, codes, self.silence_codes)
+            codes = np.concatenate([text_row(self.config, codes.shape[1]), codes, user])
         self._check_range(codes)
         labels = np.where(codes >= 0, codes, IGNORE_ID)
         labels[1 + count :] = IGNORE_ID
         if is_mono:
             labels[0] = IGNORE_ID
         return codes, labels
-
-    def _text(self, codes: np.ndarray) -> np.ndarray:
-        config = self.config
-        fill = {"zero": config.end_pad_token_id, "pad": config.pad_token_id, "none": NO_INPUT_ID}[config.text_stream]
-        return np.full((1, codes.shape[1]), fill)
-
-    def _user(self, codes: np.ndarray) -> np.ndarray:
-        if self.config.user_stream == "duplicate":
-            return codes
-        if self.config.user_stream == "silence":
-            return np.repeat(np.asarray(self.silence_codes, dtype=np.int64)[:, None], codes.shape[1], axis=1)
-        return np.full_like(codes, NO_INPUT_ID)
 
     def _check_range(self, codes: np.ndarray) -> None:
         config = self.config
