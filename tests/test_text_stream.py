@@ -1,7 +1,7 @@
 """Words with times become one token a frame, by moshi-finetune's rule and losing none; ids 0 to 3 are Moshi's.
 
-Expected rows are written as pieces: "-" is PAD, "E" is EPAD, "_" the tokenizer's mark before a word. The tokenizer
-knows nothing but single letters, so that the word "ab" is always the three tokens "_ a b".
+Expected rows are written as pieces: "-" is PAD, "E" is EPAD, "x" is -1, "_" the tokenizer's mark before a word. The
+tokenizer knows nothing but single letters, so that the word "ab" is always the three tokens "_ a b".
 """
 
 import random
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
+from hf_moshi_ttt.audio import Frames, frames_from_sec
 from hf_moshi_ttt.text_stream import build_text_row, load_text_tokenizer, train_text_tokenizer
 
 LETTERS = "abcdefgh"
@@ -34,7 +35,7 @@ def timed(words: Words) -> list[dict[str, Any]]:
 
 
 def pieces(ids: np.ndarray, tokenizer: SentencePieceProcessor) -> str:
-    names = {0: "E", 3: "-"}
+    names = {0: "E", 3: "-", -1: "x"}
     return " ".join(names.get(int(i)) or tokenizer.id_to_piece(int(i)).replace("▁", "_") for i in ids)
 
 
@@ -63,20 +64,20 @@ FINETUNE_ROWS: list[tuple[str, Words, str]] = [
     ("words", "expected"), [row[1:] for row in FINETUNE_ROWS], ids=[row[0] for row in FINETUNE_ROWS]
 )
 def test_rows_of_moshi_finetune(tokenizer: SentencePieceProcessor, words: Words, expected: str) -> None:
-    row = build_text_row(timed(words), 0.8, tokenizer)
+    row = build_text_row(timed(words), frames_from_sec(0.8), tokenizer)
     assert pieces(row.ids, tokenizer) == expected
     assert row.ids.dtype == np.int16
 
 
 def test_a_word_without_duration_is_kept(tokenizer: SentencePieceProcessor) -> None:
     """moshi-finetune drops it; forced alignments have such words, and here none is lost."""
-    row = build_text_row([{"word": "a", "start_sec": 0.1, "end_sec": 0.1}], 0.4, tokenizer)
+    row = build_text_row([{"word": "a", "start_sec": 0.1, "end_sec": 0.1}], frames_from_sec(0.4), tokenizer)
     assert pieces(row.ids, tokenizer) == "E _ a - -"
 
 
 @pytest.mark.parametrize(("duration_sec", "frames"), [(0.01, 1), (0.08, 1), (0.081, 2), (60.0, 750)])
 def test_a_row_has_a_token_for_every_frame(tokenizer: SentencePieceProcessor, duration_sec: float, frames: int) -> None:
-    assert build_text_row([], duration_sec, tokenizer).ids.tolist() == [3] * frames
+    assert build_text_row([], frames_from_sec(duration_sec), tokenizer).ids.tolist() == [3] * frames
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_a_row_has_a_token_for_every_frame(tokenizer: SentencePieceProcessor, du
     [([("ab", 0.0)], 0), ([("abcd", 0.25)], 3), ([("abc", 0.25), ("d", 0.33), ("e", 9.0)], 6), ([("a", 0.4)], 2)],
 )
 def test_tokens_behind_the_end_are_counted(tokenizer: SentencePieceProcessor, words: Words, beyond: int) -> None:
-    assert build_text_row(timed(words), 0.4, tokenizer).tokens_beyond_end == beyond
+    assert build_text_row(timed(words), frames_from_sec(0.4), tokenizer).tokens_beyond_end == beyond
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -92,7 +93,7 @@ def test_nothing_is_lost_reordered_or_early(tokenizer: SentencePieceProcessor, s
     rng = random.Random(seed)
     starts = sorted(rng.uniform(0, 8) for _ in range(rng.randrange(1, 40)))
     words = [("".join(rng.choices(LETTERS, k=rng.randrange(1, 6))), start_sec) for start_sec in starts]
-    row = build_text_row(timed(words), 8.0, tokenizer)
+    row = build_text_row(timed(words), frames_from_sec(8.0), tokenizer)
     frames = [frame for frame, token in enumerate(row.ids) if token not in (0, 3)]
     said = [(token, start_sec) for word, start_sec in words for token in tokenizer.encode(word)]
     assert row.ids[frames].tolist() + [token for token, _ in said[len(frames) :]] == [token for token, _ in said]
@@ -106,6 +107,46 @@ def test_nothing_is_lost_reordered_or_early(tokenizer: SentencePieceProcessor, s
     assert all(token in (0, 3) for token in after_pad)
 
 
+@pytest.mark.parametrize("value", [0.8, 10.0, np.float64(3), True, -1, "5"])
+def test_seconds_are_not_taken_for_frames(tokenizer: SentencePieceProcessor, value: Any) -> None:
+    with pytest.raises(ValueError, match="frames=.* must be a whole number of frames: use frames_from_sec"):
+        build_text_row([], value, tokenizer)
+    with pytest.raises(ValueError, match="labelled_frames=.* must be a whole number of frames"):
+        build_text_row([], frames_from_sec(1.0), tokenizer, value)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "expected"),
+    [
+        (10, "- E _ a b - - - - -"),
+        (7, "- E _ a b - - x x x"),
+        (3, "- E _ a b x x x x x"),  # tokens shifted behind the labels' end are still known
+        (0, "- E _ a b x x x x x"),
+    ],
+)
+def test_what_is_not_labelled_is_not_pad(tokenizer: SentencePieceProcessor, labelled: int, expected: str) -> None:
+    row = build_text_row(timed([("ab", 0.17)]), frames_from_sec(0.8), tokenizer, Frames(labelled))
+    assert pieces(row.ids, tokenizer) == expected
+    nothing = build_text_row([], frames_from_sec(0.8), tokenizer, Frames(labelled))
+    assert nothing.ids.tolist() == [3] * labelled + [-1] * (10 - labelled)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_window_is_a_piece_of_the_recordings_row(tokenizer: SentencePieceProcessor, seed: int) -> None:
+    """Words of the time before the window come with negative starts, so tokens that still wait are not lost."""
+    rng = random.Random(seed)
+    starts = sorted(rng.uniform(0, 8) for _ in range(30))
+    words = timed([("".join(rng.choices(LETTERS, k=rng.randrange(1, 6))), start_sec) for start_sec in starts])
+    whole = build_text_row(words, frames_from_sec(8.0), tokenizer).ids
+    first = rng.randrange(1, 60)
+    moved = [{**word, "start_sec": word["start_sec"] - first / 12.5} for word in words]
+    part = build_text_row([word for word in moved if word["start_sec"] < 3.2], frames_from_sec(3.2), tokenizer).ids
+    expected = whole[first : first + 40].copy()
+    if expected[-1] == 0:  # the word behind it is not the window's
+        expected[-1] = 3
+    assert part.tolist() == expected.tolist()
+
+
 def test_ids_0_to_3_of_a_trained_tokenizer_are_moshis(tokenizer: SentencePieceProcessor) -> None:
     assert (tokenizer.unk_id(), tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id()) == (0, 1, 2, 3)
     assert tokenizer.vocab_size() == 269
@@ -113,7 +154,7 @@ def test_ids_0_to_3_of_a_trained_tokenizer_are_moshis(tokenizer: SentencePiecePr
 
 
 def test_a_character_outside_the_text_is_spelled_in_bytes_and_never_epad(tokenizer: SentencePieceProcessor) -> None:
-    row = build_text_row(timed([("☃", 0.0)]), 0.8, tokenizer)
+    row = build_text_row(timed([("☃", 0.0)]), frames_from_sec(0.8), tokenizer)
     assert pieces(row.ids, tokenizer) == "_ <0xE2> <0x98> <0x83> - - - - - -"
 
 

@@ -5,7 +5,7 @@ import pytest
 import soxr
 from numpy.typing import NDArray
 
-from hf_moshi_ttt.demo.alignment import align_words, dictionary_spelling, unknown_words
+from hf_moshi_ttt.data.forced_alignment import align_words, dictionary_spelling, unknown_words
 from hf_moshi_ttt.demo.books import SAMPLE_RATE_HZ, TRAIN_VOICES
 
 PHRASES = ("Good morning,", "thank you.", "Seven apples", "on Monday!")
