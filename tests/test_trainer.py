@@ -87,6 +87,32 @@ def test_carried_memory_changes_the_loss(tmp_path: Path, codes: Path) -> None:
     assert losses(carried)[1] == losses(apart)[1] and losses(carried)[9] != losses(apart)[9]
 
 
+@pytest.mark.parametrize("mode", [LANES, SHUFFLED], ids=["lanes", "shuffled"])
+def test_an_epoch_ends_with_empty_rows_and_nothing_is_left_out(tmp_path: Path, codes: Path, mode: dict) -> None:
+    """24 segments in batches of 5, of which the last has one empty row; an epoch more begins afresh."""
+    trainer = make_trainer(
+        tmp_path / "run", codes, max_steps=-1, num_train_epochs=2, per_device_train_batch_size=5, **mode
+    )
+    seen = []
+    compute_loss = trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, *args, **kwargs: (
+        seen.extend(zip(inputs["recording"].tolist(), inputs["start_frame"].tolist(), strict=True))
+        or compute_loss(model, inputs, *args, **kwargs)
+    )
+    trainer.train()
+    epochs = [[window for window in seen[first : first + 25] if window[0] >= 0] for first in (0, 25)]
+    assert len(seen) == 50 and sorted(epochs[0]) == sorted(epochs[1]) and len(set(epochs[0])) == 24
+    assert epochs[0] != epochs[1]
+    assert all(loss < 10 for loss in losses(trainer).values()) and len(losses(trainer)) == 10
+
+
+def test_a_mixture_of_codes_trains(tmp_path: Path, codes: Path) -> None:
+    talks = save_codes(tmp_path / "talks", [40, 30], rows=17)
+    trainer = make_trainer(tmp_path / "run", codes, train_codes={str(codes): 3, str(talks): 1}, max_steps=4)
+    trainer.train()
+    assert {row["codes"].shape[0] for row in map(trainer.segments.__getitem__, range(len(trainer.segments)))} == {8, 17}
+
+
 def test_loss_parts_and_every_rate_are_logged(tmp_path: Path, codes: Path) -> None:
     trainer = make_trainer(tmp_path, codes, ttt_lr_multiplier=3.0, gate_lr_multiplier=7.0, lr_scheduler_type="linear")
     trainer.train()
