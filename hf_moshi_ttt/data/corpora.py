@@ -135,7 +135,7 @@ def detect_kind(source: str | Path) -> str:
     """
     if "librilight" in str(source).lower():
         return "librilight"
-    entries = _entries(source, BadFiles(), None)[:_DETECTED_FILES]
+    entries = list_entries(source, BadFiles(), None)[:_DETECTED_FILES]
     with_words = [entry["name"] for entry in entries if _has_word_times(Path(entry["path"]))]
     if with_words and len(with_words) < len(entries):
         raise ValueError(
@@ -190,7 +190,7 @@ def _load(
     source: str | Path, main_channel: int | None, data_dir: str | Path | None, max_bad_fraction: float, streaming: bool
 ) -> Dataset | IterableDataset:
     bad = BadFiles()
-    entries = _entries(source, bad, data_dir)
+    entries = list_entries(source, bad, data_dir)
     total = len(entries) + len(bad.reasons)
     rows = []
     for entry in tqdm(entries, desc="load", unit="file", disable=len(entries) < 1000):
@@ -232,8 +232,14 @@ def _has_word_times(path: Path) -> bool:
         return False
 
 
-def _entries(source: str | Path, bad: BadFiles, data_dir: str | Path | None) -> list[dict[str, Any]]:
-    """Entries of an index, of the one index that lies in a folder, or of the audio files of a folder without one."""
+def list_entries(source: str | Path, bad: BadFiles, data_dir: str | Path | None) -> list[dict[str, Any]]:
+    """Entries of an index, of the one index that lies in a folder, or of the audio files of a folder without one.
+
+    Each has an absolute `path`, a `name` relative to the index or folder, and a `duration` in seconds.
+
+    Raises:
+        ValueError: missing or empty index, a folder with several indexes, or without audio.
+    """
     if not Path(source).is_dir():
         return read_index(source, bad, data_dir)
     indexes = sorted(Path(source).glob("*.jsonl"))
