@@ -15,7 +15,11 @@ import pytest
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from hf_moshi_ttt.audio import Frames, frames_from_sec
+from hf_moshi_ttt.demo.debian_packages import PROMPTS_PACKAGE
 from hf_moshi_ttt.text_stream import build_text_row, load_text_tokenizer, train_text_tokenizer
+
+from .corpus_fixture import unpacked
+from .speech_fixture import SPOKEN, real_conversation
 
 LETTERS = "abcdefgh"
 Words = list[tuple[str, float]]
@@ -145,6 +149,75 @@ def test_a_window_is_a_piece_of_the_recordings_row(tokenizer: SentencePieceProce
     if expected[-1] == 0:  # the word behind it is not the window's
         expected[-1] = 3
     assert part.tolist() == expected.tolist()
+
+
+def published_row(
+    words: list[dict[str, Any]], frames: int, tokenizer: SentencePieceProcessor, keep_and_shift: bool
+) -> list[int]:
+    """moshi-finetune's `Interleaver` restated; compared by hand with the original on 70 conversations."""
+    row, queue = [3] * frames, []
+    coming = [word for word in words if word["start_sec"] < word["end_sec"]]
+    for frame in range(frames):
+        while coming and coming[0]["start_sec"] * 12.5 < frame + 1:
+            queue = (queue if keep_and_shift else []) + tokenizer.encode(coming.pop(0)["word"].strip())
+        if queue:
+            if frame and row[frame - 1] == 3:
+                row[frame - 1] = 0
+            row[frame] = queue.pop(0)
+    return row
+
+
+@pytest.fixture(scope="module")
+def real_words(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], float]:
+    """Words of a real speaker, spelt so that many take longer than they are spoken, and the recording's length."""
+    spoken = real_conversation(unpacked(tmp_path_factory, PROMPTS_PACKAGE), turns=21, seed=1, gap_sec=0.02)
+    words = [
+        {"word": " ".join(word), "start_sec": start_sec, "end_sec": end_sec}
+        for speaker, word, start_sec, end_sec in spoken.truth
+        if speaker == "SPEAKER_MAIN"
+    ]
+    return words, spoken.duration_sec
+
+
+@pytest.fixture(scope="module")
+def spelling_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SentencePieceProcessor:
+    """A tokenizer that knows nothing but the single letters of those words."""
+    folder = tmp_path_factory.mktemp("spelling")
+    letters = sorted({letter for word in SPOKEN.values() for letter in word})
+    (folder / "text.txt").write_text("\n".join(" ".join(pair) for pair in product(letters, letters)))
+    train_text_tokenizer(folder / "text.txt", folder / "letters.model", vocab_size=4 + 256 + 1 + len(letters))
+    return load_text_tokenizer(folder / "letters.model")
+
+
+def test_the_published_rule_with_shifting_is_ours_on_real_speech(
+    real_words: tuple[list[dict[str, Any]], float], spelling_tokenizer: SentencePieceProcessor
+) -> None:
+    words, duration_sec = real_words
+    frames = frames_from_sec(duration_sec)
+    ours = build_text_row(words, frames, spelling_tokenizer)
+    assert ours.ids.tolist() == published_row(words, frames, spelling_tokenizer, keep_and_shift=True)
+    assert len(words) > 30 and ours.tokens_beyond_end < 10
+
+
+def test_the_published_rule_loses_tokens_that_ours_keeps(
+    real_words: tuple[list[dict[str, Any]], float], spelling_tokenizer: SentencePieceProcessor
+) -> None:
+    """The differences that the module lists, on real speech."""
+    words, duration_sec = real_words
+    frames = frames_from_sec(duration_sec)
+    said = [token for word in words for token in spelling_tokenizer.encode(word["word"])]
+    ours = build_text_row(words, frames, spelling_tokenizer)
+    published = published_row(words, frames, spelling_tokenizer, keep_and_shift=False)
+    tokens = [token for token in ours.ids.tolist() if token not in (0, 3)]
+    assert tokens + said[len(tokens) :] == said
+    assert sum(token not in (0, 3) for token in published) < 0.9 * len(said)
+    instant = [{**word, "end_sec": word["start_sec"]} for word in words]
+    assert set(published_row(instant, frames, spelling_tokenizer, keep_and_shift=True)) == {3}
+    assert np.array_equal(build_text_row(instant, frames, spelling_tokenizer).ids, ours.ids)
+    labelled = frames_from_sec(words[-1]["end_sec"])
+    masked = build_text_row(words, frames, spelling_tokenizer, labelled).ids
+    end = max(labelled, int(np.flatnonzero(masked >= 0)[-1]) + 1)
+    assert end < frames and (masked[end:] == -1).all() and published[-1] in (0, 3)
 
 
 def test_ids_0_to_3_of_a_trained_tokenizer_are_moshis(tokenizer: SentencePieceProcessor) -> None:
