@@ -1,14 +1,19 @@
 """Waveforms become codes in pieces of any length by either codec; datasets of codes know where they come from."""
 
+import io
+import math
+import random
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from datasets import IterableDataset
 
-from hf_moshi_ttt.audio import FRAME_SAMPLES, BadAudioError
+from hf_moshi_ttt.audio import FRAME_SAMPLES, BadAudioError, read_audio
 from hf_moshi_ttt.data.codes import (
     Provenance,
     codec_sha256,
@@ -19,9 +24,12 @@ from hf_moshi_ttt.data.codes import (
     load_codes,
     silence_codes,
 )
+from hf_moshi_ttt.demo.debian_packages import PROMPTS_PACKAGE
 from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig, LogMelCodecModel
 
 from .conftest import chirps_S, save_codes
+from .corpus_fixture import unpacked
+from .speech_fixture import real_conversation
 
 BOTH = pytest.mark.parametrize("codec_fixture", ["codec_path", "mimi_path"])
 
@@ -58,6 +66,23 @@ def test_codes_of_pieces_are_those_of_the_whole(
         whole = codec.encode(torch.from_numpy(padded)[None], num_quantizers=8).audio_codes[0].numpy()
     (pieces,) = encode_streams(codec, [blocks(samples_CS, frames)])
     assert pieces.shape == (1, 8, 62) and np.array_equal(pieces[0], whole)
+
+
+def test_frames_of_real_speech_are_exact_over_1000_durations_and_rates(
+    codec_path: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """ceil(duration x 12.5) in whole numbers, from a file of any rate through resampler and codec to codes."""
+    speech = real_conversation(unpacked(tmp_path_factory, PROMPTS_PACKAGE), turns=2, seed=0).samples_CS[0]
+    codec = load_codec(codec_path)
+    rng = random.Random(0)
+    for _ in range(1000):
+        rate_hz = rng.choice([8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000, rng.randrange(4_000, 96_000)])
+        whole = rng.randrange(1, 4) * 2 * rate_hz // 25  # near the edge of a frame
+        samples = rng.choice([rng.randrange(1, rate_hz), max(1, whole + rng.choice([-1, 0, 1]))])
+        file = io.BytesIO()
+        soundfile.write(file, speech[:samples], rate_hz, format="WAV")
+        codes = encode_waveform(codec, read_audio(file.getvalue()))
+        assert codes.shape == (1, 8, math.ceil(Fraction(samples, rate_hz) * Fraction(25, 2))), (samples, rate_hz)
 
 
 @BOTH
