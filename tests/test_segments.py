@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import List as ListFeature
 
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.data.collator import MoshiTTTCollator
 from hf_moshi_ttt.data.segments import EMPTY, LaneSampler, Place, SegmentDataset, ShuffledSampler
 
 from .conftest import save_codes
@@ -183,6 +186,30 @@ def test_the_codes_of_a_segment_may_be_changed() -> None:
     segments = SegmentDataset(corpus([6]), segment_frames=3)
     segments[0]["codes"] += 1
     assert segments[0]["codes"].tolist() == [[0, 0, 0], [0, 1, 2]]
+
+
+def test_memory_stays_flat_over_an_epoch(tmp_path: Path) -> None:
+    """64 MB of codes on disk, read through a data loader: nothing of them stays in memory."""
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 2048, (8, 10_000), dtype=np.int16) for _ in range(400)]
+    columns = {"codes": rows, "frames": [10_000] * 400}
+    Dataset.from_dict(columns, features=FEATURES).save_to_disk(str(tmp_path / "codes"))
+    del rows, columns
+    segments = SegmentDataset(Dataset.load_from_disk(str(tmp_path / "codes")), segment_frames=500)
+    collator = MoshiTTTCollator(MoshiTTTConfig.from_preset("small"))
+    loader = torch.utils.data.DataLoader(segments, 8, sampler=ShuffledSampler(segments, 8, 0), collate_fn=collator)
+    used_kib = []
+    for batch in loader:
+        assert batch["codes"].shape == (8, 17, 500)
+        used_kib.append(anonymous_kib())
+    assert len(used_kib) == 1000
+    assert max(used_kib[500:]) - max(used_kib[:100]) < 8_000
+
+
+def anonymous_kib() -> int:
+    """Memory of this process without mapped files."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    return int(line.split()[1])
 
 
 TWO_RANKS = """

@@ -11,6 +11,9 @@ from transformers import set_seed
 
 from hf_moshi_ttt.arguments import parse_settings
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.data.codes import load_codes
+from hf_moshi_ttt.evaluation import losses_by_position
+from hf_moshi_ttt.losses import code_losses
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.trainer import MoshiTTTTrainer, build_trainer, parameter_groups
 
@@ -156,6 +159,28 @@ def test_checkpoint_is_complete_and_names_the_codec(tmp_path: Path, codes: Path)
     files = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
     assert {"model.safetensors", "optimizer.pt", "lanes-0.safetensors", "lanes-0.json", "trainer_state.json"} <= files
     assert json.loads((tmp_path / "checkpoint-2" / "config.json").read_text())["codec"] == "tests/random"
+
+
+@pytest.mark.parametrize("streams", [("silence", "pad"), ("none", "none"), ("duplicate", "zero")], ids=str)
+def test_audio_only_choices_are_stored_and_used_by_evaluation(tmp_path: Path, codes: Path, streams: tuple) -> None:
+    """What stands in the user's and the text row: the checkpoint says it, and a changed choice changes the losses."""
+    chosen = dict(zip(("user_stream", "text_stream"), streams, strict=True))
+    trainer = make_trainer(tmp_path / "run", codes, max_steps=1, config=chosen)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    model = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert {key: getattr(model.config, key) for key in chosen} == chosen
+    recording = [load_codes(codes)[0][0]["codes"]]
+    frames, labels = trainer.data_collator.frame_codes(recording[0].astype("int64"))
+    assert (labels[0] == -100).all()
+    expected = model(torch.from_numpy(frames)[None], labels=torch.from_numpy(labels)[None]).audio_logits
+    own = torch.from_numpy(frames[1:9])[None]
+    losses_QT = losses_by_position(model, recording, [0] * 8)[0]
+    whole = code_losses(expected, own)[0].detach().numpy()
+    assert losses_QT[:, :-1] == pytest.approx(whole[:, :-1], abs=1e-4)
+    other = {"user_stream": "none", "text_stream": "zero"} if streams != ("none", "zero") else {}
+    changed = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "model", **other)
+    assert (losses_by_position(changed, recording, [0] * 8)[0][:, :-1] != losses_QT[:, :-1]).mean() > 0.9
 
 
 def test_wrong_settings_are_refused(tmp_path: Path, codes: Path) -> None:
