@@ -3,6 +3,8 @@
 import io
 import math
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import soundfile
 import torch
 from datasets import IterableDataset
+from pyarrow import parquet
 
 from hf_moshi_ttt.audio import FRAME_SAMPLES, BadAudioError, read_audio
 from hf_moshi_ttt.data.codes import (
@@ -29,6 +32,7 @@ from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig, LogMelCodecModel
 
 from .conftest import chirps_S, save_codes
 from .corpus_fixture import unpacked
+from .dataset_hub import running_hub
 from .speech_fixture import real_conversation
 
 BOTH = pytest.mark.parametrize("codec_fixture", ["codec_path", "mimi_path"])
@@ -181,3 +185,39 @@ def change(folder: Path, **values: object) -> None:
     for key, value in values.items():
         setattr(provenance, key, value)
     provenance.save(folder)
+
+
+HUB = """
+import sys
+import numpy as np
+from datasets import Dataset, IterableDataset
+from hf_moshi_ttt.data.codes import load_codes, push_codes
+
+folder = sys.argv[1]
+push_codes(folder, "user/codes")
+local, provenance = load_codes(folder)
+for streaming, kind in ((True, IterableDataset), (False, Dataset)):
+    rows, said = load_codes("user/codes", streaming=streaming)
+    assert isinstance(rows, kind) and said == provenance
+    for row, expected in zip(rows, local, strict=True):
+        assert row["path"] == expected["path"] and np.array_equal(row["codes"], expected["codes"])
+try:
+    load_codes("user/other")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_published_codes_are_streamed_and_loaded_again(tmp_path: Path) -> None:
+    """In a process of its own, on a stand-in of the Hub."""
+    folder = save_codes(tmp_path / "codes", [5, 7, 9])
+    with running_hub() as hub:
+        command = [sys.executable, "-c", HUB, str(folder)]
+        done = subprocess.run(command, env=hub.environment(tmp_path / "home"), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        files = hub.repos["user/codes"]
+    assert files["provenance.json"] == (folder / "provenance.json").read_bytes()
+    assert set(files) == {"README.md", "provenance.json", "data/train-00000-of-00001.parquet"}
+    published = parquet.read_table(io.BytesIO(files["data/train-00000-of-00001.parquet"]))
+    assert published["codes"].to_pylist() == [row["codes"].tolist() for row in load_codes(folder)[0]]
+    assert done.stdout.startswith("user/other: no encoded corpus there, nor on the Hub under this name (")
