@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from datasets import Audio, Dataset, IterableDataset
+from datasets.distributed import split_dataset_by_node
 
 from hf_moshi_ttt.data.corpora import FEATURES, detect_kind, load_corpus, load_dailytalk, load_librilight, windows
 
@@ -67,6 +69,15 @@ def test_a_stream_has_the_same_rows(books: Path, talks: Path) -> None:
         stream = load(source, streaming=True)
         assert isinstance(stream, IterableDataset) and stream.features == FEATURES
         assert list(stream) == list(load(source))
+
+
+def test_workers_share_a_stream(books: Path) -> None:
+    index = write_lines(books / "i.jsonl", *[{"path": "9/emma/1.flac", "duration": n + 1} for n in range(10)])
+    stream = load_librilight(index, streaming=True)
+    loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
+    assert sorted(row["duration_sec"] for row in loader) == list(range(1, 11))
+    ranks = [split_dataset_by_node(stream, rank, 2) for rank in range(2)]
+    assert sorted(row["duration_sec"] for rank in ranks for row in rank) == list(range(1, 11))
 
 
 def test_a_folder_is_its_index_or_its_files(books: Path) -> None:

@@ -19,7 +19,7 @@ from hf_moshi_ttt.data import encoding
 from hf_moshi_ttt.data.codes import load_codec, load_codes
 from hf_moshi_ttt.data.corpora import load_corpus, load_dailytalk, load_librilight, windows
 from hf_moshi_ttt.data.encoding import EncodeOptions, encode_corpus
-from hf_moshi_ttt.text_stream import load_text_tokenizer
+from hf_moshi_ttt.text_stream import load_text_tokenizer, train_text_tokenizer
 
 from .conftest import chirps_S
 
@@ -189,6 +189,42 @@ def test_a_conversation_needs_a_tokenizer(tmp_path: Path, codec_path: str) -> No
     write_words(tmp_path, "talk", [])
     with pytest.raises(ValueError, match="A corpus with alignments needs text_tokenizer, the path of a SentencePiece"):
         encode_corpus(load_dailytalk(index), codec_path, tmp_path / "codes")
+
+
+def test_nothing_to_encode_is_refused(tmp_path: Path, codec_path: str) -> None:
+    corpus = load_librilight(write_corpus(tmp_path, {"nan": np.full(2400, np.nan)}))
+    with pytest.raises(ValueError, match="The corpus holds no recordings"):
+        encode_corpus(corpus.select([]), codec_path, tmp_path / "codes")
+    allowed = EncodeOptions("cpu", cache_dir=tmp_path / "cache", max_bad_fraction=1.0)
+    with pytest.raises(ValueError, match="None of 1 recordings can be encoded: .*NaN"):
+        encode_corpus(corpus, codec_path, tmp_path / "codes", options=allowed)
+
+
+def test_another_tokenizer_under_the_same_name_is_not_taken_for_the_first(
+    tmp_path: Path, codec_path: str, tokenizer_path: str, options: EncodeOptions
+) -> None:
+    index = write_corpus(tmp_path, {"talk": np.zeros((24_000, 2))})
+    write_words(tmp_path, "talk", [("a", 0.1, "SPEAKER_MAIN")])
+    (tmp_path / "t.model").write_bytes(Path(tokenizer_path).read_bytes())
+    first = encode_corpus(load_dailytalk(index), codec_path, tmp_path / "a", str(tmp_path / "t.model"), options)
+    (tmp_path / "other.txt").write_text("zz aa zz yy\n" * 5)
+    train_text_tokenizer(tmp_path / "other.txt", tmp_path / "t.model", vocab_size=256 + 9)
+    second = encode_corpus(load_dailytalk(index), codec_path, tmp_path / "b", str(tmp_path / "t.model"), options)
+    assert first[0]["codes"][0].tolist() != second[0]["codes"][0].tolist()
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_codes_of_the_cpu(tmp_path: Path, books: Path, codec_path: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    made = [
+        encode_corpus(
+            load_corpus(books), codec_path, tmp_path / device, options=EncodeOptions(device, cache_dir=tmp_path)
+        )
+        for device in ("cpu", "cuda")
+    ]
+    for one, two in zip(*made, strict=True):
+        assert (one["codes"] == two["codes"]).mean() > 0.999
 
 
 def test_batch_sizes_below_one_are_refused(tmp_path: Path, codec_path: str) -> None:

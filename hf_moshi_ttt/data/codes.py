@@ -134,9 +134,10 @@ def encode_streams(codec: Any, streams: Sequence[Iterator[np.ndarray]]) -> list[
     readers = [_StreamReader(stream) for stream in streams]
     cache_name = _cache_name(codec)
     caches: dict[str, Any] = {cache_name: None, "padding_cache": None}
-    while blocks := [reader.next_block() for reader in readers]:
+    while True:
+        blocks = [reader.next_block() for reader in readers]
         if all(reader.is_done for reader in readers):
-            break
+            return [reader.result() for reader in readers]
         length = max(block.shape[1] for block in blocks)
         length += -length % FRAME_SAMPLES
         padded = np.concatenate([np.pad(block, ((0, 0), (0, length - block.shape[1]))) for block in blocks])
@@ -147,7 +148,6 @@ def encode_streams(codec: Any, streams: Sequence[Iterator[np.ndarray]]) -> list[
         edges = np.cumsum([len(block) for block in blocks])[:-1]
         for reader, part in zip(readers, np.split(codes, edges), strict=True):
             reader.keep(part)
-    return [reader.result() for reader in readers]
 
 
 class _StreamReader:

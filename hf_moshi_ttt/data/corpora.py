@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 KINDS = ("librilight", "dailytalk")
 LEAD_SEC = 10.0
 """How far before a window words are kept: tokens that wait for a free frame never wait longer."""
+MOST_STREAM_SHARDS = 64
 _DETECTED_FILES = 20
 _WORD = {
     "word": Value("string"),
@@ -114,7 +115,7 @@ def load_corpus(
         streaming = options.pop("streaming", False)
         parts = [load_corpus(part, kind, **options) for part in source]
         mixture = mix(parts, list(source.values()), seed)
-        return mixture.to_iterable_dataset() if streaming else mixture
+        return _stream(mixture) if streaming else mixture
     kind = detect_kind(source) if kind is None else kind
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}, but it must be one of {', '.join(KINDS)}.")
@@ -202,7 +203,12 @@ def _load(
     if bad.reasons:
         logger.warning("%s: %d of %d files left out: %s", source, len(bad.reasons), total, bad.reasons)
     dataset = Dataset.from_list(rows, features=FEATURES)
-    return dataset.to_iterable_dataset() if streaming else dataset
+    return _stream(dataset) if streaming else dataset
+
+
+def _stream(dataset: Dataset) -> IterableDataset:
+    """In shards, so that data workers and ranks can share them."""
+    return dataset.to_iterable_dataset(num_shards=min(MOST_STREAM_SHARDS, max(1, len(dataset))))
 
 
 def _row(entry: dict[str, Any], main_channel: int | None, data_dir: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,12 @@ def encode_corpus(
         source: what the provenance names as the source.
 
     Raises:
-        ValueError: no tokenizer where one is needed, too many recordings that cannot be read, an output folder with
-            other codes, or another process at work on the same.
+        ValueError: no recordings, no tokenizer where one is needed, too many recordings that cannot be read, an output
+            folder with other codes, or another process at work on the same.
     """
     options = options or EncodeOptions()
+    if len(corpus) == 0:
+        raise ValueError("The corpus holds no recordings.")
     if text_tokenizer is None and corpus.data.column("alignments").null_count < len(corpus.data):
         raise ValueError("A corpus with alignments needs text_tokenizer, the path of a SentencePiece model.")
     codec = load_codec(codec_name, options.chosen_device())
@@ -189,6 +191,8 @@ def _encode_shards(
     bad.require_few(total, options.max_bad_fraction)
     rows = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
     good = [index for index, error in enumerate(rows["error"]) if error is None]
+    if not good:
+        raise ValueError(f"None of {total} recordings can be encoded: {bad.reasons}")
     places = list(rows["place"])
     return rows.select(sorted(good, key=lambda index: places[index])), bad
 
@@ -272,7 +276,7 @@ class _RowEncoder:
             "codes": codes,
             "frames": codes.shape[1],
             "path": row["name"],
-            "source_sha256": _file_sha256(row["path"]),
+            "source_sha256": _source_sha256(row["path"], Path(row["path"]).stat().st_mtime_ns),
             "tokens_beyond_end": beyond,
             "error": None,
         }
@@ -291,7 +295,12 @@ def _channels_of(row: dict[str, Any]) -> Iterator[np.ndarray]:
             raise BadAudioError(f"{row['path']}: {len(block_CS)} channels, but a conversation has 2.")
 
 
-@cache
+@lru_cache(maxsize=64)
+def _source_sha256(path: str, mtime_ns: int) -> str:
+    """The hash of an audio file, which is asked for once for each of its windows."""
+    return _file_sha256(path)
+
+
 def _file_sha256(path: str | Path) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
