@@ -95,7 +95,10 @@ def codec_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def mimi_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random Mimi of Moshi's rates, tiny otherwise; a fresh one has codebooks of zeros, which would give one code."""
+    """A random Mimi of Moshi's rates, tiny otherwise.
+
+    A fresh one has codebooks of zeros, which would give one code, and a transformer that hardly changes anything.
+    """
     torch.manual_seed(0)
     config = MimiConfig(
         hidden_size=16, num_filters=2, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
@@ -106,6 +109,9 @@ def mimi_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     for name, table in model.named_buffers():
         if name.endswith("embed_sum"):
             table.normal_()
+    for name, scale in model.named_parameters():
+        if "layer_scale" in name:
+            torch.nn.init.ones_(scale)
     path = tmp_path_factory.mktemp("mimi")
     model.save_pretrained(path)
     return str(path)

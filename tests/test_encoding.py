@@ -309,6 +309,7 @@ def test_a_killed_run_goes_on_and_gives_what_one_never_killed_does(
     run.wait()
     time.sleep(1)  # for the workers to see that the run is gone
     assert not (tmp_path / "b").exists()
+    (next((tmp_path / "cut").rglob("*.arrow")).parent / "tmp1234").write_bytes(b"what a killed writer leaves")
     made = []
     real = encoding._channels_of
     monkeypatch.setattr(encoding, "_channels_of", lambda row: made.append(row["name"]) or real(row))
