@@ -11,8 +11,8 @@ moshi-finetune's `Interleaver` (as its training calls it) places the first token
 - a segment's first frames lose the tokens of a word that began before it there; here a segment is a piece of the
   recording's row;
 - the frames between the last label and the recording's end are PAD there, -1 here;
-- the length of a recording's last, short segment is handed over in frames where seconds are expected there, and the row
-  is cut afterwards; here the row's length is the number of frames of the codes beside it, and `Frames` is a type.
+- behind the end of a recording's last, short segment the row is PAD there, and trained, since its length is handed over
+  in frames where seconds are expected; here the row is as long as the codes beside it, and batches pad both with -1.
 """
 
 import math

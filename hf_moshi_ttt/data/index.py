@@ -158,14 +158,17 @@ class _ScanLog:
 def _scan(
     root: Path, names: list[str], options: IndexOptions, log: _ScanLog | None, progress: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yields a record `{name, size, mtime_ns, entry or reason}` for each file, in order."""
+    """Yields a record `{name, stamp, entry or reason}` for each file, in order.
+
+    The stamp is that of the file and of the JSON beside it.
+    """
 
     def describe(name: str) -> tuple[dict[str, Any], bool]:
         known = log.found.get(name) if log else None
-        stamp = _stamp(root / name)
-        if known is not None and [known["size"], known["mtime_ns"]] == stamp:
+        stamp = _stamp(root / name) + _stamp((root / name).with_suffix(".json"))
+        if known is not None and known["stamp"] == stamp:
             return known, False
-        return {"name": name, "size": stamp[0], "mtime_ns": stamp[1], **_describe(root, name, options.check)}, True
+        return {"name": name, "stamp": stamp, **_describe(root, name, options.check)}, True
 
     with ThreadPoolExecutor(options.num_threads) as pool:
         bar = tqdm(pool.map(describe, names), desc="index", unit="file", total=len(names), disable=not progress)
@@ -176,7 +179,7 @@ def _scan(
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and time of the last change; -1 for a link to nothing."""
+    """Size and time of the last change; -1 for what is not there."""
     try:
         status = path.stat()
     except OSError:
