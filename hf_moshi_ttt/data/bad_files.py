@@ -17,7 +17,8 @@ class BadFiles:
 
     def add(self, path: str | Path, reason: object) -> None:
         """Counts one file."""
-        self.reasons[str(path)] = str(reason)
+        name = str(path)
+        self.reasons[name if is_utf8(name) else ascii(name)] = str(reason)
 
     def require_few(self, total: int, max_bad_fraction: float = MAX_BAD_FRACTION) -> None:
         """Raises ValueError with the list when more than `max_bad_fraction` of `total` files were left out."""
@@ -38,6 +39,15 @@ class BadFiles:
             Path(path).write_text(json.dumps(self.reasons, indent=1, ensure_ascii=False), encoding="utf-8")
         else:
             Path(path).unlink(missing_ok=True)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name from the file system can be written as text."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def require_inside(path: str | Path, folder: str | Path) -> None:

@@ -18,9 +18,7 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 
 from ..audio import AUDIO_SUFFIXES, MAX_CHANNELS, BadAudioError, read_blocks, read_header
-from .bad_files import MAX_BAD_FRACTION, BadFiles, require_inside
-
-_FLUSH_FILES = 64
+from .bad_files import MAX_BAD_FRACTION, BadFiles, is_utf8, require_inside
 
 
 @dataclass(frozen=True)
@@ -115,15 +113,24 @@ def scan_folder(
 
 
 def walk_audio(root: Path, bad: BadFiles) -> list[str]:
-    """Paths of the audio files below `root`, relative to it and in order; linked folders are reported, not entered."""
-    names = []
+    """Paths of the audio files below `root`, relative to it and in order.
+
+    Linked folders are not entered and names that are not UTF-8 cannot be written; both are reported.
+    """
+    paths = []
     for folder, subfolders, files in os.walk(root):
         for name in list(subfolders):
             if Path(folder, name).is_symlink():
                 subfolders.remove(name)
                 bad.add(Path(folder, name), "a linked folder, which is not entered: index its target")
-        names += [Path(folder, name) for name in files if name.lower().endswith(AUDIO_SUFFIXES)]
-    return sorted(path.relative_to(root).as_posix() for path in names)
+        paths += [Path(folder, name) for name in files if name.lower().endswith(AUDIO_SUFFIXES)]
+    names = []
+    for path in paths:
+        if is_utf8(str(path)):
+            names.append(path.relative_to(root).as_posix())
+        else:
+            bad.add(path, "its name is not UTF-8: rename it")
+    return sorted(names)
 
 
 class _ScanLog:
@@ -138,21 +145,17 @@ class _ScanLog:
         lines = self.path.read_text(encoding="utf-8").split("\n")[:-1] if self.path.is_file() else []
         if lines and json.loads(lines[0]) == self.header:
             self.found = {record["name"]: record for record in map(json.loads, lines[1:])}
-        self.file: TextIO = self.path.open("w", encoding="utf-8")
+        self.file: TextIO = self.path.open("w", encoding="utf-8", buffering=1)  # a line at a time
         for record in (self.header, *self.found.values()):
-            self.keep(record)
-        self.file.flush()
+            self.write(record)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.file.close()
 
-    def keep(self, record: dict[str, Any], is_new: bool = True, flush: bool = False) -> None:
-        """Adds a line, if it is a new one."""
-        if is_new:
-            self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        if flush:
-            self.file.flush()
+    def write(self, record: dict[str, Any]) -> None:
+        """Adds a line."""
+        self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _scan(
@@ -163,18 +166,18 @@ def _scan(
     The stamp is that of the file and of the JSON beside it.
     """
 
-    def describe(name: str) -> tuple[dict[str, Any], bool]:
+    def describe(name: str) -> dict[str, Any]:
         known = log.found.get(name) if log else None
         stamp = _stamp(root / name) + _stamp((root / name).with_suffix(".json"))
         if known is not None and known["stamp"] == stamp:
-            return known, False
-        return {"name": name, "stamp": stamp, **_describe(root, name, options.check)}, True
+            return known
+        return {"name": name, "stamp": stamp, **_describe(root, name, options.check)}
 
     with ThreadPoolExecutor(options.num_threads) as pool:
         bar = tqdm(pool.map(describe, names), desc="index", unit="file", total=len(names), disable=not progress)
-        for done, (record, is_new) in enumerate(bar):
-            if log:
-                log.keep(record, is_new, flush=done % _FLUSH_FILES == 0)
+        for record in bar:
+            if log and log.found.get(record["name"]) is not record:
+                log.write(record)
             yield record
 
 
