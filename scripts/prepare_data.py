@@ -7,7 +7,7 @@ import argparse
 
 from hf_moshi_ttt.data.bad_files import MAX_BAD_FRACTION
 from hf_moshi_ttt.data.codes import push_codes
-from hf_moshi_ttt.data.corpora import KINDS, load_corpus, windows
+from hf_moshi_ttt.data.corpora import KINDS, detect_kind, load_corpus, windows
 from hf_moshi_ttt.data.encoding import EncodeOptions, encode_corpus
 
 
@@ -34,7 +34,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     loading = {"data_dir": arguments.data_dir, "max_bad_fraction": arguments.max_bad_fraction}
-    corpus = load_corpus(arguments.source, arguments.kind, swap=arguments.swap, **loading)
+    kind = arguments.kind or detect_kind(arguments.source, arguments.data_dir)
+    print(f"{arguments.source}: {kind} ({'conversations with words' if kind == 'dailytalk' else 'audio alone'})")
+    corpus = load_corpus(arguments.source, kind, swap=arguments.swap, **loading)
     if arguments.window_sec is not None:
         corpus = windows(corpus, arguments.window_sec)
     options = EncodeOptions(

@@ -186,6 +186,10 @@ def test_nothing_outside_of_the_data_folder_is_read_unless_asked(books: Path, ta
     with pytest.raises(ValueError, match=r"j\.jsonl:1: leads to .*1\.flac, outside of .*talks"):
         load_librilight(index)
     assert load_librilight(index, data_dir=tmp_path)[0]["path"] == str(books / "9" / "emma" / "1.flac")
+    write_lines(index, {"path": "../talks/../talks/a.wav", "duration": 13.0})
+    moved = index.rename(books / "k.jsonl")
+    assert detect_kind(moved, data_dir=tmp_path) == "dailytalk"
+    assert load_corpus(moved, data_dir=tmp_path)[0]["main_channel"] == 0
     beside = talks.with_name("a.json")
     beside.rename(tmp_path / "secret.json")
     beside.symlink_to(tmp_path / "secret.json")

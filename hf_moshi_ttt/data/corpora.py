@@ -116,7 +116,7 @@ def load_corpus(
         parts = [load_corpus(part, kind, **options) for part in source]
         mixture = mix(parts, list(source.values()), seed)
         return _stream(mixture) if streaming else mixture
-    kind = detect_kind(source) if kind is None else kind
+    kind = detect_kind(source, options.get("data_dir")) if kind is None else kind
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}, but it must be one of {', '.join(KINDS)}.")
     if kind == "dailytalk":
@@ -126,7 +126,7 @@ def load_corpus(
     return load_librilight(source, **options)
 
 
-def detect_kind(source: str | Path) -> str:
+def detect_kind(source: str | Path, data_dir: str | Path | None = None) -> str:
     """`"librilight"` (audio alone) if the path contains that word or no file has word times, `"dailytalk"` if all have.
 
     The first files are looked at.
@@ -136,7 +136,7 @@ def detect_kind(source: str | Path) -> str:
     """
     if "librilight" in str(source).lower():
         return "librilight"
-    entries = list_entries(source, BadFiles(), None)[:_DETECTED_FILES]
+    entries = list_entries(source, BadFiles(), data_dir)[:_DETECTED_FILES]
     with_words = [entry["name"] for entry in entries if _has_word_times(Path(entry["path"]))]
     if with_words and len(with_words) < len(entries):
         raise ValueError(
