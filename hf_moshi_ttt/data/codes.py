@@ -7,7 +7,6 @@ that were left out. `encoding.py` makes such datasets.
 """
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -132,8 +131,7 @@ def encode_streams(codec: Any, streams: Sequence[Iterator[np.ndarray]]) -> list[
     `BadAudioError` gives that error in place of its codes.
     """
     readers = [_StreamReader(stream) for stream in streams]
-    cache_name = _cache_name(codec)
-    caches: dict[str, Any] = {cache_name: None, "padding_cache": None}
+    caches: dict[str, Any] = {"encoder_cache": None, "padding_cache": None}
     while True:
         blocks = [reader.next_block() for reader in readers]
         if all(reader.is_done for reader in readers):
@@ -143,7 +141,7 @@ def encode_streams(codec: Any, streams: Sequence[Iterator[np.ndarray]]) -> list[
         padded = np.concatenate([np.pad(block, ((0, 0), (0, length - block.shape[1]))) for block in blocks])
         values = torch.from_numpy(padded)[:, None].to(codec.device)
         output = codec.encode(values, num_quantizers=NUM_CODEBOOKS, use_streaming=True, **caches)
-        caches = {cache_name: output.get(cache_name), "padding_cache": output.padding_cache}
+        caches = {"encoder_cache": output.encoder_cache, "padding_cache": output.padding_cache}
         codes = output.audio_codes.cpu().numpy().astype(np.int16)
         edges = np.cumsum([len(block) for block in blocks])[:-1]
         for reader, part in zip(readers, np.split(codes, edges), strict=True):
@@ -184,12 +182,6 @@ class _StreamReader:
         if self.error is None and not self.codes:
             self.error = BadAudioError("holds no samples")
         return self.error or np.concatenate(self.codes, axis=2)[:, :, : self.frames]
-
-
-def _cache_name(codec: Any) -> str:
-    """What the codec calls the state of its transformer; transformers 5.24 renamed it."""
-    parameters = inspect.signature(codec.encode).parameters
-    return "encoder_cache" if "encoder_cache" in parameters else "encoder_past_key_values"
 
 
 @torch.no_grad()
