@@ -152,6 +152,13 @@ def test_transcripts_may_lie_in_a_folder_of_their_own(heard: Path, tmp_path: Pat
     assert (heard / "deep" / "talk.json").is_file()
 
 
+def test_what_would_be_refused_later_is_not_written(heard: Path) -> None:
+    write_whisper(heard / "talk.wav.words.json", ("a", -1.0, 0.5))
+    summary = annotate_corpus(heard, max_bad_fraction=1.0)
+    assert "is no span of time" in summary.bad.reasons[str(heard / "talk.wav")]
+    assert [path.name for path in heard.glob("*.json*")] == ["talk.wav.words.json"]
+
+
 def damage(folder: Path) -> dict[str, Any]:
     """Files beside a good one, and what is wrong with each."""
     soundfile.write(folder / "mono.wav", np.zeros(2400), 24_000)

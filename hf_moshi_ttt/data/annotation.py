@@ -90,13 +90,14 @@ def annotate_corpus(
 
 def _annotate_file(path: Path, folder: Path) -> tuple[Path, int, str | None]:
     """Annotates one file; returns its path, the number of words with estimated times, and why it could not be done."""
+    partial = path.with_suffix(".json.part")
     try:
         content = annotate(path, folder)
-        partial = path.with_suffix(".json.part")
         partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         read_word_times(partial)
         partial.replace(path.with_suffix(".json"))
     except (OSError, ValueError) as error:
+        partial.unlink(missing_ok=True)
         return path, 0, str(error)
     return path, len(content["estimated_words"]), None
 
