@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .rope import apply_rope, rope_phases
+from .stream_state import StreamState
 
 _MIN_BLOCK_FRAMES = 128
 
@@ -48,7 +49,7 @@ class GatedMLP(nn.Module):
 
 
 @dataclass
-class KVCache:
+class KVCache(StreamState):
     """The last W keys and values of one layer, `[B, H, W, F]`; position p lies in slot p mod W."""
 
     keys: Tensor
@@ -67,10 +68,10 @@ class SlidingWindowAttention(nn.Module):
         self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
 
-    def init_cache(self, batch_size: int) -> KVCache:
-        """An empty ring of `batch_size` rows in the dtype and on the device of the weights."""
+    def init_cache(self, batch_size: int, device: torch.device | str | None = None) -> KVCache:
+        """An empty ring of `batch_size` rows in the weights' dtype, on their device unless told otherwise."""
         shape = (batch_size, self.num_heads, self.window, self.head_dim)
-        zeros = torch.zeros(shape, dtype=self.qkv_proj.weight.dtype, device=self.qkv_proj.weight.device)
+        zeros = torch.zeros(shape, dtype=self.qkv_proj.weight.dtype, device=device or self.qkv_proj.weight.device)
         return KVCache(zeros, zeros.clone())
 
     def forward(

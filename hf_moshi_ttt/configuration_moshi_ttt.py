@@ -16,6 +16,7 @@ from .strict_config import StrictConfig, merged
 
 NO_INPUT_ID = -1  # a code that is absent: zero embedding, no loss
 FREE_ID = -2  # a code that the model is to choose itself (streaming only)
+_BASE_LR = 3.0
 
 
 @strict
@@ -25,16 +26,22 @@ class TTTConfig(StrictConfig):
     Args:
         layers: Which temporal layers carry a TTT block: `"middle"` (a quarter of them, centred), `"all"`, or a list of
             layer indices.
+        learner: What remembers. `"ttt"`: an inner network that takes gradient steps. `"static"`: the same network and
+            parameters without inner steps, the control for capacity. `"gated_delta"`: a matrix per head under the gated
+            delta rule, the linear baseline; of the keys below it reads `forget`, `initial_keep_factor` and
+            `mini_batch_size` (frames per keep factor) alone.
         preset: Which published form the inner learner follows. `"default"`: RMS-normed q and k, fan-in weights,
             layer-normed target. `"paper"`: the TTT-LM equations (raw q and k, N(0, 0.02) weights, target v - k).
         ttt_mlp_layers: Depth N of the inner network of each head; 1 is linear, 2 the usual TTT-MLP.
         ttt_mlp_expansion_factor: Width of the hidden inner layers in units of the head width. Unused at depth 1.
         mini_batch_size: Frames whose gradients are all taken at the same weights. Part of the function the model
             computes: a checkpoint is run with the value it was trained with.
-        base_lr: Inner learning rate; a token's rate is `base_lr * sigmoid(...) / head width`.
+        base_lr: Inner learning rate; a token's rate is `base_lr * sigmoid(...) / head width`. None takes the preset's:
+            the best of `benchmarks/ttt_recall.py`, or the paper's 1.0 (linear) and 0.1 (MLP).
         step: Weight of the inner step inside a mini-batch: `"mean"` 1/i as in TTT-LM, `"constant"` 1/C as in TTT-Video.
+        update: Which inner layers take steps: `"all"`, or the `"last"` one behind the others as fixed features.
         forget: `"learned"` shrinks what was learned by a trained factor per head after each mini-batch; `"none"` keeps
-            all of it.
+            all of it. None takes the preset's: learned, or the paper's none.
         initial_keep_factor: Initial value of that factor.
         output_bias: Whether the last inner layer has a bias.
         initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
@@ -43,25 +50,43 @@ class TTTConfig(StrictConfig):
 
     model_type = "moshi_ttt_section"
 
+    state_free_keys: ClassVar[frozenset[str]] = frozenset(
+        {"layers", "initial_keep_factor", "initial_gating_alpha", "persistent_states"}
+    )
+
     layers: str | list[int] = "middle"
+    learner: Literal["ttt", "static", "gated_delta"] = "ttt"
     preset: Literal["default", "paper"] = "default"
     ttt_mlp_layers: int = 2
     ttt_mlp_expansion_factor: int = 4
     mini_batch_size: int = 16
-    base_lr: float | int = 1.0
     step: Literal["mean", "constant"] = "mean"
-    forget: Literal["none", "learned"] = "learned"
+    update: Literal["all", "last"] = "all"  # type: ignore[assignment]  # hides PreTrainedConfig.update, a method
     initial_keep_factor: float | int = 0.995
     output_bias: bool = True
     initial_gating_alpha: float | int = 0.1
     persistent_states: bool = False
+    if TYPE_CHECKING:  # what these are once the object is made
+        base_lr: float | int
+        forget: Literal["none", "learned"]
+    else:
+        base_lr: float | int | None = None
+        forget: Literal["none", "learned"] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        paper = self.preset == "paper"
+        if self.base_lr is None:
+            self.base_lr = (1.0 if self.ttt_mlp_layers == 1 else 0.1) if paper else _BASE_LR
+        if self.forget is None:
+            self.forget = "none" if paper else "learned"
+        super().__post_init__(**kwargs)
 
     def validate_bounds(self) -> None:
         """Part of `@strict` validation."""
         self.require("ttt_mlp_layers", self.ttt_mlp_layers >= 1, "at least 1")
         self.require("ttt_mlp_expansion_factor", self.ttt_mlp_expansion_factor >= 1, "at least 1")
         self.require("mini_batch_size", self.mini_batch_size >= 1, "at least 1 frame")
-        self.require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use ttt=None)")
+        self.require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use learner='static')")
         self.require("initial_keep_factor", 0 < self.initial_keep_factor < 1, "between 0 and 1, both excluded")
         if isinstance(self.layers, str):
             self.require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
@@ -134,6 +159,12 @@ class MoshiTTTConfig(StrictConfig):
     """
 
     model_type = "moshi_ttt"
+    state_free_keys: ClassVar[frozenset[str]] = frozenset(
+        {
+            "text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier",
+            "codec", "text_tokenizer", "text_stream", "user_stream",
+        }
+    ) | {f"ttt.{key}" for key in TTTConfig.state_free_keys - {"layers"}}  # fmt: skip
     sub_configs_defaults: ClassVar[dict[str, Any]] = {
         "depth_decoder_config": MoshiTTTDepthConfig,
         "ttt": SubConfigSpec(config_class=TTTConfig, optional=True),

@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID
 from .state import MoshiTTTState
+from .ttt import MemoryDiagnostics
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class MoshiTTTStepOutput(ModelOutput):
         codes: `[B, 1 + Q]` int64, the codes given or chosen for them.
         complete_codes: `[B, K]` int64, frame `frames.min()`, which now has all its codes; initial ids before the start.
         state: the state behind this step.
+        diagnostics: what the memory of each TTT layer did, in order of the layers, where asked for.
     """
 
     text_logits: Tensor | None = None
@@ -66,6 +68,7 @@ class MoshiTTTStepOutput(ModelOutput):
     codes: Tensor | None = None
     complete_codes: Tensor | None = None
     state: MoshiTTTState | None = None
+    diagnostics: tuple[MemoryDiagnostics, ...] | None = None
 
 
 @dataclass
@@ -95,6 +98,7 @@ class MoshiTTTStreamingMixin:
         state: MoshiTTTState,
         sampling: Sampling = GREEDY,
         active_rows: Tensor | None = None,
+        diagnostics: bool = False,
     ) -> MoshiTTTStepOutput:
         """One frame of a stream.
 
@@ -103,6 +107,7 @@ class MoshiTTTStreamingMixin:
                 Moshi's own rows that the model shall choose. The user's rows are never free.
             state: the stream; go on with the returned one.
             active_rows: `[B]` bool, False for rows whose stream stands still in this step.
+            diagnostics: whether to tell what the memory of each TTT layer did.
 
         Raises:
             ValueError: wrong shape or ids, or a state without a window.
@@ -112,7 +117,7 @@ class MoshiTTTStreamingMixin:
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
         newest = around.shape[2] - 1
         inputs = _at_delay(around, newest - 1 - delays)
-        hidden, memory, window = self.model(inputs[:, :, None], state)
+        hidden, memory, window, told = self.model(inputs[:, :, None], state, diagnostics)
         given = _at_delay(around, newest - delays)[:, : 1 + self.config.num_codebooks]
         text_logits = self.lm_head(hidden[:, 0])
         text = _chosen(given[:, 0], sampling.draw(text_logits, is_text=True))
@@ -130,6 +135,7 @@ class MoshiTTTStreamingMixin:
             codes=codes,
             complete_codes=around[:, :, newest - self.config.max_delay_frames],
             state=new if active_rows is None else new.keep_rows(active_rows, before=state),
+            diagnostics=told or None,
         )
 
     def _check_frame(self, codes_frame: Tensor, state: MoshiTTTState) -> None:

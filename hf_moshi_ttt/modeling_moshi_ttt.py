@@ -11,7 +11,9 @@ Legend: B batch, K streams, Q Moshi's codebooks, T frames, D width, V vocabulary
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,8 +28,9 @@ from .depth_transformer import CodeEmbedding, DepthTransformer
 from .generation_moshi_ttt import MoshiTTTStreamingMixin
 from .losses import audio_loss, text_loss
 from .state import MoshiTTTState
-from .ttt import TTTState
-from .ttt_layer import TTTLayer
+from .stream_state import StreamState
+from .ttt import MemoryDiagnostics
+from .ttt_layer import TTTLayer, TTTProjection
 
 
 @dataclass
@@ -43,6 +46,7 @@ class MoshiTTTOutput(ModelOutput):
         late_audio_logits: `[B, Q, max_delay, V]`, where a state was given: the predictions for the last frames before
             these codes that could not be made earlier; NaN elsewhere.
         state: the state behind the last frame, where one was given.
+        diagnostics: what the memory of each TTT layer did, in order of the layers, where asked for.
     """
 
     loss: Tensor | None = None
@@ -52,6 +56,7 @@ class MoshiTTTOutput(ModelOutput):
     audio_logits: Tensor | None = None
     late_audio_logits: Tensor | None = None
     state: MoshiTTTState | None = None
+    diagnostics: tuple[MemoryDiagnostics, ...] | None = None
 
 
 class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
@@ -64,25 +69,50 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         self.self_attn = SlidingWindowAttention(
             width, config.num_attention_heads, config.sliding_window, config.rope_theta
         )
+        self.layer_index = layer_index
         self.has_ttt = layer_index in config.ttt_layer_indices
         if config.ttt is not None and self.has_ttt:
             self.ttt_norm = RMSNorm(width, eps)
-            self.ttt = TTTLayer(width, config.num_attention_heads, config.ttt)
+            with _own_random_numbers(layer_index):
+                self.ttt = TTTLayer(width, config.num_attention_heads, config.ttt)
             self.ttt_gate = nn.Parameter(torch.full((width,), float(config.ttt.initial_gating_alpha)))
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.mlp = GatedMLP(width, config.ffn_dim)
 
     def forward(
-        self, x_BTD: Tensor, window: KVCache | None, memory: TTTState | None, frames_B: Tensor | None
-    ) -> tuple[Tensor, KVCache | None, TTTState | None]:
-        """`[B, T, D]` -> `[B, T, D]`, with the window and the memory behind the last frame."""
+        self,
+        x_BTD: Tensor,
+        window: KVCache | None = None,
+        memory: StreamState | None = None,
+        frames_B: Tensor | None = None,
+        diagnostics: bool = False,
+    ) -> tuple[Tensor, KVCache | None, StreamState | None, MemoryDiagnostics | None]:
+        """`[B, T, D]` -> `[B, T, D]`, with the window and the memory behind the last frame, and what the memory did."""
+        told = None
         attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B)
         x_BTD = x_BTD + attended
         if self.has_ttt:
-            learned = self.ttt(self.ttt_norm(x_BTD), memory)
-            x_BTD = x_BTD + (torch.tanh(self.ttt_gate) * learned.output).to(x_BTD.dtype)
+            learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics)
+            gate = torch.tanh(self.ttt_gate)
+            branch = (gate * learned.output).to(x_BTD.dtype)
             memory = learned.state
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory
+            if learned.diagnostics is not None:
+                branch_rms, residual_rms = (x.detach().float().square().mean(-1).sqrt() for x in (branch, x_BTD))
+                ratio = (branch_rms / residual_rms).masked_fill(residual_rms == 0, torch.nan)
+                told = replace(learned.diagnostics, gate=gate.detach(), branch_to_residual=ratio)
+            x_BTD = x_BTD + branch
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory, told
+
+
+@contextmanager
+def _own_random_numbers(salt: int) -> Iterator[None]:
+    """Random numbers that follow from the seed and a salt, but leave the sequence outside as it was.
+
+    So with one seed a model has the same other weights with and without TTT.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**62, (), device="cpu")) + salt)
+        yield
 
 
 class MoshiTTTPreTrainedModel(PreTrainedModel):
@@ -94,15 +124,12 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["MoshiTTTDecoderLayer", "DepthLayer"]
     _supports_sdpa = True
-    _keep_in_fp32_modules_strict = {
-        "inner_weights", "inner_biases", "inner_norm_weight", "inner_norm_bias", "place_offset", "keep_logit",
-        "ttt_gate",
-    }  # fmt: skip
+    _keep_in_fp32_modules_strict = {"learner", "ttt_gate"}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, TTTLayer):
-            module.reset_parameters()
+        if isinstance(module, TTTProjection):
+            pass  # its decoder layer does it
         elif isinstance(module, (nn.Linear, nn.Embedding)):
             fan_in = module.weight.shape[1]
             std = 1 / math.sqrt(fan_in)
@@ -111,6 +138,8 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
         elif isinstance(module, MoshiTTTDecoderLayer) and module.has_ttt:
             init.constant_(module.ttt_gate, float(self.config.ttt.initial_gating_alpha))
+            with _own_random_numbers(module.layer_index):
+                module.ttt.reset_parameters()
 
 
 class MoshiTTTModel(MoshiTTTPreTrainedModel):
@@ -127,24 +156,29 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, inputs_BKT: Tensor, state: MoshiTTTState | None = None
-    ) -> tuple[Tensor, tuple[TTTState, ...], tuple[KVCache, ...]]:
-        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows behind the last."""
+        self, inputs_BKT: Tensor, state: MoshiTTTState | None = None, diagnostics: bool = False
+    ) -> tuple[Tensor, tuple[StreamState, ...], tuple[KVCache, ...], tuple[MemoryDiagnostics, ...]]:
+        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows behind the last frame.
+
+        The last value holds what the memories did, where asked for.
+        """
         x = self.embed_text(inputs_BKT[:, 0])
         for row, embed in enumerate(self.embed_audio, start=1):
             x = x + embed(inputs_BKT[:, row])
         memories = iter(state.memory) if state else None
         windows = state.window if state else None
         frames = state.frames if state and windows else None
-        new_memories, new_windows = [], []
+        new_memories, new_windows, told = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None
-            x, window, memory = layer(x, windows[index] if windows else None, memory, frames)
+            x, window, memory, layer_told = layer(x, windows[index] if windows else None, memory, frames, diagnostics)
             if memory is not None:
                 new_memories.append(memory)
             if window is not None:
                 new_windows.append(window)
-        return self.norm(x), tuple(new_memories), tuple(new_windows)
+            if layer_told is not None:
+                told.append(layer_told)
+        return self.norm(x), tuple(new_memories), tuple(new_windows), tuple(told)
 
 
 class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTrainedModel):
@@ -165,20 +199,27 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
         audio = [config.codebook_size] * (config.num_streams - 1)
         return torch.tensor([config.text_vocab_size, *audio], device=self.device)
 
-    def init_state(self, batch_size: int, window: bool = True) -> MoshiTTTState:
+    def init_state(
+        self, batch_size: int, window: bool = True, device: torch.device | str | None = None
+    ) -> MoshiTTTState:
         """The state of `batch_size` fresh streams.
 
         Args:
             window: whether attention goes on across calls. False carries the memory alone from segment to segment.
+            device: the model's own if None; on `"meta"` it costs nothing, and `num_bytes_by_layer()` still tells the
+                memory it needs, for a model on `"meta"` too.
         """
-        initial = self.initial_codes()
+        device = device or self.device
+        initial = self.initial_codes().to(device)
         depth = self.config.max_delay_frames + 1
         return MoshiTTTState(
-            memory=tuple(layer.ttt.init_state(batch_size) for layer in self.model.layers if layer.has_ttt),
-            window=tuple(layer.self_attn.init_cache(batch_size) for layer in self.model.layers) if window else None,
+            memory=tuple(layer.ttt.init_state(batch_size, device) for layer in self.model.layers if layer.has_ttt),
+            window=tuple(layer.self_attn.init_cache(batch_size, device) for layer in self.model.layers)
+            if window
+            else None,
             history=initial[None, :, None].repeat(batch_size, 1, depth),
-            initial=initial,
-            frames=torch.zeros(batch_size, dtype=torch.int64, device=self.device),
+            initial=initial[None].repeat(batch_size, 1),
+            frames=torch.zeros(batch_size, dtype=torch.int64, device=device),
         )
 
     def forward(
@@ -186,6 +227,7 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
         codes: Tensor,
         labels: Tensor | None = None,
         state: MoshiTTTState | None = None,
+        diagnostics: bool = False,
         return_dict: bool = True,
     ) -> MoshiTTTOutput | tuple[Any, ...]:
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
@@ -194,18 +236,19 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
             codes: `[B, K, T]` int64; -1 is an absent code (zero embedding, no loss).
             labels: `[B, K, T]`, the codes again with -100 or -1 where no loss is wanted; only Moshi's rows are used.
             state: the stream that the codes continue, any number of frames at a time. Go on with the returned one.
+            diagnostics: whether to tell what the memory of each TTT layer did.
 
         Raises:
             ValueError: wrong shapes or ids out of range.
         """
         self._check_codes(codes, state)
         sequence = self._delayed(codes, state)  # [B, K, T + 1]
-        hidden, memory, window = self.model(sequence[:, :, :-1], state)
+        hidden, memory, window, told = self.model(sequence[:, :, :-1], state, diagnostics)
         own = sequence[:, : self.config.num_codebooks, 1:]
         step_logits = self.depth_decoder(hidden, own)
         text_logits = self.lm_head(hidden)
         audio_logits, late = self._undelayed(step_logits, state)
-        output = MoshiTTTOutput(text_logits=text_logits, audio_logits=audio_logits)
+        output = MoshiTTTOutput(text_logits=text_logits, audio_logits=audio_logits, diagnostics=told or None)
         if labels is not None:
             if labels.shape != codes.shape:
                 raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
@@ -268,7 +311,7 @@ class MoshiTTTForConditionalGeneration(MoshiTTTStreamingMixin, MoshiTTTPreTraine
         return torch.stack(aligned, dim=1), late_BQMV
 
     def _advanced(
-        self, state: MoshiTTTState, codes: Tensor, memory: tuple[TTTState, ...], window: tuple[KVCache, ...]
+        self, state: MoshiTTTState, codes: Tensor, memory: tuple[StreamState, ...], window: tuple[KVCache, ...]
     ) -> MoshiTTTState:
         if state.window is None:
             return MoshiTTTState(memory, None, state.history, state.initial, state.frames)

@@ -1,6 +1,7 @@
 """Configurations that refuse what they do not know, where transformers would keep it silently."""
 
-from typing import Any
+from dataclasses import fields
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -27,6 +28,9 @@ _LIBRARY_KEYS = frozenset(
 class StrictConfig(PreTrainedConfig):
     """A transformers configuration with known keys and checked bounds; subclasses say them in `validate_bounds`."""
 
+    # Keys of `own_values` that a stream's state does not depend on.
+    state_free_keys: ClassVar[frozenset[str]] = frozenset()
+
     def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(set(kwargs) - _LIBRARY_KEYS)
         if unknown:
@@ -39,7 +43,7 @@ class StrictConfig(PreTrainedConfig):
     @classmethod
     def own_keys(cls) -> set[str]:
         """The keys that this configuration adds to transformers' own."""
-        return set(cls.__dataclass_fields__) - set(PreTrainedConfig.__dataclass_fields__)
+        return {field.name for field in fields(cls)} - set(PreTrainedConfig.__dataclass_fields__)
 
     def own_values(self) -> dict[str, Any]:
         """Those keys with their values; keys of a section by `section.key`."""
@@ -51,6 +55,10 @@ class StrictConfig(PreTrainedConfig):
             else:
                 values[key] = value
         return values
+
+    def state_values(self) -> dict[str, Any]:
+        """The values that a saved state depends on: it may be loaded only where all of them are the same."""
+        return {key: value for key, value in self.own_values().items() if key not in self.state_free_keys}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

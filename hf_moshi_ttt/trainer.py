@@ -2,7 +2,7 @@
 
 - Parameter groups: base, TTT weights and gates with their own learning rates, each with and without weight decay; all
   rates are logged.
-- Text and audio loss are logged beside their sum.
+- Text and audio loss are logged beside their sum, and at logged steps what the memory of each TTT layer does.
 - With `persistent_states`, memory is carried along lanes (`lane_memory.py`) and saved with every checkpoint.
 - `stop_at_step` ends a run early with a checkpoint, on the schedule of the whole run.
 """
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from .arguments import DataArguments, MoshiTTTTrainingArguments
 from .audio import frames_from_sec
@@ -22,6 +22,7 @@ from .data.codes import Provenance, load_codes
 from .data.collator import MoshiTTTCollator
 from .data.segments import LaneSampler, SegmentDataset, ShuffledSampler
 from .lane_memory import LaneMemory
+from .memory_curves import LOG_PREFIX, layer_means, log_key, present_frames
 from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
 
 
@@ -38,6 +39,22 @@ class StopAtStep(TrainerCallback):
         if state.global_step >= self.step:
             control.should_save = control.should_training_stop = True
         return control
+
+
+class ShortProgressCallback(ProgressCallback):
+    """The progress bar, without printing a line for every quantity of every layer."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """transformers' hook."""
+        shown = {key: value for key, value in (logs or {}).items() if not key.startswith(LOG_PREFIX)}
+        super().on_log(args, state, control, logs=shown, **kwargs)
 
 
 class MoshiTTTTrainer(Trainer):
@@ -75,11 +92,13 @@ class MoshiTTTTrainer(Trainer):
             if ttt is not None and ttt.persistent_states
             else None
         )
-        self._loss_parts: dict[str, list[Tensor]] = {}
+        self._noted: dict[str, list[Tensor]] = {}
         self._rates: dict[str, float] = {}
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator)
         if args.stop_at_step is not None:
             self.add_callback(StopAtStep(args.stop_at_step))
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ShortProgressCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         lanes = self.args.per_device_train_batch_size * self.args.world_size
@@ -93,24 +112,35 @@ class MoshiTTTTrainer(Trainer):
         """The weighted loss of one batch; in training and where memory is carried, from the state of its lanes."""
         lanes = self.lanes if model.training else None
         state = lanes.state_for(inputs["recording"], inputs["start_frame"]) if lanes else None
-        outputs = model(codes=inputs["codes"], labels=inputs["labels"], state=state)
+        diagnostics = model.training and self._is_logged_step()
+        outputs = model(codes=inputs["codes"], labels=inputs["labels"], state=state, diagnostics=diagnostics)
         if lanes:
             lanes.keep(outputs.state, inputs)
         if model.training:
-            self._note_step(outputs)
+            self._note_step(outputs, inputs["codes"])
         self.loss_is_scaled_for_ga = False
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def _note_step(self, outputs: MoshiTTTOutput) -> None:
-        for name in ("text_loss", "audio_loss"):
-            self._loss_parts.setdefault(name, []).append(outputs[name].detach())
+    def _is_logged_step(self) -> bool:
+        """Whether the step under way ends with a log; only then do memories tell what they do."""
+        step, by_steps = self.state.global_step + 1, self.args.logging_strategy == IntervalStrategy.STEPS
+        return by_steps and (step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step))
+
+    def _note_step(self, outputs: MoshiTTTOutput, codes_BKT: Tensor) -> None:
+        noted = {name: outputs[name].detach() for name in ("text_loss", "audio_loss")}
+        told_layers = self.model.config.ttt_layer_indices if outputs.diagnostics else []
+        for layer, told in zip(told_layers, outputs.diagnostics or (), strict=True):
+            means = layer_means(told, present_frames(codes_BKT))
+            noted.update({log_key(layer, name): value for name, value in means.items()})
+        for name, value in noted.items():
+            self._noted.setdefault(name, []).append(value)
         self._rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the parts of the loss since the last log, and the rate of each parameter group in the last step."""
+        """Adds the parts of the loss since the last log, this step's memories and each parameter group's rate."""
         if "loss" in logs:
-            parts = {name: torch.stack(values).mean().item() for name, values in self._loss_parts.items()}
-            self._loss_parts = {}
+            parts = {name: torch.stack(values).mean().item() for name, values in self._noted.items()}
+            self._noted = {}
             logs = {**logs, **parts, **self._rates}
         super().log(logs, start_time)
 

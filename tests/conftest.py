@@ -35,7 +35,8 @@ def make_model() -> Callable[..., MoshiTTTForConditionalGeneration]:
             for layer in model.model.layers:
                 if layer.has_ttt:
                     torch.nn.init.normal_(layer.ttt.o_proj.weight, std=0.3)
-                    torch.nn.init.normal_(layer.ttt.inner_norm_bias, std=0.1)
+                    if model.config.ttt.learner != "gated_delta":
+                        torch.nn.init.normal_(layer.ttt.learner.inner_norm_bias, std=0.1)
         return model
 
     return make

@@ -53,9 +53,28 @@ def test_ttt_is_absent_by_default_and_there_in_every_preset() -> None:
 def test_an_empty_ttt_section_is_the_usual_ttt_mlp() -> None:
     ttt = MoshiTTTConfig(ttt={}).ttt
     assert (ttt.layers, ttt.preset, ttt.ttt_mlp_layers, ttt.ttt_mlp_expansion_factor) == ("middle", "default", 2, 4)
-    assert (ttt.mini_batch_size, ttt.base_lr, ttt.step, ttt.forget) == (16, 1.0, "mean", "learned")
+    assert (ttt.mini_batch_size, ttt.base_lr, ttt.step, ttt.forget) == (16, 3.0, "mean", "learned")
+    assert (ttt.learner, ttt.update) == ("ttt", "all")
     assert (ttt.initial_gating_alpha, ttt.initial_keep_factor) == (0.1, 0.995)
     assert (ttt.output_bias, ttt.persistent_states) == (True, False)
+
+
+@pytest.mark.parametrize(("depth", "base_lr"), [(1, 1.0), (2, 0.1), (5, 0.1)])
+def test_the_papers_preset_has_the_papers_rates_and_does_not_forget(depth: int, base_lr: float) -> None:
+    paper = TTTConfig(preset="paper", ttt_mlp_layers=depth)
+    assert (paper.base_lr, paper.forget) == (base_lr, "none")
+    changed = TTTConfig(preset="paper", base_lr=0.5, forget="learned")
+    assert (changed.base_lr, changed.forget) == (0.5, "learned")
+    assert TTTConfig.from_dict(paper.to_dict()).to_dict() == paper.to_dict()
+
+
+def test_a_state_depends_on_what_the_function_depends_on() -> None:
+    config = MoshiTTTConfig.from_preset("tiny")
+    values = config.state_values()
+    assert values["ttt.mini_batch_size"] == 4 and values["ttt.base_lr"] == 3.0 and values["sliding_window"] == 16
+    assert not {"codec", "text_loss_weight", "ttt.initial_gating_alpha", "ttt.persistent_states"} & set(values)
+    assert "ttt.layers" in values and "layers" not in config.ttt.state_values()  # a layer alone does not know its index
+    assert set(values) < set(config.own_values())
 
 
 def test_an_unknown_preset_is_refused() -> None:
@@ -165,7 +184,7 @@ def test_wrong_types_are_refused(changes: dict[str, Any], message: str) -> None:
         ({"ttt": {"ttt_mlp_layers": 0}}, "TTTConfig: ttt_mlp_layers=0, but ttt_mlp_layers must be at least 1"),
         ({"ttt": {"ttt_mlp_expansion_factor": 0}}, "ttt_mlp_expansion_factor must be at least 1"),
         ({"ttt": {"mini_batch_size": 0}}, "mini_batch_size=0, but mini_batch_size must be at least 1 frame"),
-        ({"ttt": {"base_lr": 0}}, r"base_lr=0, but base_lr must be above 0 \(for no inner steps use ttt=None\)"),
+        ({"ttt": {"base_lr": 0}}, r"base_lr=0, but .* be above 0 \(for no inner steps use learner='static'\)"),
         ({"ttt": {"initial_keep_factor": 1}}, "initial_keep_factor=1, but .* between 0 and 1, both excluded"),
         ({"ttt": {"initial_keep_factor": 0.0}}, "initial_keep_factor=0.0, but .* between 0 and 1, both excluded"),
         ({"ttt": {"layers": "odd"}}, "layers='odd', but layers must be \"middle\", \"all\" or a list of layer indices"),

@@ -209,7 +209,7 @@ def test_bfloat16_model_keeps_its_memory_in_float32(make_model: MakeModel, tmp_p
     model = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
     layer = next(layer for layer in model.model.layers if layer.has_ttt)
     assert layer.mlp.fc1.weight.dtype == layer.ttt.q_proj.weight.dtype == torch.bfloat16
-    assert layer.ttt.inner_weights[0].dtype == layer.ttt_gate.dtype == torch.float32
+    assert layer.ttt.learner.inner_weights[0].dtype == layer.ttt_gate.dtype == torch.float32
     output = model(random_codes(model.config, 1, 20), state=model.init_state(1))
     assert output.text_logits.dtype == torch.bfloat16
     assert output.state.memory[0].delta_weights[0].dtype == torch.float32
@@ -259,7 +259,102 @@ def test_cuda_equals_cpu_in_training_chunks_and_steps(make_model: MakeModel) -> 
         output.loss.backward()
         state = model(codes[:, :, :30].to(device), state=model.init_state(2)).state
         step = model.step_with_logits(codes[:, :, 30].to(device), state)
-        weight = model.model.layers[1].ttt.inner_weights[0]
+        weight = model.model.layers[1].ttt.learner.inner_weights[0]
         found.append([output.loss, weight.grad, step.text_logits, step.state.memory[0].delta_weights[0]])
     for cpu, cuda in zip(*found, strict=True):
         torch.testing.assert_close(cuda.cpu(), cpu, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_diagnostics_are_told_for_each_ttt_layer_and_change_nothing(make_model: MakeModel) -> None:
+    model = make_model(ttt={"layers": [0, 2]})
+    codes = random_codes(model.config, batch=2, frames=21)
+    silent, told = model(codes), model(codes, diagnostics=True)
+    assert_same_logits(silent, told)
+    assert silent.diagnostics is None and len(told.diagnostics) == 2
+    for index, own in zip((0, 2), told.diagnostics, strict=True):
+        assert own.loss_before.shape == (2, 2, 21)
+        assert torch.equal(own.gate, torch.tanh(model.model.layers[index].ttt_gate))
+    state, frames = model.init_state(2), []
+    for t in range(21):
+        step = model.step_with_logits(codes[:, :, t], state, diagnostics=True)
+        state = step.state
+        frames.append(step.diagnostics)
+    for layer in range(2):
+        for name in ("loss_before", "loss_after"):
+            streamed = torch.cat([getattr(told[layer], name) for told in frames], dim=2)
+            torch.testing.assert_close(streamed, getattr(told.diagnostics[layer], name), rtol=1e-3, atol=1e-4)
+        streamed = torch.cat([told[layer].branch_to_residual for told in frames], dim=1)
+        torch.testing.assert_close(streamed, told.diagnostics[layer].branch_to_residual, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_branch_to_residual_is_measured_where_the_branch_is_added(make_model: MakeModel) -> None:
+    model, seen = make_model(), {}
+    layer = next(layer for layer in model.model.layers if layer.has_ttt)
+    layer.ttt_norm.register_forward_hook(lambda _, inputs, __: seen.update(residual=inputs[0]))
+    layer.ttt.register_forward_hook(lambda _, __, output: seen.update(branch=output.output))
+    (told,) = model(random_codes(model.config, batch=2, frames=9), diagnostics=True).diagnostics
+    branch = torch.tanh(layer.ttt_gate) * seen["branch"]
+    expected = branch.square().mean(-1).sqrt() / seen["residual"].square().mean(-1).sqrt()
+    torch.testing.assert_close(told.branch_to_residual, expected)
+
+
+@pytest.mark.parametrize("learner", ["ttt", "static", "gated_delta"])
+def test_every_learner_streams_saves_and_trains_in_the_model(
+    make_model: MakeModel, learner: str, tmp_path: Path
+) -> None:
+    model = make_model(ttt={"learner": learner, "layers": "all"})
+    model.save_pretrained(tmp_path)
+    loaded = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path).eval()
+    codes = random_codes(model.config, batch=2, frames=40)
+    whole = loaded(codes).text_logits
+    assert torch.equal(whole, model(codes).text_logits)
+    state, parts = loaded.init_state(2), []
+    for piece in codes.split([5, 1, 34], dim=2):
+        output = loaded(piece, state=state)
+        state = output.state
+        parts.append(output.text_logits)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
+    model(codes, labels=codes).loss.backward()
+    unused = {"rate_proj", "place_offset", "keep_logit", "k_proj", "v_proj"} if learner == "static" else set()
+    for name, parameter in model.named_parameters():
+        if ".ttt." in name and not any(part in name for part in unused):
+            assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_static_has_the_parameters_of_ttt() -> None:
+    shapes = [
+        {n: p.shape for n, p in MoshiTTTForConditionalGeneration(
+            MoshiTTTConfig.from_preset("tiny", ttt={"learner": learner})
+        ).named_parameters()} for learner in ("ttt", "static")
+    ]  # fmt: skip
+    assert shapes[0] == shapes[1]
+
+
+def test_memory_of_a_state_is_known_for_the_7b_before_it_is_built() -> None:
+    with torch.device("meta"):
+        model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("moshi-7b")).bfloat16()
+    sizes = model.init_state(1, device="meta").num_bytes_by_layer()
+    assert len([name for name in sizes if name.startswith("memory")]) == 8
+    assert sizes["window.0"] == 2 * 3000 * 4096 * 2
+    weights = 4 * 32 * (2 * 128 * 512 + 512 + 128)  # fast weights and biases in float32
+    rings = 4 * 32 * 16 * (128 + 512 + 512 + 128 + 1)
+    assert sizes["memory.0"] == weights + rings + 8
+    two = model.init_state(2, device="meta").num_bytes_by_layer()
+    assert {name: size * 2 for name, size in sizes.items()} == two
+
+
+def test_layers_start_from_different_random_numbers(tmp_path: Path) -> None:
+    """Also where the base comes from a checkpoint, so that nothing else draws random numbers in between."""
+    torch.manual_seed(0)
+    MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny", ttt=None)).save_pretrained(tmp_path)
+    loaded = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path, ttt={"layers": "all"})
+    own = [
+        p
+        for layer in loaded.model.layers
+        for n, p in layer.ttt.named_parameters()
+        if n in ("q_proj.weight", "k_proj.weight")
+    ]
+    assert len(own) == 8
+    assert not any(torch.equal(a, b) for i, a in enumerate(own) for b in own[:i])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hf_moshi_ttt.plots import plot_loss_by_position
+from hf_moshi_ttt.plots import plot_loss_by_position, plot_memory
 
 
 def curve(*values: float, half_width: float | None = 0.1) -> list[dict[str, Any]]:
@@ -117,3 +117,30 @@ def test_a_single_recording_has_curves_without_intervals(tmp_path: Path, kept: l
     plot_loss_by_position(results(models={"ttt": model}, differences={"ttt": model}), tmp_path / "loss.png")
     assert lines(kept[0], 0)["ttt"][1] == [5.0, 4.0]
     assert (tmp_path / "loss.png").stat().st_size > 10_000
+
+
+def memory(num_layers: int, **changes: Any) -> dict[str, Any]:
+    """What memory_curves.py makes."""
+    losses = ("loss_initial", "loss_before", "loss_after", "key_dependent_share", "gate", "branch_to_residual")
+    return {
+        "x_label": "training step", "x": [10, 20], "layers": list(range(3, 3 + num_layers)), "recordings": [],
+        "curves": {name: [[1.0 + layer, None] for layer in range(num_layers)] for name in losses}, **changes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("num_layers", [1, 4, 5])
+def test_every_layer_has_a_panel_and_every_quantity_its_lines(
+    tmp_path: Path, kept: list[Figure], num_layers: int
+) -> None:
+    plot_memory(memory(num_layers), tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").stat().st_size > 10_000
+    panels = {axes.get_title(): axes for axes in kept[0].axes}
+    assert [title for title in panels if title.startswith("layer")] == [
+        f"layer {index}: inner loss" for index in range(3, 3 + num_layers)
+    ]
+    own = {line.get_label(): list(line.get_ydata())[:1] for line in panels["layer 3: inner loss"].lines[:3]}
+    assert own == {"W_0 (no learning)": [1.0], "before the frame's step": [1.0], "after the frame's step": [1.0]}
+    assert len(panels["mean size of the gate"].lines) == num_layers
+    assert len(panels["norm of what was learned / of W_0"].lines) == 0  # not in the report
+    assert all(axes.get_xlabel() == "training step" and axes.get_ylim()[0] == 0 for axes in kept[0].axes)
+    assert "1 = a constant answer, 2 = a random one" in kept[0].get_suptitle()

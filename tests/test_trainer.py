@@ -131,6 +131,38 @@ def test_loss_parts_and_every_rate_are_logged(tmp_path: Path, codes: Path) -> No
     )  # fmt: skip
 
 
+def test_memories_are_logged_at_logged_steps_alone(tmp_path: Path, codes: Path) -> None:
+    trainer, asked = make_trainer(tmp_path, codes, logging_steps=3, max_steps=7), []
+    trainer.model.register_forward_pre_hook(lambda *call: asked.append(call[2]["diagnostics"]), with_kwargs=True)
+    trainer.train()
+    assert asked == [False, False, True, False, False, True, False]
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in entries] == [3, 6]
+    (layer,) = trainer.model.config.ttt_layer_indices
+    for entry in entries:
+        assert entry[f"ttt/layer_{layer}/loss_initial"] > 1
+        assert 0 < entry[f"ttt/layer_{layer}/loss_after"] < entry[f"ttt/layer_{layer}/loss_before"]
+        assert entry[f"ttt/layer_{layer}/delta_ratio"] > 0 and entry[f"ttt/layer_{layer}/branch_to_residual"] > 0
+    plain = make_trainer(tmp_path / "plain", codes, config={"ttt": None}, max_steps=2)
+    plain.train()
+    assert not any(key.startswith("ttt/") for entry in plain.state.log_history for key in entry)
+
+
+def test_asking_for_diagnostics_changes_no_weight(tmp_path: Path, codes: Path) -> None:
+    often, never = (make_trainer(tmp_path / str(n), codes, logging_steps=n, **LANES) for n in (1, 100))
+    often.train()
+    never.train()
+    assert all(torch.equal(w, never.model.state_dict()[n]) for n, w in often.model.state_dict().items())
+
+
+def test_the_screen_does_not_show_every_layer(tmp_path: Path, codes: Path, capsys: pytest.CaptureFixture) -> None:
+    trainer = make_trainer(tmp_path, codes, max_steps=1, disable_tqdm=False)
+    trainer.train()
+    captured = capsys.readouterr()
+    shown = captured.out + captured.err
+    assert "audio_loss" in shown and "ttt/layer" not in shown
+
+
 def test_conversations_train_the_text(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "run", save_codes(tmp_path / "codes", [60, 50], rows=17))
     trainer.train()

@@ -1,164 +1,95 @@
-"""Laws 1 to 4 of the inner loop: fast == naive, causal, the same in any chunks, rows isolated."""
+"""The definition itself: its first steps by hand, the published equations, and the share that tells a collapse."""
 
-import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
-from hf_moshi_ttt.ttt import InnerTokens, inner_loss, naive_ttt, state_tensors, ttt
-from hf_moshi_ttt.ttt_layer import TTTLayer
+from hf_moshi_ttt.ttt import InnerNetwork, InnerTokens, inner_loss, inner_target, key_dependent_share, naive_ttt
 
-WIDTH, HEADS, MINI_BATCH = 32, 2, 4  # heads narrower than 16 make the layer norm of a deep network ill-conditioned
-VARIANTS = [
-    dict(ttt_mlp_layers=1),
-    dict(ttt_mlp_layers=1, preset="paper", forget="none", base_lr=1.0),
-    dict(ttt_mlp_layers=2),
-    dict(ttt_mlp_layers=2, preset="paper", forget="none", base_lr=0.1),
-    dict(ttt_mlp_layers=2, step="constant", output_bias=False, initial_keep_factor=0.8),
-    dict(ttt_mlp_layers=3, forget="none"),
-    dict(ttt_mlp_layers=5),
-]
-CHUNKS = [[63], [1] * 63, [1, 2, 60], [4] * 15 + [3], [3, 1, 4, 5, 16, 17, 13, 4]]
+WIDTH, SIZE = 4, 3
 
 
-def make_layer(dtype: torch.dtype = torch.float64, **options: object) -> TTTLayer:
-    torch.manual_seed(1)
-    config = TTTConfig(mini_batch_size=MINI_BATCH, ttt_mlp_expansion_factor=2, **options)
-    layer = TTTLayer(WIDTH, HEADS, config).to(dtype)
-    for name, parameter in layer.named_parameters():
-        if "norm" in name or "bias" in name or name in ("o_proj.weight", "place_offset"):
-            torch.nn.init.normal_(parameter, mean=float(name.endswith("norm_weight")), std=0.05)
-    return layer
-
-
-def make_input(frames: int, batch: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(batch, frames, WIDTH, dtype=dtype, generator=torch.Generator().manual_seed(2))
-
-
-def outputs_and_gradients(layer: TTTLayer, x: Tensor, form: object) -> list[Tensor]:
-    leaf = x.clone().requires_grad_()
-    z, _ = form(layer.inner_network(), layer.inner_tokens(leaf, None))  # type: ignore[operator]
-    inner = [p for n, p in layer.named_parameters() if not n.startswith(("o_proj", "post_norm"))]
-    grads = torch.autograd.grad(z.sin().sum(), [leaf, *inner], allow_unused=True)
-    return [z, *[grad for grad in grads if grad is not None]]
-
-
-@pytest.mark.parametrize("frames", [1, MINI_BATCH - 1, MINI_BATCH, MINI_BATCH + 1, 63])
-@pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_fast_equals_naive_with_gradients(options: dict, frames: int) -> None:
-    layer, x = make_layer(**options), make_input(frames)
-    for fast, naive in zip(
-        outputs_and_gradients(layer, x, ttt), outputs_and_gradients(layer, x, naive_ttt), strict=True
-    ):
-        torch.testing.assert_close(fast, naive, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_fast_equals_naive_in_float32(options: dict) -> None:
-    layer, x = make_layer(torch.float32, **options), make_input(63, dtype=torch.float32)
-    tokens = layer.inner_tokens(x, None)
-    fast, naive = ttt(layer.inner_network(), tokens)[0], naive_ttt(layer.inner_network(), tokens)[0]
-    torch.testing.assert_close(fast, naive, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_fast_memory_equals_naive_memory(options: dict) -> None:
-    layer, x = make_layer(**options), make_input(30)
-    tokens = layer.inner_tokens(x, None)
-    fast, naive = ttt(layer.inner_network(), tokens)[1], naive_ttt(layer.inner_network(), tokens)[1]
-    for a, b in zip(
-        (*fast.delta_weights, *fast.delta_biases), (*naive.delta_weights, *naive.delta_biases), strict=True
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-    assert max(delta.abs().max() for delta in fast.delta_weights) > 1e-3
-    assert fast.place.tolist() == naive.place.tolist() == [2, 2, 2]
-
-
-@pytest.mark.parametrize("options", VARIANTS, ids=str)
-@pytest.mark.parametrize("place", range(2 * MINI_BATCH))
-def test_future_leaves_the_past_bit_identical(options: dict, place: int) -> None:
-    layer, x = make_layer(**options), make_input(4 * MINI_BATCH + 1)
-    changed = x.clone()
-    changed[:, place + 1 :] += 1
-    before, after = layer(x).output, layer(changed).output
-    assert torch.equal(before[:, : place + 1], after[:, : place + 1])
-    assert not torch.equal(before[:, place + 1], after[:, place + 1])
-
-
-@pytest.mark.parametrize("options", VARIANTS, ids=str)
-@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
-def test_any_chunks_equal_the_whole(options: dict, chunks: list[int]) -> None:
-    layer, x = make_layer(**options), make_input(63)
-    whole = layer(x)
-    state, outputs = None, []
-    for piece in x.split(chunks, dim=1):
-        step = layer(piece, state)
-        state = step.state
-        outputs.append(step.output)
-    torch.testing.assert_close(torch.cat(outputs, dim=1), whole.output, rtol=1e-12, atol=1e-12)
-    for name, tensor in state_tensors(whole.state).items():
-        if not name.startswith("ring_"):  # rings may hold different padding where their rate is 0
-            torch.testing.assert_close(state_tensors(state)[name], tensor, rtol=1e-12, atol=1e-12)
-
-
-def test_rows_at_different_places_run_as_alone() -> None:
-    layer, x = make_layer(ttt_mlp_layers=2), make_input(40, batch=2)
-    started = layer(x[:1, :7]).state
-    fresh = layer.init_state(1)
-    both = type(started)(
-        **{
-            name: tuple(torch.cat(pair) for pair in zip(getattr(started, name), getattr(fresh, name), strict=True))
-            for name in ("delta_weights", "delta_biases", "ring_inputs", "ring_grads")
-        },
-        ring_lr=torch.cat([started.ring_lr, fresh.ring_lr]),
-        place=torch.cat([started.place, fresh.place]),
+def make_net(**changes: object) -> InnerNetwork:
+    """One linear head without bias, layer norm without affine."""
+    generator = torch.Generator().manual_seed(0)
+    net = InnerNetwork(
+        weights=(torch.randn(1, WIDTH, WIDTH, generator=generator, dtype=torch.float64),),
+        biases=(),
+        norm_weight_HF=torch.ones(1, WIDTH, dtype=torch.float64),
+        norm_bias_HF=torch.zeros(1, WIDTH, dtype=torch.float64),
+        place_weights_C=1 / torch.arange(1, SIZE + 1, dtype=torch.float64),
     )
-    together = layer(torch.cat([x[:1, 7:30], x[1:, 7:30]]), both).output
-    torch.testing.assert_close(together[:1], layer(x[:1, 7:30], started).output, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(together[1:], layer(x[1:, 7:30]).output, rtol=1e-12, atol=1e-12)
+    return replace(net, **changes)
 
 
-def test_gradients_flow_through_carried_state() -> None:
-    layer, x = make_layer(ttt_mlp_layers=2), make_input(20)
-    whole = torch.autograd.grad(layer(x).output.square().sum(), layer.inner_weights[0])[0]
-    first = layer(x[:, :9])
-    second = layer(x[:, 9:], first.state)
-    pieces = first.output.square().sum() + second.output.square().sum()
-    torch.testing.assert_close(torch.autograd.grad(pieces, layer.inner_weights[0])[0], whole, rtol=1e-10, atol=1e-10)
+def make_tokens(frames: int) -> InnerTokens:
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = torch.randn(3, 1, 1, frames, WIDTH, generator=generator, dtype=torch.float64)
+    return InnerTokens(q, k, v, torch.rand(1, 1, frames, generator=generator, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 5])
-def test_memory_learns_a_fixed_map(depth: int) -> None:
-    """A key's answer comes closer to its value after 375 frames (30 s) of a fixed random map."""
-    torch.manual_seed(0)
-    layer = TTTLayer(64, 1, TTTConfig(ttt_mlp_layers=depth))
-    net = layer.inner_network()
-    frames, width = 375, 64
-    keys = torch.nn.functional.rms_norm(torch.randn(1, 1, 16, width), (width,))
-    values = torch.randn(1, 1, 16, width)
-    drawn = torch.randint(16, (frames,))
-    tokens = InnerTokens(
-        keys[:, :, drawn], keys[:, :, drawn], values[:, :, drawn], torch.full((1, 1, frames), 0.5 / width)
-    )
-    with torch.no_grad():
-        _, state = ttt(net, tokens)
-    losses = []
-    for deltas in ([torch.zeros(())] * depth, state.delta_weights):
-        x = keys
-        for layer_index, (weight, delta) in enumerate(zip(net.weights, deltas, strict=True)):
-            x = x @ (weight + delta)
-            if layer_index < len(net.biases) and deltas is state.delta_weights:
-                x = x + state.delta_biases[layer_index]
-            if layer_index < depth - 1:
-                x = torch.nn.functional.gelu(x, approximate="tanh")
-        target = torch.nn.functional.layer_norm(values - keys, (width,))
-        losses.append(inner_loss(net, x, target).mean().item() / width)
-    assert losses[1] < 0.7 * losses[0], losses
+def gradient_by_differences(net: InnerNetwork, weight: Tensor, k: Tensor, target: Tensor) -> Tensor:
+    """d loss / d W entry by entry."""
+    grad, step = torch.zeros_like(weight), 1e-6
+    for i in range(WIDTH):
+        for o in range(WIDTH):
+            shift = torch.zeros_like(weight)
+            shift[:, i, o] = step
+            high, low = (inner_loss(net, k @ (weight + sign * shift), target).sum() for sign in (1, -1))
+            grad[:, i, o] = (high - low) / (2 * step)
+    return grad
 
 
-def test_all_variants_are_distinct() -> None:
-    outputs = [make_layer(**options)(make_input(20)).output for options in VARIANTS]
-    for a, b in itertools.combinations(outputs, 2):
-        assert not torch.equal(a, b)
+def test_first_mini_batch_by_hand() -> None:
+    """W_t = W_0 - c_t sum over s <= t of lr_s grad(W_0; s), the second frame's weights having both steps, halved."""
+    net, tokens = make_net(), make_tokens(2)
+    target = inner_target(net, tokens.k, tokens.v)
+    weight, steps = net.weights[0], []
+    for t in range(2):
+        k, own = tokens.k[:, :, t : t + 1], target[:, :, t : t + 1]
+        steps.append(tokens.lr[0, 0, t] * gradient_by_differences(net, weight, k, own))
+    z, state = naive_ttt(net, tokens)
+    for t, learned in enumerate((weight - steps[0], weight - (steps[0] + steps[1]) / 2)):
+        q = tokens.q[:, :, t : t + 1]
+        torch.testing.assert_close(z[:, :, t : t + 1], q + F.layer_norm(q @ learned, (WIDTH,), eps=1e-6))
+    assert state.place.tolist() == [2] and not state.delta_weights[0].any()  # nothing is committed before it is full
+
+
+def test_a_full_mini_batch_is_committed_and_forgets() -> None:
+    net, tokens = make_net(), make_tokens(2 * SIZE)
+    kept = naive_ttt(net, tokens)[1].delta_weights[0]
+    first = naive_ttt(net, InnerTokens(*(x[:, :, :SIZE] for x in tokens)))[1].delta_weights[0]
+    forgetful = naive_ttt(replace(net, keep_H=torch.tensor([0.25], dtype=torch.float64)), tokens)[1].delta_weights[0]
+    assert first.abs().max() > 0.01
+    torch.testing.assert_close(forgetful, kept - 0.75 * first)
+
+
+def test_targets_are_normed_by_default_and_raw_in_the_paper() -> None:
+    net, tokens = make_net(), make_tokens(2)
+    normed, raw = (inner_target(replace(net, normalize_target=flag), tokens.k, tokens.v) for flag in (True, False))
+    torch.testing.assert_close(raw, tokens.v - tokens.k)
+    torch.testing.assert_close(normed, F.layer_norm(raw, (WIDTH,), eps=1e-6))
+
+
+def test_inner_loss_is_half_the_squared_distance() -> None:
+    net = make_net(norm_weight_HF=torch.full((1, WIDTH), 2.0), norm_bias_HF=torch.full((1, WIDTH), 0.5))
+    output, target = torch.randn(2, 1, 1, 3, WIDTH)
+    expected = ((F.layer_norm(output, (WIDTH,), eps=1e-6) * 2 + 0.5 - target) ** 2).sum(-1) / 2
+    torch.testing.assert_close(inner_loss(net, output, target), expected)
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(0.0, 0.0), (1.0, 0.5), (100.0, 1.0)])
+def test_key_dependent_share_is_0_for_one_answer_and_1_for_answers_around_zero(spread: float, expected: float) -> None:
+    common = torch.ones(1, 1, 1, 64)
+    answers = common + spread * torch.randn(1, 1, 5000, 64, generator=torch.Generator().manual_seed(0))
+    assert key_dependent_share(answers).item() == pytest.approx(expected, abs=0.01)
+
+
+def test_key_dependent_share_is_unbiased_for_few_answers_and_unknown_for_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    answers = 1 + torch.randn(4000, 1, 3, 8, generator=generator)
+    assert key_dependent_share(answers).mean().item() == pytest.approx(0.5, abs=0.03)
+    assert key_dependent_share(answers[:, :, :1]).isnan().all()
