@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from transformers.utils.hub import cached_file, cached_files, extract_commit_hash
 
 from .configuration_moshi_ttt import MoshiTTTConfig
+from .hub_files import HUB_SCHEME, local_file
 from .kyutai import config_from_kyutai, from_kyutai, is_kyutai_config, merge_lora
 from .lazy_weights import PICKLE_SUFFIXES, LazyTensor, open_weights, read_header
 from .transformers_moshi import config_from_transformers, from_transformers, is_transformers_config
@@ -59,9 +60,17 @@ class Repository:
     def file(self, filename: str) -> Path | None:
         """Where a file lies, downloaded if need be, or None if the repository has none of that name.
 
+        Args:
+            filename: inside the repository, or Kyutai's form for a file on the Hub (`hf://owner/repository/file`).
+
         Raises:
+            ValueError: a path that leads out of the repository.
             OSError: the repository cannot be reached or does not exist.
         """
+        if filename.startswith(HUB_SCHEME):
+            return local_file(filename)
+        if Path(filename).is_absolute() or ".." in Path(filename).parts:
+            raise ValueError(f"{self.name}: {filename} leads out of the repository.")
         found = cached_file(self.name, filename, _raise_exceptions_for_missing_entries=False, **self.hub)
         return None if found is None else Path(found)
 
@@ -251,10 +260,10 @@ def _lora_base(repository: Repository, names: tuple[str, ...], base: str | None)
 
 def _tokenizer_name(repository: Repository, filename: str) -> str | None:
     """A path, or Kyutai's form for a file on the Hub (`hf://owner/name/file`), which is not downloaded here."""
-    if filename.startswith("hf://"):
+    if filename.startswith(HUB_SCHEME):
         return filename
     if not Path(repository.name).is_dir():
-        return f"hf://{repository.name}/{filename}"
+        return f"{HUB_SCHEME}{repository.name}/{filename}"
     path = Path(repository.name, filename)
     return str(path) if path.is_file() else None
 

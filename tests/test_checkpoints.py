@@ -94,6 +94,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/model.safetensors", "a/../../model.safetensors"])
+def test_files_outside_the_repository_are_not_read(tmp_path: Path, lm_model: Any, name: str) -> None:
+    save_kyutai(tmp_path / "inside", lm_model, moshi_name=name)
+    with pytest.raises(ValueError, match="model.safetensors leads out of the repository"):
+        opened(tmp_path / "inside")
+
+
 def test_bad_indexes_are_refused(tmp_path: Path, lm_model: Any) -> None:
     save_kyutai(tmp_path, lm_model, shards=2)
     index = tmp_path / "model.safetensors.index.json"
