@@ -104,17 +104,15 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_settings(path: str | Path, changes: list[str]) -> dict[str, Any]:
-    """The settings of a YAML file with `key=value` changes; `a.b=value` changes key b of section a.
+def read_settings(paths: str | Path | list[str], changes: list[str]) -> dict[str, Any]:
+    """The settings of YAML files, later ones on top, with `key=value` changes; `a.b=value` changes key b of section a.
 
     Raises:
         ValueError: missing file, no valid YAML mapping in it, or a change that is no `key=value`.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such configuration file.")
-    settings = _parsed(Path(path).read_text(encoding="utf-8"), path)
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected `key: value` lines, got {settings!r}.")
+    settings: dict[str, Any] = {}
+    for path in paths if isinstance(paths, list) else [paths]:
+        settings |= _read_file(Path(path))
     for change in changes:
         key, separator, value = change.partition("=")
         if not separator or not key:
@@ -127,6 +125,15 @@ def read_settings(path: str | Path, changes: list[str]) -> dict[str, Any]:
             if not isinstance(section, dict):
                 raise ValueError(f"{change!r}: {parent} is {section!r}, not a section.")
         section[last] = _parsed(value, change)
+    return settings
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such configuration file.")
+    settings = _parsed(path.read_text(encoding="utf-8"), path)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected `key: value` lines, got {settings!r}.")
     return settings
 
 

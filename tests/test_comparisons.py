@@ -65,6 +65,7 @@ def test_a_difference_within_the_window_says_that_nothing_can_be_told() -> None:
         (Estimate(0.5, 0.25, 0.75, 8), "memory hurts: +0.5000 nats beyond the window [+0.2500, +0.7500], n=8"),
         (Estimate(-0.1, -0.3, 0.1, 8), "cannot be told: -0.1000 nats beyond the window [-0.3000, +0.1000], n=8"),
         (Estimate(0.0, 0.0, 0.0, 8), "cannot be told: +0.0000 nats beyond the window [+0.0000, +0.0000], n=8"),
+        (Estimate(-9e-5, -1e-4, -8e-5, 8), "cannot be told: -0.0001 nats beyond the window [-0.0001, -0.0001], n=8"),
         (Estimate(-0.5, None, None, 1), "cannot be told: -0.5000 nats beyond the window, but n=1 recording"),
     ],
 )

@@ -8,6 +8,8 @@ import numpy as np
 
 from .loss_curve import Estimate, bin_losses, curve, mean_beyond, slope_per_1000_frames
 
+_ROUNDING_NATS = 1e-4  # up to here two readings of the same numbers differ
+
 
 def compare(
     losses_RT: Sequence[np.ndarray],
@@ -45,8 +47,8 @@ def verdict(beyond: Estimate | None, subject: str = "memory") -> str:
     if beyond.low is None or beyond.high is None:
         return f"cannot be told: {beyond.value:+.4f} nats beyond the window, but n=1 recording"
     said = f"{beyond.value:+.4f} nats beyond the window [{beyond.low:+.4f}, {beyond.high:+.4f}], n={beyond.recordings}"
-    if beyond.high < 0:
+    if beyond.high < 0 and beyond.value < -_ROUNDING_NATS:
         return f"{subject} helps: {said}"
-    if beyond.low > 0:
+    if beyond.low > 0 and beyond.value > _ROUNDING_NATS:
         return f"{subject} hurts: {said}"
     return f"cannot be told: {said}"

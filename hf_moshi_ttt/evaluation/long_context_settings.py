@@ -1,13 +1,14 @@
-"""Settings of the long-context evaluation, in a YAML file or on the command line; unknown and removed keys are refused.
+"""Settings of the long-context evaluation, in a YAML file and as `key=value`; unknown and removed keys are refused.
 
 Positions and lengths are frames of 80 ms: 8,000 frames are 10.7 minutes, 24,990 are 33.3 minutes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 
 MODES = ("block", "stream")
 TEXT_STREAMS = ("zero", "pad", "none", "predicted")
@@ -68,6 +69,13 @@ class LongContextSettings:
         default=64,
         metadata={"help": "Frames late in the longest recording that are read again one by one; 0: none."},
     )
+    memory_recordings: int = field(
+        default=2, metadata={"help": "Recordings of which the report shows what the memories do; 0 for none."}
+    )
+    training_frames: int | None = field(
+        default=None,
+        metadata={"help": "Frames that the model heard at a time in training, to be marked in the report."},
+    )
 
     def __post_init__(self) -> None:
         _require("mode", self.mode, self.mode in MODES, " or ".join(MODES))
@@ -76,7 +84,10 @@ class LongContextSettings:
             _require(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
         positions = self.positions_frames
         _require("positions_frames", positions, all(at >= 0 for at in positions), "positions in frames, 0 or more")
-        _require("check_frames", self.check_frames, self.check_frames >= 0, "0 or more")
+        for key in ("check_frames", "memory_recordings"):
+            _require(key, getattr(self, key), getattr(self, key) >= 0, "0 or more")
+        length = self.training_frames
+        _require("training_frames", length, length is None or length >= 1, "at least 1")
         for key, allowed in (("text_stream", TEXT_STREAMS), ("user_stream", USER_STREAMS)):
             value = getattr(self, key)
             _require(key, value, value is None or value in allowed, f"one of {', '.join(allowed)}")
@@ -134,20 +145,36 @@ class RecordingSettings:
                 )
 
 
+_KINDS: tuple[Any, ...] = (RecordingSettings, LongContextSettings)
+
+
 def parse_settings(settings: Mapping[str, Any]) -> tuple[RecordingSettings, LongContextSettings]:
     """Settings by their keys.
 
     Raises:
-        ValueError: a removed key (with what replaced it), an unknown one, or a value out of bounds.
+        ValueError: a removed key (with what replaced it), an unknown one, a wrong type or a value out of bounds.
     """
     for key in settings:
         if key in REMOVED:
             raise ValueError(f"{key} was removed: {REMOVED[key]}. Take it out of the configuration.")
-    kinds = (RecordingSettings, LongContextSettings)
-    names = {kind: [item.name for item in fields(kind)] for kind in kinds}
-    known = [name for kind in kinds for name in names[kind]]
+    names = {kind: [item.name for item in fields(kind)] for kind in _KINDS}
+    known = [name for kind in _KINDS for name in names[kind]]
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(f"Unknown settings {unknown}. Known: {', '.join(known)}.")
-    chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in kinds]
-    return RecordingSettings(**chosen[0]), LongContextSettings(**chosen[1])
+    chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in _KINDS]
+    try:
+        return RecordingSettings(**chosen[0]), LongContextSettings(**chosen[1])
+    except StrictDataclassError as error:
+        raise ValueError(str(error)) from error
+
+
+def describe_settings() -> str:
+    """Every setting with its default and meaning, for `--help`."""
+    lines = []
+    for kind in _KINDS:
+        lines += ["", str(kind.__doc__), ""]
+        for item in fields(kind):
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            lines.append(f"  {item.name} ({default!r}): {item.metadata['help']}")
+    return "\n".join(lines)
