@@ -68,7 +68,7 @@ class TTTState(StreamState):
         delta_weights, delta_biases: what was learned, as a difference to the trained start weights: `[B, H, I, O]`,
             `[B, H, 1, O]` per learned inner layer.
         ring_inputs, ring_grads: inputs and output gradients of each learned inner layer for the frames of the
-            unfinished mini-batch, `[B, H, C, I]` and `[B, H, C, O]`.
+            unfinished mini-batch, `[B, H, C, I]` and `[B, H, C, O]`; anything where there is no frame yet.
         ring_lr: their learning rates `[B, H, C]`, 0 where there is no frame yet.
         place: `[B]` int64, frames in the unfinished mini-batch, 0..C-1.
     """

@@ -216,7 +216,8 @@ def _step_in_mini_batch(grid: _Grid, part: Frames, state: TTTState) -> _Step:
 def _behind(grid: _Grid, step: _Step, state: TTTState, frames_B: Tensor) -> TTTState:
     """The state behind a mini-batch that holds `frames_B` frames of each row, C or more where it is full.
 
-    Rows whose mini-batch is full take its step and empty their rings; the others keep it in their rings.
+    Rows whose mini-batch is full take its step, and no frame of their rings has a rate any more; the others keep it in
+    their rings.
     """
     state_with = replace(state, ring_inputs=tuple(step.inputs), ring_grads=tuple(step.grads), ring_lr=step.lr)
     full_B = frames_B >= step.lr.shape[1]
@@ -230,16 +231,11 @@ def _behind(grid: _Grid, step: _Step, state: TTTState, frames_B: Tensor) -> TTTS
         pairs = zip(learned, before, strict=True)
         return tuple(learned) if all_full else tuple(_where(full, *pair) for pair in pairs)
 
-    def emptied(rings: list[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(ring.masked_fill(full[:, None, None], 0) for ring in rings)
-
-    return TTTState(
+    return replace(
+        state_with,
         delta_weights=chosen(learned.weights, state.delta_weights),
         delta_biases=chosen(learned.biases, state.delta_biases),
-        ring_inputs=emptied(step.inputs),
-        ring_grads=emptied(step.grads),
         ring_lr=step.lr.masked_fill(full[:, None], 0),
-        place=state.place,
     )
 
 

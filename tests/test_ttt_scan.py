@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_moshi_ttt.ttt import InnerTokens, _naive_gradient, _with_learned, inner_loss, inner_target, naive_ttt
+from hf_moshi_ttt.ttt import (
+    InnerTokens,
+    _naive_gradient,
+    _with_learned,
+    inner_loss,
+    inner_target,
+    key_dependent_share,
+    layer_norm,
+    naive_ttt,
+)
 from hf_moshi_ttt.ttt_layer import TTTLayer
 from hf_moshi_ttt.ttt_scan import ttt
 
@@ -209,6 +218,20 @@ def test_diagnostics_do_not_depend_on_chunks(options: dict, chunks: list[int]) -
     if whole.diagnostics.delta_ratio is not None:
         torch.testing.assert_close(told[-1].delta_ratio, whole.diagnostics.delta_ratio)
     assert torch.isnan(told[1].key_dependent_share).all() == (chunks[1] == 1)
+
+
+@pytest.mark.parametrize("options", STEPPING, ids=str)
+def test_key_dependent_share_is_that_of_the_keys_asked_of_what_was_committed(options: dict) -> None:
+    layer, x = make_layer(**options), make_input(3 * MINI_BATCH)
+    net, tokens, result = layer.learner.inner_network(), inner_tokens(layer, x), layer(x, diagnostics=True)
+    deltas = (*result.state.delta_weights, *result.state.delta_biases)
+    start = (*net.weights[net.first_learned :], *net.biases[net.first_learned :])
+    learned = [w + d for w, d in zip(start, deltas, strict=True)]
+    answers = layer_norm(_with_learned(net, tokens.k, learned), net.norm_weight_HF, net.norm_bias_HF)
+    torch.testing.assert_close(result.diagnostics.key_dependent_share, key_dependent_share(answers))
+    weights = (result.state.delta_weights, start[: len(result.state.delta_weights)])
+    norms = [sum(w.square().sum((-2, -1)) for w in side).sqrt() for side in weights]
+    torch.testing.assert_close(result.diagnostics.delta_ratio, norms[0] / norms[1])
 
 
 def test_loss_of_the_diagnostics_is_the_inner_loss() -> None:
