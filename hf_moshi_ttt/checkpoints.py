@@ -254,8 +254,8 @@ def _lora_base(repository: Repository, names: tuple[str, ...], base: str | None)
             return repository.weights(*names)
         except ValueError as error:
             raise ValueError(
-                f"{repository.name}: LoRA weights of moshi-finetune, but their base cannot be opened there: {error} Give "
-                f'{BASE_KEY}="kyutai/moshiko-pytorch-bf16", or the checkpoint they were trained on.'
+                f"{repository.name}: LoRA weights of moshi-finetune, but their base cannot be opened there: {error} "
+                f'Give {BASE_KEY}="kyutai/moshiko-pytorch-bf16", or the checkpoint they were trained on.'
             ) from error
     _require_folder(base)
     owner = repository.other(base)
