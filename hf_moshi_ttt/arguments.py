@@ -36,7 +36,15 @@ class ModelArguments:
 class DataArguments:
     """What the model is trained on."""
 
-    train_codes: str = field(metadata={"help": "Folder of encoded recordings (scripts/prepare_data.py)."})
+    train_codes: str | dict[str, float | int] = field(
+        metadata={
+            "help": "Folder of encoded recordings (scripts/prepare_data.py), a dataset of them on the Hub, or a "
+            "mixture of several as {folder: share of the time}."
+        }
+    )
+    overlap_sec: float | int = field(
+        default=0.0, metadata={"help": "What a training segment shares with the one before it, in seconds."}
+    )
     duration_sec: float | int = field(default=60.0, metadata={"help": "Length of a training segment in seconds."})
     order: str = field(
         default="shuffled",
@@ -51,6 +59,11 @@ class DataArguments:
             raise ValueError(f"order={self.order!r}, but order must be 'shuffled' or 'lanes'.")
         if not self.duration_sec > 0:
             raise ValueError(f"duration_sec={self.duration_sec!r}, but it must be above 0 seconds.")
+        if not 0 <= self.overlap_sec < self.duration_sec:
+            raise ValueError(
+                f"overlap_sec={self.overlap_sec!r}, but it must be 0 or more and below "
+                f"duration_sec={self.duration_sec!r}."
+            )
 
 
 @dataclass

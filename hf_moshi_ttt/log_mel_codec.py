@@ -106,7 +106,7 @@ class LogMelCodecModel(PreTrainedModel):
         input_values: Tensor,
         padding_mask: Tensor | None = None,
         num_quantizers: int | None = None,
-        encoder_past_key_values: None = None,
+        encoder_cache: None = None,
         padding_cache: MimiConv1dPaddingCache | None = None,
         use_streaming: bool | None = None,
     ) -> MimiEncoderOutput:
@@ -117,7 +117,7 @@ class LogMelCodecModel(PreTrainedModel):
                 filled with zeros.
             padding_mask: `[B, S]` or `[B, 1, S]`, 0 where a sample is padding: it is then read as zero.
             num_quantizers: keep this many codebooks, coarse ones first; None keeps all.
-            encoder_past_key_values: only None, which the output holds too: Mimi's callers pass it on.
+            encoder_cache: only None, which the output holds too: Mimi's callers pass it on.
             padding_cache: what the stream's last call returned, updated in place; None starts a stream at silence.
             use_streaming: whether to return a cache; None follows the configuration, or the cache if one is given.
 
@@ -127,7 +127,7 @@ class LogMelCodecModel(PreTrainedModel):
         Raises:
             ValueError: for wrong shapes or types, NaN or infinite samples, or a streamed piece of unfinished frames.
         """
-        require(encoder_past_key_values is None, "encoder_past_key_values given", "None", "pass padding_cache instead")
+        require(encoder_cache is None, "encoder_cache given", "None", "pass padding_cache instead")
         samples_B1S = self._checked_samples(input_values, padding_mask)
         kept_K = self.config.num_quantizers if num_quantizers is None else num_quantizers
         most_K = self.config.num_quantizers
@@ -147,14 +147,14 @@ class LogMelCodecModel(PreTrainedModel):
     @can_return_tuple
     @torch.no_grad()
     def decode(
-        self, audio_codes: Tensor, padding_mask: Tensor | None = None, decoder_past_key_values: None = None
+        self, audio_codes: Tensor, padding_mask: Tensor | None = None, decoder_cache: None = None
     ) -> MimiDecoderOutput:
         """Codes to audio, each row by itself and without state: the same codes always give the same samples.
 
         Args:
             audio_codes: `[B, K', T]`, the coarsest K' codebooks.
             padding_mask: `[..., S]`: only its length counts, the audio is cut to S samples, as Mimi does.
-            decoder_past_key_values: only None, which the output holds too.
+            decoder_cache: only None, which the output holds too.
 
         Returns:
             `audio_values` float32 `[B, 1, T * frame_size]`.
@@ -162,7 +162,7 @@ class LogMelCodecModel(PreTrainedModel):
         Raises:
             ValueError: for wrong shapes or types, or codes outside the codebooks.
         """
-        require(decoder_past_key_values is None, "decoder_past_key_values given", "None", "decode keeps no state")
+        require(decoder_cache is None, "decoder_cache given", "None", "decode keeps no state")
         log_mels_BTG = self.log_mels_of_codes(audio_codes)
         filters_MF = torch.linalg.pinv(self.mel_filters.double()).float()
         audio_BS = torch.stack([self._synthesize(row_TG, filters_MF) for row_TG in log_mels_BTG])

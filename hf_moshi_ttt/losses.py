@@ -15,21 +15,30 @@ def code_losses(logits: Tensor, codes: Tensor) -> Tensor:
 
 
 def text_loss(logits_BTV: Tensor, codes_BT: Tensor, config: MoshiTTTConfig) -> Tensor:
-    """Weighted mean over the text row, with `text_padding_weight` on PAD and EPAD; 0 where nothing carries weight."""
+    """Weighted mean over the text row; 0 where nothing carries weight."""
+    return _weighted_mean(code_losses(logits_BTV, codes_BT), text_weights(codes_BT, config))
+
+
+def text_weights(codes_BT: Tensor, config: MoshiTTTConfig) -> Tensor:
+    """Weights `[B, T]` of text targets: `text_padding_weight` on PAD and EPAD, 0 below 0."""
     padding = (codes_BT == config.pad_token_id) | (codes_BT == config.end_pad_token_id)
-    weights = torch.where(padding, float(config.text_padding_weight), 1.0) * (codes_BT >= 0)
-    return _weighted_mean(code_losses(logits_BTV, codes_BT), weights)
+    return torch.where(padding, float(config.text_padding_weight), 1.0) * (codes_BT >= 0)
 
 
 def audio_loss(logits_BQTV: Tensor, codes_BQT: Tensor, config: MoshiTTTConfig) -> Tensor:
-    """Weighted mean over Moshi's codebooks, with `first_codebook_weight_multiplier` on codebook 0.
+    """Weighted mean over Moshi's codebooks.
 
     Frames at the end for which a delayed codebook has no prediction yet carry no weight.
     """
     codes_BQT = mask_unpredicted(codes_BQT, config)
+    return _weighted_mean(code_losses(logits_BQTV, codes_BQT), audio_weights(codes_BQT, config))
+
+
+def audio_weights(codes_BQT: Tensor, config: MoshiTTTConfig) -> Tensor:
+    """Weights `[B, Q, T]` of audio targets: `first_codebook_weight_multiplier` on codebook 0, 0 below 0."""
     weights = torch.ones_like(codes_BQT, dtype=torch.float32)
     weights[:, 0] = float(config.first_codebook_weight_multiplier)
-    return _weighted_mean(code_losses(logits_BQTV, codes_BQT), weights * (codes_BQT >= 0))
+    return weights * (codes_BQT >= 0)
 
 
 def mask_unpredicted(codes_BQT: Tensor, config: MoshiTTTConfig) -> Tensor:

@@ -1,10 +1,21 @@
 """Words with times as the text row of a recording: one token a frame.
 
 A word's tokens stand from the frame in which it starts, PAD fills the gaps, and the frame before a word is EPAD. Tokens
-that do not fit before the next word are shifted behind it, never lost inside the recording. This follows
-moshi-finetune's interleaver with `keep_and_shift`, whose ends are in frames where ours are in seconds.
+that do not fit before the next word are shifted behind it, never lost inside the recording. Behind the labels' end the
+row is -1: whether somebody speaks there is unknown, so nothing is learned from it.
+
+moshi-finetune's `Interleaver` (as its training calls it) places the first token of a word alike and differs in this:
+
+- tokens of a word that do not fit before the next word are dropped there (`keep_and_shift` is off), shifted here;
+- words without duration are dropped there, kept here;
+- a segment's first frames lose the tokens of a word that began before it there; here a segment is a piece of the
+  recording's row;
+- the frames between the last label and the recording's end are PAD there, -1 here;
+- behind the end of a recording's last, short segment the row is PAD there, and trained, since its length is handed over
+  in frames where seconds are expected; here the row is as long as the codes beside it, and batches pad both with -1.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +25,8 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from .audio import FRAME_RATE_HZ, frames_from_sec
+from .audio import FRAME_RATE_HZ, Frames
+from .configuration_moshi_ttt import NO_INPUT_ID
 from .hub_files import HUB_SCHEME, local_file
 
 EPAD_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3
@@ -80,21 +92,40 @@ def _train(text: str | Path, prefix: str, vocab_size: int) -> None:
 
 
 def build_text_row(
-    words: Sequence[dict[str, Any]], duration_sec: float, tokenizer: sentencepiece.SentencePieceProcessor
+    words: Sequence[dict[str, Any]],
+    frames: Frames,
+    tokenizer: sentencepiece.SentencePieceProcessor,
+    labelled_frames: Frames | None = None,
 ) -> TextRow:
-    """The text row of a recording.
+    """The text row of a recording or of a part of it.
 
     Args:
-        words: `{word, start_sec, end_sec, ...}` of Moshi's speaker, in order of their starts.
+        words: `{word, start_sec, ...}` of Moshi's speaker in order of their starts, from the row's start on; words that
+            start before it have negative times, and what is left of them comes first.
+        frames: length of the row, that of the codes beside it.
+        labelled_frames: up to where all words are listed, None for everywhere. Tokens that are shifted behind it stay.
+
+    Raises:
+        ValueError: a number of frames that is not a whole number, such as seconds.
     """
-    row = np.full(frames_from_sec(duration_sec), PAD_ID, dtype=np.int16)
-    coming = deque((int(word["start_sec"] * FRAME_RATE_HZ), tokenizer.encode(word["word"].strip())) for word in words)
+    for name, value in (("frames", frames), ("labelled_frames", labelled_frames)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise ValueError(f"{name}={value!r}, but it must be a whole number of frames: use frames_from_sec.")
+    row = np.full(frames, PAD_ID, dtype=np.int16)
+    coming = deque(
+        (math.floor(word["start_sec"] * FRAME_RATE_HZ), tokenizer.encode(word["word"].strip())) for word in words
+    )
     waiting: deque[int] = deque()
-    for frame in range(len(row)):
+    labelled: int = frames if labelled_frames is None else labelled_frames
+    for frame in range(min(0, coming[0][0]) if coming else 0, frames):
         while coming and coming[0][0] <= frame:
             waiting.extend(coming.popleft()[1])
         if waiting:
-            if frame and row[frame - 1] == PAD_ID:
+            token = waiting.popleft()
+            if frame >= 0:
+                row[frame] = token
+                labelled = max(labelled, frame + 1)
+            if frame > 0 and row[frame - 1] == PAD_ID:
                 row[frame - 1] = EPAD_ID
-            row[frame] = waiting.popleft()
+    row[labelled:] = NO_INPUT_ID
     return TextRow(row, len(waiting) + sum(len(tokens) for _, tokens in coming))

@@ -20,7 +20,7 @@ from .arguments import DataArguments, MoshiTTTTrainingArguments
 from .audio import frames_from_sec
 from .data.codes import Provenance, load_codes
 from .data.collator import MoshiTTTCollator
-from .data.segments import LaneSampler, SegmentDataset
+from .data.segments import LaneSampler, SegmentDataset, ShuffledSampler
 from .lane_memory import LaneMemory
 from .memory_curves import LOG_PREFIX, layer_means, log_key, present_frames
 from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
@@ -101,10 +101,10 @@ class MoshiTTTTrainer(Trainer):
             self.add_callback(ShortProgressCallback)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        lanes = self.args.per_device_train_batch_size * self.args.world_size
         if self.order == "lanes":
-            lanes = self.args.per_device_train_batch_size * self.args.world_size
             return LaneSampler(self.segments, lanes, self.args.seed)
-        return super()._get_train_sampler(train_dataset)
+        return ShuffledSampler(self.segments, lanes, self.args.seed)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -194,7 +194,12 @@ def build_trainer(
     """
     codes, provenance = load_codes(data.train_codes)
     adopt_provenance(model, provenance)
-    segments = SegmentDataset(codes, frames_from_sec(data.duration_sec))
+    segments = SegmentDataset(
+        codes,
+        frames_from_sec(data.duration_sec),
+        overlap_frames=frames_from_sec(data.overlap_sec),
+        frame_rate_hz=provenance.frame_rate_hz,
+    )
     collator = MoshiTTTCollator(model.config, provenance.silence_codes)
     return MoshiTTTTrainer(model, args, segments, collator, data.order)
 

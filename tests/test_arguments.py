@@ -91,8 +91,8 @@ def test_two_runs_do_not_share_their_configuration(tmp_path: Path) -> None:
 
 
 def test_unknown_settings_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    known = "config, duration_sec, model_name_or_path, order, preset, train_codes, and transformers' TrainingArguments"
-    with pytest.raises(ValueError, match=rf"Unknown settings \['lerning_rate', 'ttt'\]\. Known: {known}"):
+    known = "config, duration_sec, model_name_or_path, order, overlap_sec, preset, train_codes, and transformers'"
+    with pytest.raises(ValueError, match=rf"Unknown settings \['lerning_rate', 'ttt'\]\. Known: {known} TrainingArg"):
         parsed(tmp_path, lerning_rate=1, ttt={})
 
 
@@ -112,6 +112,8 @@ def test_the_training_data_must_be_named(tmp_path: Path) -> None:
         ({"duration_sec": 0}, "duration_sec=0, but it must be above 0 seconds"),
         ({"duration_sec": -1.5}, r"duration_sec=-1\.5, but it must be above 0 seconds"),
         ({"duration_sec": float("nan")}, "duration_sec=nan, but it must be above 0 seconds"),
+        ({"overlap_sec": -1}, r"overlap_sec=-1, but it must be 0 or more and below duration_sec=60\.0"),
+        ({"overlap_sec": 5, "duration_sec": 5}, "overlap_sec=5, but it must be 0 or more and below duration_sec=5"),
         ({"lr_scheduler_type": "wavy"}, "wavy is not a valid SchedulerType"),
     ],
     ids=str,

@@ -8,8 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
-from hf_moshi_ttt.audio import BadAudioError, audio_duration_sec, frames_from_sec, read_audio, sec_from_frames
+from hf_moshi_ttt.audio import (
+    BadAudioError,
+    audio_duration_sec,
+    frames_from_sec,
+    read_audio,
+    read_blocks,
+    read_header,
+    samples_at_24_khz,
+    sec_from_frames,
+)
 
 
 def tone(duration_sec: float, rate_hz: int) -> np.ndarray:
@@ -122,6 +132,78 @@ def test_a_truncated_flac_is_refused(tmp_path: Path, kept_share: float) -> None:
     (tmp_path / "cut.flac").write_bytes(content[: int(len(content) * kept_share)])
     with pytest.raises(BadAudioError, match=r"cut\.flac: damaged or not an audio file"):
         read_audio(tmp_path / "cut.flac")
+
+
+@pytest.mark.parametrize("suffix", ["wav", "ogg"])
+@pytest.mark.parametrize("kept_share", [0.3, 0.7, 0.999])
+def test_a_cut_off_container_is_refused(tmp_path: Path, suffix: str, kept_share: float) -> None:
+    """soundfile itself reads what is left as if that were all."""
+    soundfile.write(tmp_path / f"whole.{suffix}", noise(240_000), 24_000)
+    content = (tmp_path / f"whole.{suffix}").read_bytes()
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(content[: int(len(content) * kept_share)])
+    for read in (read_audio, read_header):
+        with pytest.raises(BadAudioError, match=rf"cut\.{suffix}: cut off"):
+            read(path)
+    assert read_audio(tmp_path / f"whole.{suffix}").shape == (1, 240_000)
+
+
+def test_an_ogg_file_cut_between_pages_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.ogg", noise(240_000), 24_000)
+    content = (tmp_path / "a.ogg").read_bytes()
+    (tmp_path / "a.ogg").write_bytes(content[: content.rfind(b"OggS")])
+    with pytest.raises(BadAudioError, match=r"a\.ogg: cut off, its last OGG page is not the end of the stream"):
+        read_audio(tmp_path / "a.ogg")
+
+
+@pytest.mark.parametrize("said_bytes", [0, 0xFFFFFFFF])
+def test_a_wav_header_of_an_encoder_that_cannot_seek_is_accepted(tmp_path: Path, said_bytes: int) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(2400), 24_000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[4:8] = said_bytes.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    assert read_audio(tmp_path / "a.wav").shape == (1, 2400)
+
+
+def test_a_flac_header_without_a_length_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", noise(2400), 24_000)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[21] &= 0xF0  # the 36 bits of the number of samples
+    content[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(content)
+    for read in (read_audio, read_header):
+        with pytest.raises(BadAudioError, match=r"a\.flac: its header does not say how long it is; encode it again"):
+            read(tmp_path / "a.flac")
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 24_000, 44_100])
+@pytest.mark.parametrize("block_frames", [1, 7, 750])
+def test_blocks_are_the_pieces_of_the_whole(tmp_path: Path, rate_hz: int, block_frames: int) -> None:
+    samples = np.stack([noise(rate_hz * 2 + 137), tone(3, rate_hz)[: rate_hz * 2 + 137]], axis=1)
+    soundfile.write(tmp_path / "a.wav", samples, rate_hz, subtype="FLOAT")
+    whole = samples if rate_hz == 24_000 else soxr.resample(samples, rate_hz, 24_000)
+    blocks = list(read_blocks(tmp_path / "a.wav", block_frames=block_frames))
+    assert all(block.shape == (2, block_frames * 1920) and block.flags.c_contiguous for block in blocks[:-1])
+    joined = np.concatenate(blocks, axis=1)
+    assert joined.shape[1] == samples_at_24_khz(len(samples), rate_hz) == math.ceil(len(samples) * 24_000 / rate_hz)
+    assert np.array_equal(joined[:, : len(whole)], whole.T[:, : joined.shape[1]])
+    assert np.array_equal(read_audio((tmp_path / "a.wav").read_bytes()), joined)
+
+
+def test_damage_behind_the_first_block_is_found_when_it_is_reached(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", noise(480_000), 24_000)
+    content = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(content[: len(content) * 3 // 4])
+    blocks = read_blocks(tmp_path / "a.flac", block_frames=25)
+    assert next(blocks).shape == (1, 48_000)
+    with pytest.raises(BadAudioError, match=r"a\.flac: damaged"):
+        list(blocks)
+
+
+def test_a_header_says_samples_rate_and_channels(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((11_025, 2)), 22_050)
+    header = read_header(tmp_path / "a.wav")
+    assert (header.samples, header.rate_hz, header.channels, header.duration_sec) == (11_025, 22_050, 2, 0.5)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

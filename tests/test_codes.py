@@ -1,168 +1,120 @@
-"""Corpora become rows of codes with their provenance, by the log-mel codec and by a Mimi through the same call."""
+"""Waveforms become codes in pieces of any length by either codec; datasets of codes know where they come from."""
 
-import json
+import io
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from datasets import Dataset
-from transformers import MimiConfig, MimiModel
+from datasets import IterableDataset
+from pyarrow import parquet
 
-from hf_moshi_ttt.audio import FRAME_SAMPLES
-from hf_moshi_ttt.data.codes import decode_codes, encode_corpus, encode_waveform, load_codec, load_codes, silence_codes
-from hf_moshi_ttt.data.manifests import load_dailytalk, load_librilight
+from hf_moshi_ttt.audio import FRAME_SAMPLES, BadAudioError, read_audio
+from hf_moshi_ttt.data.codes import (
+    Provenance,
+    codec_sha256,
+    decode_codes,
+    encode_streams,
+    encode_waveform,
+    load_codec,
+    load_codes,
+    silence_codes,
+)
+from hf_moshi_ttt.demo.debian_packages import PROMPTS_PACKAGE
 from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig, LogMelCodecModel
-from hf_moshi_ttt.log_mel_codec_fit import fit_log_mel_codec
-from hf_moshi_ttt.text_stream import load_text_tokenizer, train_text_tokenizer
 
-CODEBOOK_SIZE = 32
+from .conftest import chirps_S, save_codes
+from .corpus_fixture import unpacked
+from .dataset_hub import running_hub
+from .speech_fixture import real_conversation
 
-
-def chirps_S(duration_sec: float, seed: int) -> np.ndarray:
-    """A tone of another pitch and loudness every 80 ms, with some noise."""
-    rng = np.random.default_rng(seed)
-    samples = int(duration_sec * 24_000)
-    pitch_hz = np.repeat(rng.uniform(100, 3000, samples // 1920 + 1), 1920)[:samples]
-    gain = np.repeat(rng.uniform(0.01, 0.3, samples // 1920 + 1), 1920)[:samples]
-    phase = 2 * np.pi * np.cumsum(pitch_hz) / 24_000
-    return (gain * np.sin(phase) + 0.005 * rng.standard_normal(samples)).astype(np.float32)
+BOTH = pytest.mark.parametrize("codec_fixture", ["codec_path", "mimi_path"])
 
 
-@pytest.fixture(scope="module")
-def codec_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small fitted codec with Moshi's 8 codebooks."""
-    config = LogMelCodecConfig(num_quantizers=8, codebook_size=CODEBOOK_SIZE, pca_dim=8, griffin_lim_iterations=2)
-    path = tmp_path_factory.mktemp("codec")
-    fit_log_mel_codec([chirps_S(6.0, 0)], config, show_progress=False).save_pretrained(path)
-    return str(path)
+def blocks(samples_CS: np.ndarray, frames: int) -> Iterator[np.ndarray]:
+    step = frames * FRAME_SAMPLES
+    for start in range(0, samples_CS.shape[1], step):
+        yield samples_CS[:, start : start + step]
 
 
-@pytest.fixture(scope="module")
-def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    (folder / "text.txt").write_text("a b c d\n" * 5)
-    train_text_tokenizer(folder / "text.txt", folder / "letters.model", vocab_size=256 + 9)  # a word "a" is "▁", "a"
-    return str(folder / "letters.model")
+@BOTH
+def test_waveforms_to_codes_and_back(codec_fixture: str, request: pytest.FixtureRequest) -> None:
+    codec = load_codec(request.getfixturevalue(codec_fixture))
+    samples_CS = np.stack([chirps_S(0.5, 1), chirps_S(0.5, 2)])
+    codes_CQT = encode_waveform(codec, samples_CS)
+    assert (codes_CQT.shape, codes_CQT.dtype) == ((2, 8, 7), np.int16)
+    assert len(np.unique(codes_CQT)) > 10
+    assert np.array_equal(encode_waveform(codec, samples_CS[1:])[0], codes_CQT[1])
+    samples_S = decode_codes(codec, codes_CQT[0])
+    assert samples_S.shape == (7 * FRAME_SAMPLES,)
+    assert np.isfinite(samples_S).all()
 
 
-def write_corpus(folder: Path, recordings: dict[str, np.ndarray]) -> Path:
-    """An index of wav files `[S, C]`."""
-    lines = []
-    for name, samples in recordings.items():
-        soundfile.write(folder / f"{name}.wav", samples, 24_000, subtype="FLOAT")
-        lines.append(json.dumps({"path": f"{name}.wav", "duration": len(samples) / 24_000}) + "\n")
-    (folder / "index.jsonl").write_text("".join(lines))
-    return folder / "index.jsonl"
+@BOTH
+@pytest.mark.parametrize("frames", [1, 3, 25])
+def test_codes_of_pieces_are_those_of_the_whole(
+    codec_fixture: str, frames: int, request: pytest.FixtureRequest
+) -> None:
+    """Beyond the 20 positions (10 frames) that the Mimi of this test looks back."""
+    codec = load_codec(request.getfixturevalue(codec_fixture))
+    samples_CS = chirps_S(4.9, 1)[None]
+    with torch.no_grad():
+        padded = np.pad(samples_CS, ((0, 0), (0, -samples_CS.shape[1] % FRAME_SAMPLES)))
+        whole = codec.encode(torch.from_numpy(padded)[None], num_quantizers=8).audio_codes[0].numpy()
+    (pieces,) = encode_streams(codec, [blocks(samples_CS, frames)])
+    assert pieces.shape == (1, 8, 62) and np.array_equal(pieces[0], whole)
 
 
-def write_words(folder: Path, name: str, words: list[tuple[str, float, str]]) -> None:
-    alignments = [[word, [start_sec, start_sec + 0.05], speaker] for word, start_sec, speaker in words]
-    (folder / f"{name}.json").write_text(json.dumps({"alignments": alignments}))
+def test_frames_of_real_speech_are_exact_over_1000_durations_and_rates(
+    codec_path: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """ceil(duration x 12.5) in whole numbers, from a file of any rate through resampler and codec to codes."""
+    speech = real_conversation(unpacked(tmp_path_factory, PROMPTS_PACKAGE), turns=2, seed=0).samples_CS[0]
+    codec = load_codec(codec_path)
+    rng = random.Random(0)
+    for _ in range(1000):
+        rate_hz = rng.choice([8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000, rng.randrange(4_000, 96_000)])
+        whole = rng.randrange(1, 4) * 2 * rate_hz // 25  # near the edge of a frame
+        samples = rng.choice([rng.randrange(1, rate_hz), max(1, whole + rng.choice([-1, 0, 1]))])
+        file = io.BytesIO()
+        soundfile.write(file, speech[:samples], rate_hz, format="WAV")
+        codes = encode_waveform(codec, read_audio(file.getvalue()))
+        assert codes.shape == (1, 8, math.ceil(Fraction(samples, rate_hz) * Fraction(25, 2))), (samples, rate_hz)
 
 
-def encoded(corpus: Dataset, codec: str, output: Path, tokenizer: str | None = None) -> list[np.ndarray]:
-    encode_corpus(corpus, codec, output, tokenizer)
-    return [np.stack(row["codes"]) for row in load_codes(output)[0]]
+@BOTH
+def test_recordings_side_by_side_are_encoded_as_alone(codec_fixture: str, request: pytest.FixtureRequest) -> None:
+    """Also where one ends early, has two channels, or breaks off; only the broken one is lost."""
+    codec = load_codec(request.getfixturevalue(codec_fixture))
+    recordings = [chirps_S(1.3, 1)[None], np.stack([chirps_S(2.1, 2), chirps_S(2.1, 3)]), chirps_S(0.5, 4)[None]]
+
+    def broken() -> Iterator[np.ndarray]:
+        yield chirps_S(0.8, 5)[None]
+        raise BadAudioError("a.flac: damaged")
+
+    def empty() -> Iterator[np.ndarray]:
+        yield from ()
+
+    streams = [blocks(recordings[0], 10), broken(), blocks(recordings[1], 10), empty(), blocks(recordings[2], 10)]
+    first, error, second, nothing, third = encode_streams(codec, streams)
+    assert str(error) == "a.flac: damaged" and isinstance(error, BadAudioError)
+    assert isinstance(nothing, BadAudioError)
+    for codes, samples_CS in zip((first, second, third), recordings, strict=True):
+        assert np.array_equal(codes, encode_waveform(codec, samples_CS))
 
 
-def test_mono_recordings_become_8_rows(tmp_path: Path, codec_path: str) -> None:
-    first, second = chirps_S(1.3, 1), chirps_S(2.0, 2)
-    corpus = load_librilight(write_corpus(tmp_path, {"first": first, "second": second}))
-    codes = encoded(corpus, codec_path, tmp_path / "codes")
-    assert [item.shape for item in codes] == [(8, 17), (8, 25)]
-    expected = load_codec(codec_path).encode(torch.from_numpy(second)[None, None]).audio_codes[0]
-    assert np.array_equal(codes[1], expected.numpy())
-    assert len(np.unique(codes[1])) > 10
-    rows = load_codes(tmp_path / "codes")[0]
-    assert list(rows["path"]) == [str(tmp_path / "first.wav"), str(tmp_path / "second.wav")]
-    assert list(rows["duration_sec"]) == [1.3, 2.0]
-    assert str(rows.features["codes"]) == "List(List(Value('int16')))"
-
-
-def test_stereo_audiobooks_are_mixed_to_mono(tmp_path: Path, codec_path: str) -> None:
-    left = chirps_S(1.0, 1)
-    recordings = {
-        "opposite": np.stack([left, -left], axis=1),
-        "mono": left,
-        "double": np.stack([2 * left, 0 * left], 1),
-    }
-    opposite, mono, double = encoded(
-        load_librilight(write_corpus(tmp_path, recordings)), codec_path, tmp_path / "codes"
-    )
-    assert np.array_equal(double, mono)
-    silence = load_codes(tmp_path / "codes")[1].silence_codes
-    assert opposite.tolist() == [[code] * 13 for code in silence]
-
-
-def test_conversations_become_text_own_and_user_rows(tmp_path: Path, codec_path: str, tokenizer_path: str) -> None:
-    left, right = chirps_S(1.0, 1), chirps_S(1.0, 2)
-    index = write_corpus(tmp_path, {"talk": np.stack([left, right], axis=1), "left": left, "right": right})
-    words = [("a", 0.25, "SPEAKER_MAIN"), ("b", 0.5, "OTHER"), ("cd", 0.93, "SPEAKER_MAIN")]
-    write_words(tmp_path, "talk", words)
-    mono = encoded(load_librilight(index), codec_path, tmp_path / "mono")[1:]
-    index.write_text(index.read_text().splitlines()[0])
-    (talk,) = encoded(load_dailytalk(index), codec_path, tmp_path / "talk", tokenizer_path)
-    assert talk.shape == (17, 13)
-    assert np.array_equal(talk[1:9], mono[0])
-    assert np.array_equal(talk[9:], mono[1])
-    pieces = load_text_tokenizer(tokenizer_path).id_to_piece
-    row = " ".join({0: "E", 3: "-"}.get(int(i)) or pieces(int(i)) for i in talk[0])
-    assert row == "- - E ▁ a - - - - - E ▁ c"
-    assert load_codes(tmp_path / "talk")[1].tokens_beyond_end == 1
-
-
-def test_the_provenance_says_where_codes_come_from(tmp_path: Path, codec_path: str, tokenizer_path: str) -> None:
-    index = write_corpus(tmp_path, {"talk": np.zeros((24_000, 2))})
-    write_words(tmp_path, "talk", [("a", 0.1, "SPEAKER_MAIN")])
-    encode_corpus(load_dailytalk(index), codec_path, tmp_path / "codes", tokenizer_path)
-    provenance = load_codes(tmp_path / "codes")[1]
-    assert (provenance.codec, provenance.codec_type) == (codec_path, "log_mel_codec")
-    assert (provenance.codebook_size, provenance.text_tokenizer) == (CODEBOOK_SIZE, tokenizer_path)
-    assert (provenance.tokens_beyond_end, provenance.left_out) == (0, {})
-    silent_row = np.stack(load_codes(tmp_path / "codes")[0][0]["codes"])[9:]
-    assert provenance.silence_codes == silent_row[:, -1].tolist()
-
-
-def test_one_bad_recording_in_a_hundred_is_left_out_and_named(tmp_path: Path, codec_path: str) -> None:
-    index = write_corpus(tmp_path, {f"{number:03}": chirps_S(0.1, number) for number in range(100)})
-    (tmp_path / "042.wav").write_bytes(b"no audio")
-    codes = encoded(load_librilight(index), codec_path, tmp_path / "codes")
-    assert [item.shape for item in codes] == [(8, 2)] * 99
-    ((path, reason),) = load_codes(tmp_path / "codes")[1].left_out.items()
-    assert path == str(tmp_path / "042.wav")
-    assert "damaged or not an audio file" in reason
-
-
-def test_too_many_bad_recordings_leave_nothing_behind(tmp_path: Path, codec_path: str) -> None:
-    index = write_corpus(tmp_path, {"bad": np.full(24_000, np.nan), "good": chirps_S(1.0, 0)})
-    with pytest.raises(ValueError, match=r"1 of 2 files cannot be used(.|\n)*bad\.wav: holds samples that are NaN"):
-        encode_corpus(load_librilight(index), codec_path, tmp_path / "codes")
-    assert not (tmp_path / "codes").exists()
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_conversation_needs_two_channels(tmp_path: Path, codec_path: str, tokenizer_path: str, channels: int) -> None:
-    index = write_corpus(tmp_path, {"talk": np.zeros((24_000, channels)), "stereo": np.zeros((24_000, 2))})
-    for name in ("talk", "stereo"):
-        write_words(tmp_path, name, [])
-    with pytest.raises(
-        ValueError, match=rf"1 of 2 files cannot be used(.|\n)*talk\.wav: {channels} channels, but a conversation has 2"
-    ):
-        encode_corpus(load_dailytalk(index), codec_path, tmp_path / "codes", tokenizer_path)
-
-
-def test_a_conversation_needs_a_tokenizer(tmp_path: Path, codec_path: str) -> None:
-    index = write_corpus(tmp_path, {"talk": np.zeros((24_000, 2))})
-    write_words(tmp_path, "talk", [])
-    with pytest.raises(ValueError, match="A corpus with alignments needs text_tokenizer, the path of a SentencePiece"):
-        encode_corpus(load_dailytalk(index), codec_path, tmp_path / "codes")
-
-
-def test_a_folder_without_codes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no encoded corpus\. Make one with scripts/prepare_data\.py"):
-        load_codes(tmp_path)
+def test_the_codes_of_silence_are_those_far_from_its_start(mimi_path: str) -> None:
+    codec = load_codec(mimi_path)
+    codes_QT = encode_waveform(codec, np.zeros((1, 480_000), dtype=np.float32))[0]
+    assert silence_codes(codec) == codes_QT[:, -1].tolist() != codes_QT[:, 0].tolist()
+    assert (codes_QT[:, 20:] == codes_QT[:, -1:]).all()
 
 
 def test_a_codec_of_other_rates_is_refused(tmp_path: Path) -> None:
@@ -173,48 +125,99 @@ def test_a_codec_of_other_rates_is_refused(tmp_path: Path) -> None:
         load_codec(str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def mimi_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random Mimi of Moshi's rates, tiny otherwise; a fresh one has codebooks of zeros, which would give one code."""
-    torch.manual_seed(0)
-    config = MimiConfig(
-        hidden_size=16, num_filters=2, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=16, codebook_dim=8, vector_quantization_hidden_dimension=8, upsample_groups=16,
-        num_quantizers=8, codebook_size=CODEBOOK_SIZE,
-    )  # fmt: skip
-    model = MimiModel(config)
-    for name, table in model.named_buffers():
-        if name.endswith("embed_sum"):
-            table.normal_()
-    path = tmp_path_factory.mktemp("mimi")
-    model.save_pretrained(path)
-    return str(path)
+def test_the_hash_of_a_codec_is_that_of_its_weights(codec_path: str, mimi_path: str, tmp_path: Path) -> None:
+    codec = load_codec(codec_path)
+    codec.save_pretrained(tmp_path)
+    assert codec_sha256(load_codec(str(tmp_path))) == codec_sha256(codec) != codec_sha256(load_codec(mimi_path))
+    codec.codebooks[3, 5, 1] += 1e-3
+    assert codec_sha256(codec) != codec_sha256(load_codec(codec_path))
 
 
-def test_a_mimi_is_called_alike(tmp_path: Path, mimi_path: str) -> None:
-    index = write_corpus(tmp_path, {"a": chirps_S(1.3, 1), "b": chirps_S(1.0, 2)})
-    codes = encoded(load_librilight(index), mimi_path, tmp_path / "codes")
-    assert [item.shape for item in codes] == [(8, 17), (8, 13)]
-    assert all(item.min() >= 0 and item.max() < CODEBOOK_SIZE for item in codes)
-    assert len(np.unique(codes[0])) > 10
-    provenance = load_codes(tmp_path / "codes")[1]
-    assert (provenance.codec_type, provenance.codebook_size) == ("mimi", CODEBOOK_SIZE)
-    assert len(provenance.silence_codes) == 8
+def test_a_folder_without_codes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no encoded corpus\. Make one with scripts/prepare_data\.py"):
+        load_codes(tmp_path)
 
 
-@pytest.mark.parametrize("codec_fixture", ["codec_path", "mimi_path"])
-def test_waveforms_to_codes_and_back(codec_fixture: str, request: pytest.FixtureRequest) -> None:
-    codec = load_codec(request.getfixturevalue(codec_fixture))
-    samples_CS = np.stack([chirps_S(0.5, 1), chirps_S(0.5, 2)])
-    codes_CQT = encode_waveform(codec, samples_CS)
-    assert (codes_CQT.shape, codes_CQT.dtype) == ((2, 8, 7), np.int16)
-    assert np.array_equal(encode_waveform(codec, samples_CS[1:])[0], codes_CQT[1])
-    samples_S = decode_codes(codec, codes_CQT[0])
-    assert samples_S.shape == (7 * FRAME_SAMPLES,)
-    assert np.isfinite(samples_S).all()
+def test_provenance_of_another_form_is_refused(tmp_path: Path) -> None:
+    folder = save_codes(tmp_path / "codes", [5])
+    content = (folder / "provenance.json").read_text()
+    (folder / "provenance.json").write_text(content.replace('"codec"', '"coder"'))
+    with pytest.raises(ValueError, match=r"provenance\.json: unknown keys \['coder'\]; was it written by a newer"):
+        load_codes(folder)
+    (folder / "provenance.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"provenance\.json: .*missing 7 required positional arguments"):
+        load_codes(folder)
 
 
-def test_the_codes_of_silence_are_those_far_from_its_start(mimi_path: str) -> None:
-    codec = load_codec(mimi_path)
-    codes_QT = encode_waveform(codec, np.zeros((1, 48_000), dtype=np.float32))[0]
-    assert silence_codes(codec) == codes_QT[:, 24].tolist() != codes_QT[:, 0].tolist()
+def test_codes_can_be_streamed(tmp_path: Path) -> None:
+    folder = save_codes(tmp_path / "codes", [5, 7])
+    stream, provenance = load_codes(folder, streaming=True)
+    assert isinstance(stream, IterableDataset) and provenance.codec == "tests/random"
+    for row, expected in zip(stream, load_codes(folder)[0], strict=True):
+        assert np.array_equal(row["codes"], expected["codes"])
+
+
+def test_a_mixture_of_codes_has_the_provenance_of_all(tmp_path: Path) -> None:
+    first, second = save_codes(tmp_path / "a", [50] * 30), save_codes(tmp_path / "b", [500] * 3, rows=17)
+    change(second, text_tokenizer="t.model", tokenizer_sha256="5", tokens_beyond_end=3, left_out={"x": "bad"})
+    codes, provenance = load_codes({str(first): 1.0, str(second): 1.0}, seed=1)
+    assert {np.stack(row["codes"]).shape for row in codes} == {(8, 50), (17, 500)}
+    assert (provenance.text_tokenizer, provenance.tokens_beyond_end, provenance.left_out) == (
+        "t.model",
+        3,
+        {"x": "bad"},
+    )
+    assert provenance.fingerprint != load_codes({str(first): 1.0, str(second): 2.0})[1].fingerprint
+
+
+def test_codes_of_different_makers_are_not_mixed(tmp_path: Path) -> None:
+    first, second = save_codes(tmp_path / "a", [5]), save_codes(tmp_path / "b", [5], codebook_size=64)
+    with pytest.raises(ValueError, match="cannot be mixed: codebook_size is 32 in the first and 64 in the second"):
+        load_codes({str(first): 1.0, str(second): 1.0})
+    change(second, codebook_size=32, text_tokenizer="t.model", tokenizer_sha256="5")
+    change(first, text_tokenizer="t.model", tokenizer_sha256="6")
+    with pytest.raises(ValueError, match=r"cannot be mixed: their text tokenizers \['t.model', 't.model'\] differ"):
+        load_codes({str(first): 1.0, str(second): 1.0})
+
+
+def change(folder: Path, **values: object) -> None:
+    provenance = Provenance.load(folder / "provenance.json")
+    for key, value in values.items():
+        setattr(provenance, key, value)
+    provenance.save(folder)
+
+
+HUB = """
+import sys
+import numpy as np
+from datasets import Dataset, IterableDataset
+from hf_moshi_ttt.data.codes import load_codes, push_codes
+
+folder = sys.argv[1]
+push_codes(folder, "user/codes")
+local, provenance = load_codes(folder)
+for streaming, kind in ((True, IterableDataset), (False, Dataset)):
+    rows, said = load_codes("user/codes", streaming=streaming)
+    assert isinstance(rows, kind) and said == provenance
+    for row, expected in zip(rows, local, strict=True):
+        assert row["path"] == expected["path"] and np.array_equal(row["codes"], expected["codes"])
+try:
+    load_codes("user/other")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_published_codes_are_streamed_and_loaded_again(tmp_path: Path) -> None:
+    """In a process of its own, on a stand-in of the Hub."""
+    folder = save_codes(tmp_path / "codes", [5, 7, 9])
+    with running_hub() as hub:
+        command = [sys.executable, "-c", HUB, str(folder)]
+        done = subprocess.run(command, env=hub.environment(tmp_path / "home"), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        files = hub.repos["user/codes"]
+    assert files["provenance.json"] == (folder / "provenance.json").read_bytes()
+    assert set(files) == {"README.md", "provenance.json", "data/train-00000-of-00001.parquet"}
+    published = parquet.read_table(io.BytesIO(files["data/train-00000-of-00001.parquet"]))
+    assert published["codes"].to_pylist() == [row["codes"].tolist() for row in load_codes(folder)[0]]
+    assert done.stdout.startswith("user/other: no encoded corpus there, nor on the Hub under this name (")

@@ -1,6 +1,7 @@
 """Batches have every stream in its row and labels only where something is learned; the docstring's example is true."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.data.collator import MoshiTTTCollator
+from hf_moshi_ttt.losses import code_losses
 
 X = -100  # no loss
 
@@ -78,11 +80,52 @@ def test_absent_codes_carry_no_loss() -> None:
 
 def test_mono_and_conversations_share_a_batch_with_padding() -> None:
     batch = MoshiTTTCollator(config())([segment(MONO, recording=4, start_frame=250), segment(TALK, recording=2)])
-    assert {key: value.dtype for key, value in batch.items()} == dict.fromkeys(batch, torch.int64)
+    assert batch["codes"].dtype == batch["labels"].dtype == torch.int64
+    assert batch["lengths"].tolist() == [2, 3]
+    assert batch["mask"].tolist() == [[True, True, False], [True, True, True]]
+    assert batch["starts_recording"].tolist() == [False, True]
     assert batch["recording"].tolist() == [4, 2]
     assert batch["start_frame"].tolist() == [250, 0]
     assert batch["codes"].tolist() == [[[0, 0, -1], [7, 8, -1], [1, 2, -1], [7, 8, -1], [1, 2, -1]], TALK]
     assert batch["labels"][0].tolist() == [[X] * 3, [7, 8, X], [1, 2, X], [X] * 3, [X] * 3]
+
+
+def test_weights_are_those_of_the_losses() -> None:
+    """Text: PAD and EPAD count less. Audio: codebook 0 counts more, and a delayed last frame has no prediction."""
+    changes = {"text_padding_weight": 0.25, "first_codebook_weight_multiplier": 100.0}
+    batch = MoshiTTTCollator(config(**changes))([segment(MONO), segment(TALK)])
+    assert batch["weights"].tolist() == [
+        [[0, 0, 0], [100, 100, 0], [1, 1, 0]],
+        [[0.25, 0.25, 1], [100, 100, 100], [1, 1, 0]],
+    ]
+    assert config().delays == [0, 0, 1, 0, 1]
+
+
+def test_weighted_targets_give_the_losses_of_the_model(make_model: Callable[..., Any]) -> None:
+    model = make_model(num_codebooks=2, first_codebook_weight_multiplier=7.0)
+    batch = MoshiTTTCollator(model.config)([segment(MONO), segment(TALK)])
+    output = model(codes=batch["codes"], labels=batch["labels"])
+    weights = batch["weights"]
+    own = code_losses(output.audio_logits, batch["labels"][:, 1:3]).nan_to_num()
+    assert torch.allclose((own * weights[:, 1:]).sum() / weights[:, 1:].sum(), output.audio_loss)
+    text = code_losses(output.text_logits, batch["labels"][:, 0])
+    assert torch.allclose((text * weights[:, 0]).sum() / weights[:, 0].sum(), output.text_loss)
+
+
+def test_an_empty_row_is_all_padding() -> None:
+    empty = {"codes": None, "recording": -1, "start_frame": -1, "starts_recording": True, "frame_rate_hz": 12.5}
+    batch = MoshiTTTCollator(config())([segment(MONO), empty])
+    assert batch["codes"][1].unique().tolist() == [-1] and batch["labels"][1].unique().tolist() == [X]
+    assert (batch["lengths"].tolist(), batch["recording"].tolist()) == ([2, 0], [0, -1])
+    alone = MoshiTTTCollator(config())([empty])
+    assert alone["codes"].shape == (1, 5, 1) and not alone["mask"].any() and not alone["weights"].any()
+
+
+def test_other_frame_rates_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"A batch with segments of \[12\.5, 25\.0\] frames a second, but Moshi has 12\.5"
+    ):
+        MoshiTTTCollator(config())([segment(MONO), {**segment(MONO), "frame_rate_hz": 25.0}])
 
 
 def test_segments_are_left_as_they_were() -> None:

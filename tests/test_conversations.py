@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_moshi_ttt.demo.alignment import unknown_words
+from hf_moshi_ttt.data.forced_alignment import unknown_words
 from hf_moshi_ttt.demo.conversations import (
     MAIN,
     USER,

@@ -65,8 +65,8 @@ def codes_of_stream(codec: PreTrainedModel, audio_B1S: Tensor, frames_per_piece:
     """Codes of a stream, by names that Mimi and the log-mel codec share."""
     cache, past, codes = None, None, []
     for piece_B1S in audio_B1S.split(frames_per_piece * codec.config.frame_size, dim=-1):
-        output = codec.encode(piece_B1S, padding_cache=cache, encoder_past_key_values=past, use_streaming=True)
-        cache, past = output.padding_cache, output.encoder_past_key_values
+        output = codec.encode(piece_B1S, padding_cache=cache, encoder_cache=past, use_streaming=True)
+        cache, past = output.padding_cache, output.encoder_cache
         codes.append(output.audio_codes)
     return torch.cat(codes, dim=-1)
 
@@ -264,7 +264,7 @@ def broken_B1S(value: float) -> Tensor:
         (torch.zeros(1, 1, FRAME), {"num_quantizers": 0}, "num_quantizers=0; allowed: 1 to 4"),
         (torch.zeros(1, 1, FRAME), {"padding_mask": torch.ones(1, 5)}, "padding_mask has shape [1, 5]; allowed: [1, "),
         (torch.zeros(1, 1, 1000), {"use_streaming": True}, "a streamed piece has 1000 samples; allowed: multiples"),
-        (torch.zeros(1, 1, FRAME), {"encoder_past_key_values": ()}, "encoder_past_key_values given; allowed: None"),
+        (torch.zeros(1, 1, FRAME), {"encoder_cache": ()}, "encoder_cache given; allowed: None"),
     ],
 )  # fmt: skip
 def test_encode_refuses(codec: LogMelCodecModel, samples: Tensor, options: dict[str, Any], message: str) -> None:
@@ -300,8 +300,8 @@ def test_decode_refuses(codec: LogMelCodecModel, codes: Tensor, message: str) ->
 
 
 def test_decode_refuses_past(codec: LogMelCodecModel) -> None:
-    with pytest.raises(ValueError, match="decoder_past_key_values given; allowed: None; decode keeps no state"):
-        codec.decode(torch.zeros(1, 4, 1, dtype=torch.int64), decoder_past_key_values=())
+    with pytest.raises(ValueError, match="decoder_cache given; allowed: None; decode keeps no state"):
+        codec.decode(torch.zeros(1, 4, 1, dtype=torch.int64), decoder_cache=())
 
 
 @pytest.mark.parametrize(

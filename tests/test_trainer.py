@@ -11,6 +11,9 @@ from transformers import set_seed
 
 from hf_moshi_ttt.arguments import parse_settings
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.data.codes import load_codes
+from hf_moshi_ttt.evaluation import losses_by_position
+from hf_moshi_ttt.losses import code_losses
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.trainer import MoshiTTTTrainer, build_trainer, parameter_groups
 
@@ -85,6 +88,32 @@ def test_carried_memory_changes_the_loss(tmp_path: Path, codes: Path) -> None:
     apart = make_trainer(tmp_path / "b", codes, order="lanes")
     apart.train()
     assert losses(carried)[1] == losses(apart)[1] and losses(carried)[9] != losses(apart)[9]
+
+
+@pytest.mark.parametrize("mode", [LANES, SHUFFLED], ids=["lanes", "shuffled"])
+def test_an_epoch_ends_with_empty_rows_and_nothing_is_left_out(tmp_path: Path, codes: Path, mode: dict) -> None:
+    """24 segments in batches of 5, of which the last has one empty row; an epoch more begins afresh."""
+    trainer = make_trainer(
+        tmp_path / "run", codes, max_steps=-1, num_train_epochs=2, per_device_train_batch_size=5, **mode
+    )
+    seen = []
+    compute_loss = trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, *args, **kwargs: (
+        seen.extend(zip(inputs["recording"].tolist(), inputs["start_frame"].tolist(), strict=True))
+        or compute_loss(model, inputs, *args, **kwargs)
+    )
+    trainer.train()
+    epochs = [[window for window in seen[first : first + 25] if window[0] >= 0] for first in (0, 25)]
+    assert len(seen) == 50 and sorted(epochs[0]) == sorted(epochs[1]) and len(set(epochs[0])) == 24
+    assert epochs[0] != epochs[1]
+    assert all(loss < 10 for loss in losses(trainer).values()) and len(losses(trainer)) == 10
+
+
+def test_a_mixture_of_codes_trains(tmp_path: Path, codes: Path) -> None:
+    talks = save_codes(tmp_path / "talks", [40, 30], rows=17)
+    trainer = make_trainer(tmp_path / "run", codes, train_codes={str(codes): 3, str(talks): 1}, max_steps=4)
+    trainer.train()
+    assert {row["codes"].shape[0] for row in map(trainer.segments.__getitem__, range(len(trainer.segments)))} == {8, 17}
 
 
 def test_loss_parts_and_every_rate_are_logged(tmp_path: Path, codes: Path) -> None:
@@ -162,6 +191,28 @@ def test_checkpoint_is_complete_and_names_the_codec(tmp_path: Path, codes: Path)
     files = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
     assert {"model.safetensors", "optimizer.pt", "lanes-0.safetensors", "lanes-0.json", "trainer_state.json"} <= files
     assert json.loads((tmp_path / "checkpoint-2" / "config.json").read_text())["codec"] == "tests/random"
+
+
+@pytest.mark.parametrize("streams", [("silence", "pad"), ("none", "none"), ("duplicate", "zero")], ids=str)
+def test_audio_only_choices_are_stored_and_used_by_evaluation(tmp_path: Path, codes: Path, streams: tuple) -> None:
+    """What stands in the user's and the text row: the checkpoint says it, and a changed choice changes the losses."""
+    chosen = dict(zip(("user_stream", "text_stream"), streams, strict=True))
+    trainer = make_trainer(tmp_path / "run", codes, max_steps=1, config=chosen)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    model = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "model")
+    assert {key: getattr(model.config, key) for key in chosen} == chosen
+    recording = [load_codes(codes)[0][0]["codes"]]
+    frames, labels = trainer.data_collator.frame_codes(recording[0].astype("int64"))
+    assert (labels[0] == -100).all()
+    expected = model(torch.from_numpy(frames)[None], labels=torch.from_numpy(labels)[None]).audio_logits
+    own = torch.from_numpy(frames[1:9])[None]
+    losses_QT = losses_by_position(model, recording, [0] * 8)[0]
+    whole = code_losses(expected, own)[0].detach().numpy()
+    assert losses_QT[:, :-1] == pytest.approx(whole[:, :-1], abs=1e-4)
+    other = {"user_stream": "none", "text_stream": "zero"} if streams != ("none", "zero") else {}
+    changed = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "model", **other)
+    assert (losses_by_position(changed, recording, [0] * 8)[0][:, :-1] != losses_QT[:, :-1]).mean() > 0.9
 
 
 def test_wrong_settings_are_refused(tmp_path: Path, codes: Path) -> None:

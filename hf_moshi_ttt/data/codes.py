@@ -1,37 +1,44 @@
-"""Audio encoded once: recordings as rows of int16 codes in an Arrow dataset on disk.
+"""Audio encoded once: recordings as rows of int16 codes in an Arrow dataset on disk or in parquet on the Hub.
 
 A row of the dataset is a recording: `codes` `[K, T]` with K = 8 (mono: one speaker's codebooks) or K = 17 (text,
-Moshi's and the user's codebooks), its `frames` T, `path` and `duration_sec`. Beside it lies `provenance.json`: the
-codec, the tokenizer, the codes of digital silence, and the files that were left out.
+Moshi's and the user's codebooks), its `frames` T, and where it comes from: `path`, `start_sec`, `duration_sec`,
+`source_sha256`. Beside it lies `provenance.json`: the codec, the tokenizer, the codes of digital silence, and the files
+that were left out. `encoding.py` makes such datasets.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, Value, load_from_disk
+from datasets import Dataset, Features, IterableDataset, Value, load_dataset, load_from_disk
 from datasets import List as ListFeature
-from tqdm.auto import tqdm
+from huggingface_hub import HfApi, hf_hub_download
 from transformers import AutoModel
 
 from .. import log_mel_codec  # noqa: F401  registers the codec with AutoModel
-from ..audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, BadAudioError, read_audio
-from ..text_stream import build_text_row, load_text_tokenizer
-from .manifests import MAIN_SPEAKER, BadFiles
+from ..audio import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ, BadAudioError
+from .mixture import mix
 
 NUM_CODEBOOKS = 8
-_FEATURES = Features(
+PROVENANCE_FILE = "provenance.json"
+FEATURES = Features(
     {
         "codes": ListFeature(ListFeature(Value("int16"))),
         "frames": Value("int32"),
         "path": Value("string"),
+        "start_sec": Value("float64"),
         "duration_sec": Value("float64"),
+        "speaker": Value("string"),
+        "book": Value("string"),
+        "source_sha256": Value("string"),
     }
 )
+_SILENCE_SEC = 20  # Mimi looks back 10 s
 
 
 @dataclass
@@ -44,6 +51,11 @@ class Provenance:
         text_tokenizer: path as given, or None for audio alone.
         tokens_beyond_end: text tokens that did not fit into their recordings.
         left_out: path -> reason.
+        frame_rate_hz: frames per second of the codes.
+        codec_sha256: hash of the codec's weights; `tokenizer_sha256` of the tokenizer's file.
+        versions: of the packages that took part.
+        source: the index as given.
+        fingerprint: hash of all that the codes depend on: files, parts, words, codec and tokenizer.
     """
 
     codec: str
@@ -53,6 +65,33 @@ class Provenance:
     text_tokenizer: str | None
     tokens_beyond_end: int
     left_out: dict[str, str]
+    frame_rate_hz: float = FRAME_RATE_HZ
+    codec_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    source: str | None = None
+    fingerprint: str | None = None
+
+    def save(self, folder: str | Path) -> None:
+        """Writes provenance.json."""
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
+        Path(folder, PROVENANCE_FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Provenance":
+        """Reads a provenance.json.
+
+        Raises:
+            ValueError: unknown or missing keys.
+        """
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        known = {item.name for item in fields(cls)}
+        if not isinstance(values, dict) or set(values) - known:
+            raise ValueError(f"{path}: unknown keys {sorted(set(values) - known)}; was it written by a newer version?")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"{path}: {error}.") from error
 
 
 def load_codec(name_or_path: str, device: str = "cpu") -> Any:
@@ -68,12 +107,81 @@ def load_codec(name_or_path: str, device: str = "cpu") -> Any:
     return codec
 
 
-@torch.no_grad()
+def codec_sha256(codec: Any) -> str:
+    """A hash of a codec's weights, whatever their names and wherever they were loaded from."""
+    tensors = (tensor.detach().cpu().contiguous().flatten() for tensor in codec.state_dict().values())
+    hashes = sorted(hashlib.sha256(tensor.view(torch.uint8).numpy()).hexdigest() for tensor in tensors)
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def encode_waveform(codec: Any, samples_CS: np.ndarray) -> np.ndarray:
     """Codes of each channel, int16 `[C, 8, T]` with T = ceil(S / 1920)."""
-    values = torch.from_numpy(samples_CS)[:, None].to(codec.device)
-    codes = codec.encode(values, num_quantizers=NUM_CODEBOOKS).audio_codes
-    return codes.cpu().numpy().astype(np.int16)
+    (codes,) = encode_streams(codec, [iter([samples_CS])])
+    if isinstance(codes, BadAudioError):
+        raise codes
+    return codes
+
+
+@torch.no_grad()
+def encode_streams(codec: Any, streams: Sequence[Iterator[np.ndarray]]) -> list[np.ndarray | BadAudioError]:
+    """Codes int16 `[C, 8, T]` of recordings that come in blocks `[C, S]`, all of them encoded side by side.
+
+    The codec's state is carried from block to block, so memory does not grow with length and the codes are those of the
+    whole. All blocks but a stream's last must have the same whole number of frames. A stream that raises
+    `BadAudioError` gives that error in place of its codes.
+    """
+    readers = [_StreamReader(stream) for stream in streams]
+    caches: dict[str, Any] = {"encoder_cache": None, "padding_cache": None}
+    while True:
+        blocks = [reader.next_block() for reader in readers]
+        if all(reader.is_done for reader in readers):
+            return [reader.result() for reader in readers]
+        length = max(block.shape[1] for block in blocks)
+        length += -length % FRAME_SAMPLES
+        padded = np.concatenate([np.pad(block, ((0, 0), (0, length - block.shape[1]))) for block in blocks])
+        values = torch.from_numpy(padded)[:, None].to(codec.device)
+        output = codec.encode(values, num_quantizers=NUM_CODEBOOKS, use_streaming=True, **caches)
+        caches = {"encoder_cache": output.encoder_cache, "padding_cache": output.padding_cache}
+        codes = output.audio_codes.cpu().numpy().astype(np.int16)
+        edges = np.cumsum([len(block) for block in blocks])[:-1]
+        for reader, part in zip(readers, np.split(codes, edges), strict=True):
+            reader.keep(part)
+
+
+class _StreamReader:
+    """One recording of several that are encoded side by side; it gives silence once it has ended."""
+
+    def __init__(self, stream: Iterator[np.ndarray]) -> None:
+        self.stream = stream
+        self.channels = 1
+        self.frames = 0
+        self.is_done = False
+        self.error: BadAudioError | None = None
+        self.codes: list[np.ndarray] = []
+
+    def next_block(self) -> np.ndarray:
+        """The next samples `[C, S]`, or none of them as `[C, 0]`."""
+        try:
+            block = next(self.stream, None)
+        except BadAudioError as error:
+            self.error, block = error, None
+        if block is None:
+            self.is_done, self.stream = True, iter(())
+            return np.zeros((self.channels, 0), np.float32)
+        self.channels = len(block)
+        self.frames += -(-block.shape[1] // FRAME_SAMPLES)
+        return block
+
+    def keep(self, codes_CQT: np.ndarray) -> None:
+        """Takes the codes of the last block, those of padding included."""
+        if not self.is_done:
+            self.codes.append(codes_CQT)
+
+    def result(self) -> np.ndarray | BadAudioError:
+        """Codes `[C, 8, T]` without those of padding."""
+        if self.error is None and not self.codes:
+            self.error = BadAudioError("holds no samples")
+        return self.error or np.concatenate(self.codes, axis=2)[:, :, : self.frames]
 
 
 @torch.no_grad()
@@ -84,80 +192,77 @@ def decode_codes(codec: Any, codes_QT: np.ndarray) -> np.ndarray:
 
 
 def silence_codes(codec: Any) -> list[int]:
-    """The codes of digital silence, `[8]`: the last frame of two seconds of zeros."""
-    return encode_waveform(codec, np.zeros((1, 2 * SAMPLE_RATE_HZ), dtype=np.float32))[0, :, -1].tolist()
+    """The codes of digital silence, `[8]`: the last frame of 20 seconds of zeros."""
+    silence = np.zeros((1, _SILENCE_SEC * SAMPLE_RATE_HZ), dtype=np.float32)
+    return encode_waveform(codec, silence)[0, :, -1].tolist()
 
 
-def encode_corpus(
-    corpus: Dataset, codec_name: str, output: str | Path, text_tokenizer: str | None = None, device: str = "cpu"
-) -> Dataset:
-    """Encodes every recording of a corpus and saves the codes; a corpus with `alignments` gets a text row.
-
-    Args:
-        text_tokenizer: path of a SentencePiece model; needed for a corpus with alignments.
-
-    Raises:
-        ValueError: no tokenizer where one is needed, or too many recordings that cannot be read.
-    """
-    if "alignments" in corpus.column_names and text_tokenizer is None:
-        raise ValueError("A corpus with alignments needs text_tokenizer, the path of a SentencePiece model.")
-    codec = load_codec(codec_name, device)
-    encoder = _CorpusEncoder(codec, text_tokenizer)
-    rows = list(encoder.rows(corpus))
-    encoder.bad.require_few(len(corpus))
-    dataset = Dataset.from_list(rows, features=_FEATURES)
-    provenance = Provenance(
-        codec=codec_name,
-        codec_type=codec.config.model_type,
-        codebook_size=codec.config.codebook_size,
-        silence_codes=silence_codes(codec),
-        text_tokenizer=text_tokenizer,
-        tokens_beyond_end=encoder.tokens_beyond_end,
-        left_out=encoder.bad.reasons,
-    )
-    dataset.save_to_disk(str(output))
-    Path(output, "provenance.json").write_text(json.dumps(asdict(provenance), indent=1), encoding="utf-8")
-    return dataset
-
-
-class _CorpusEncoder:
-    def __init__(self, codec: Any, text_tokenizer: str | None) -> None:
-        self.codec = codec
-        self.tokenizer: Any = load_text_tokenizer(text_tokenizer) if text_tokenizer else None
-        self.bad = BadFiles()
-        self.tokens_beyond_end = 0
-
-    def rows(self, corpus: Dataset) -> Iterator[dict[str, Any]]:
-        for item in tqdm(corpus, desc="encode", unit="file"):
-            try:
-                samples_CS = read_audio(item["path"])
-                codes = self._conversation(item, samples_CS) if "alignments" in item else self._mono(samples_CS)
-            except BadAudioError as error:
-                self.bad.add(item["path"], error)
-            else:
-                duration_sec = samples_CS.shape[1] / SAMPLE_RATE_HZ
-                yield {"codes": codes, "frames": codes.shape[1], "path": item["path"], "duration_sec": duration_sec}
-
-    def _mono(self, samples_CS: np.ndarray) -> np.ndarray:
-        return encode_waveform(self.codec, samples_CS.mean(0, keepdims=True))[0]
-
-    def _conversation(self, item: dict[str, Any], samples_CS: np.ndarray) -> np.ndarray:
-        if samples_CS.shape[0] != 2:
-            raise BadAudioError(f"{item['path']}: {samples_CS.shape[0]} channels, but a conversation has 2.")
-        own, user = encode_waveform(self.codec, samples_CS)
-        words = [word for word in item["alignments"] if word["speaker"] == MAIN_SPEAKER]
-        text = build_text_row(words, samples_CS.shape[1] / SAMPLE_RATE_HZ, self.tokenizer)
-        self.tokens_beyond_end += text.tokens_beyond_end
-        return np.concatenate([text.ids[None], own, user])
-
-
-def load_codes(path: str | Path) -> tuple[Dataset, Provenance]:
+def load_codes(
+    source: str | Path | Mapping[str, float], streaming: bool = False, seed: int = 0
+) -> tuple[Any, Provenance]:
     """A dataset of codes (its rows give numpy arrays) and where they come from.
 
+    Args:
+        source: a folder, a dataset repository on the Hub (`user/name`), or a mixture `{source: share of the time}`.
+        streaming: whether the rows are fetched from the Hub as they are read (an `IterableDataset`).
+        seed: of a mixture's draws.
+
     Raises:
-        ValueError: `path` holds none.
+        ValueError: `source` holds none, or a mixture of different codecs or tokenizers.
     """
-    if not Path(path, "provenance.json").is_file():
-        raise ValueError(f"{path}: no encoded corpus. Make one with scripts/prepare_data.py.")
-    provenance = Provenance(**json.loads(Path(path, "provenance.json").read_text(encoding="utf-8")))
-    return load_from_disk(str(path)).with_format("numpy"), provenance
+    if isinstance(source, Mapping):
+        return _load_mixture(source, seed)
+    if Path(source, PROVENANCE_FILE).is_file():
+        provenance = Provenance.load(Path(source, PROVENANCE_FILE))
+        dataset: Dataset | IterableDataset = load_from_disk(str(source))
+        return (dataset.to_iterable_dataset() if streaming else dataset).with_format("numpy"), provenance
+    if Path(source).exists() or str(source).count("/") != 1:
+        raise ValueError(f"{source}: no encoded corpus. Make one with scripts/prepare_data.py.")
+    try:
+        path = hf_hub_download(str(source), PROVENANCE_FILE, repo_type="dataset")
+    except OSError as error:
+        raise ValueError(f"{source}: no encoded corpus there, nor on the Hub under this name ({error}).") from error
+    return load_dataset(str(source), split="train", streaming=streaming).with_format("numpy"), Provenance.load(path)
+
+
+def _load_mixture(sources: Mapping[str, float], seed: int) -> tuple[Dataset, Provenance]:
+    parts = {source: load_codes(source) for source in sources}
+    (first_name, (_, first)), *others = parts.items()
+    for name, (_, provenance) in others:
+        for key in ("codec_type", "codebook_size", "silence_codes", "codec_sha256", "frame_rate_hz"):
+            if getattr(provenance, key) != getattr(first, key):
+                raise ValueError(
+                    f"{first_name} and {name} cannot be mixed: {key} is {getattr(first, key)!r} in the first and "
+                    f"{getattr(provenance, key)!r} in the second."
+                )
+    tokenizers = {p.tokenizer_sha256: p.text_tokenizer for _, p in parts.values() if p.text_tokenizer is not None}
+    if len(tokenizers) > 1:
+        raise ValueError(f"{list(parts)} cannot be mixed: their text tokenizers {list(tokenizers.values())} differ.")
+    ((tokenizer_sha256, text_tokenizer),) = tokenizers.items() or [(None, None)]
+    columns = sorted(set.intersection(*(set(dataset.column_names) for dataset, _ in parts.values())))
+    mixture = mix([dataset.select_columns(columns) for dataset, _ in parts.values()], list(sources.values()), seed)
+    fingerprints = repr([(provenance.fingerprint, sources[name]) for name, (_, provenance) in parts.items()])
+    values = {**asdict(first), "text_tokenizer": text_tokenizer, "tokenizer_sha256": tokenizer_sha256}
+    values |= {
+        "tokens_beyond_end": sum(provenance.tokens_beyond_end for _, provenance in parts.values()),
+        "left_out": {path: reason for _, p in parts.values() for path, reason in p.left_out.items()},
+        "source": json.dumps({str(source): weight for source, weight in sources.items()}),
+        "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest(),
+    }
+    return mixture.with_format("numpy"), Provenance(**values)
+
+
+def push_codes(folder: str | Path, repo_id: str, private: bool = False) -> None:
+    """Publishes a folder of codes as parquet on the Hub; `load_codes(repo_id)` reads or streams it.
+
+    Raises:
+        ValueError: `folder` holds no codes.
+    """
+    dataset, _ = load_codes(folder)
+    dataset.with_format(None).push_to_hub(repo_id, split="train", private=private)
+    HfApi().upload_file(
+        path_or_fileobj=Path(folder, PROVENANCE_FILE),
+        path_in_repo=PROVENANCE_FILE,
+        repo_id=repo_id,
+        repo_type="dataset",
+    )

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..audio import FRAME_RATE_HZ
 from ..configuration_moshi_ttt import NO_INPUT_ID, MoshiTTTConfig
+from ..losses import audio_weights, mask_unpredicted, text_weights
 from ..stream_rows import text_row, user_rows
 
 IGNORE_ID = -100
@@ -31,7 +33,10 @@ class MoshiTTTCollator:
                                         [ 7,  8, -1],                [-100, -100, -100],   user: duplicate, no loss
                                         [ 1,  2, -1]]                [-100, -100, -100]]
 
-    The batch also holds `recording` `[B]` and `start_frame` `[B]`, which lanes use to start the memory afresh.
+    The batch also holds `lengths` `[B]` in frames, `mask` `[B, T]` (True inside a segment), `weights` `[B, 9, T]` (what
+    each target of rows 0-8 counts in the losses, 0 where labels are -100 or no prediction exists), `recording`,
+    `start_frame` and `starts_recording` `[B]`, which tell lanes where the memory starts afresh. An empty row, whose
+    codes are None, is all padding.
 
     Args:
         silence_codes: `[8]`, one frame of digital silence; needed for `user_stream="silence"`.
@@ -49,18 +54,32 @@ class MoshiTTTCollator:
             )
 
     def __call__(self, segments: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """The batch of segments `{codes [K, T], recording, start_frame}`.
+        """The batch of segments `{codes [K, T], recording, start_frame}`, of which `SegmentDataset` gives more keys.
 
         Raises:
-            ValueError: a segment with another number of rows, or ids out of range.
+            ValueError: a segment with another number of rows or frame rate, or ids out of range.
         """
-        rows = [self.frame_codes(np.asarray(segment["codes"], dtype=np.int64)) for segment in segments]
-        length = max(codes.shape[1] for codes, _ in rows)
+        self._check_rates(segments)
+        rows = [
+            None if segment["codes"] is None else self.frame_codes(np.asarray(segment["codes"], dtype=np.int64))
+            for segment in segments
+        ]
+        lengths = torch.tensor([0 if row is None else row[0].shape[1] for row in rows])
+        codes = torch.full((len(rows), self.config.num_streams, max(1, int(lengths.max()))), NO_INPUT_ID)
+        labels = torch.full_like(codes, IGNORE_ID)
+        for place, row in enumerate(rows):
+            if row is not None:
+                codes[place, :, : lengths[place]] = torch.from_numpy(row[0])
+                labels[place, :, : lengths[place]] = torch.from_numpy(row[1])
         return {
-            "codes": _padded([codes for codes, _ in rows], length, NO_INPUT_ID),
-            "labels": _padded([labels for _, labels in rows], length, IGNORE_ID),
+            "codes": codes,
+            "labels": labels,
+            "weights": self._weights(labels),
+            "lengths": lengths,
+            "mask": torch.arange(codes.shape[2]) < lengths[:, None],
             "recording": torch.tensor([int(segment["recording"]) for segment in segments]),
             "start_frame": torch.tensor([int(segment["start_frame"]) for segment in segments]),
+            "starts_recording": torch.tensor([_starts(segment) for segment in segments]),
         }
 
     def frame_codes(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +102,15 @@ class MoshiTTTCollator:
             labels[0] = IGNORE_ID
         return codes, labels
 
+    def _weights(self, labels: Tensor) -> Tensor:
+        own = mask_unpredicted(labels[:, 1 : 1 + self.config.num_codebooks], self.config)
+        return torch.cat([text_weights(labels[:, :1], self.config), audio_weights(own, self.config)], dim=1)
+
+    def _check_rates(self, segments: Sequence[dict[str, Any]]) -> None:
+        rates = sorted({float(segment.get("frame_rate_hz", FRAME_RATE_HZ)) for segment in segments})
+        if rates != [FRAME_RATE_HZ]:
+            raise ValueError(f"A batch with segments of {rates} frames a second, but Moshi has {FRAME_RATE_HZ}.")
+
     def _check_range(self, codes: np.ndarray) -> None:
         config = self.config
         for name, rows, size in (
@@ -96,7 +124,5 @@ class MoshiTTTCollator:
                 )
 
 
-def _padded(rows: list[np.ndarray], length: int, fill: int) -> Tensor:
-    return torch.stack(
-        [torch.nn.functional.pad(torch.from_numpy(row), (0, length - row.shape[1]), value=fill) for row in rows]
-    )
+def _starts(segment: dict[str, Any]) -> bool:
+    return bool(segment.get("starts_recording", segment["start_frame"] == 0))

@@ -7,17 +7,13 @@ read, so the audio depends on the seed and the sizes and not on the number of pr
 """
 
 import json
-import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,9 +21,10 @@ import soundfile
 import soxr
 from hibari import Hibari
 from numpy.typing import NDArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ..audio import SAMPLE_RATE_HZ
+from ..workers import run_jobs
 from .debian_packages import TITLES
 
 CHAPTER_SEC = (300.0, 720.0)
@@ -257,35 +254,11 @@ def build_missing(
     Raises:
         ValueError: `num_proc` is below 1.
     """
-    if num_proc < 1:
-        raise ValueError(f"num_proc is {num_proc}, but at least 1 process is needed; give the number of cores")
     missing = [(path, arguments) for path, arguments in jobs if not is_complete(path)]
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=stage, unit="file") as progress:
-        if num_proc == 1:
-            for _, arguments in missing:
-                build(*arguments)
-                progress.update()
-        else:
-            pool = ProcessPoolExecutor(num_proc, mp_context=get_context("spawn"), initializer=_end_with_parent)
-            try:
-                for done in as_completed([pool.submit(build, *arguments) for _, arguments in missing]):
-                    done.result()
-                    progress.update()
-            finally:
-                pool.shutdown(cancel_futures=True)
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), desc=stage, unit="file") as bar:
+        for _ in run_jobs(build, [arguments for _, arguments in missing], num_proc, bar):
+            pass
     return [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path, _ in jobs]
-
-
-def _end_with_parent() -> None:
-    """Let a worker end when the run that started it is killed, so that it does not write beside the next run."""
-    parent = parent_process()
-    assert parent is not None, "only worker processes call this"
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 def is_complete(audio_path: Path) -> bool:

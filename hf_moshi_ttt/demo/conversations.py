@@ -20,7 +20,7 @@ import yaml
 from chatterbot_corpus.corpus import DATA_DIRECTORY
 from numpy.typing import NDArray
 
-from .alignment import align_words, unknown_words
+from ..data.forced_alignment import align_words, unknown_words
 from .books import (
     SAMPLE_RATE_HZ,
     TRAIN_VOICES,
@@ -187,6 +187,7 @@ def write_conversation(conversation: Conversation, dailytalk_dir: Path) -> dict[
     partial_path.replace(wav_path)
     record = {
         "alignments": alignments,
+        "labelled_until_sec": len(audio) / SAMPLE_RATE_HZ,
         "duration_sec": len(audio) / SAMPLE_RATE_HZ,
         "user_voice": conversation.user_voice.name,
     }

@@ -7,11 +7,11 @@ comes back whole. Words that the dictionary lacks are left out; `unknown_words` 
 
 import re
 from functools import cache
+from typing import Any
 
 import numpy as np
 import soxr
 from numpy.typing import NDArray
-from pocketsphinx import Decoder
 
 ALIGNER_RATE_HZ = 16_000
 FRAMES_PER_SEC = 100
@@ -71,8 +71,12 @@ def _is_known(word: str) -> bool:
 
 
 @cache
-def _decoder() -> Decoder:
+def _decoder() -> Any:
     """The aligner, one for each process. The wide beams are what lets hesitant or hurried audio still be aligned."""
+    try:
+        from pocketsphinx import Decoder
+    except ImportError as error:
+        raise ImportError("Alignment needs pocketsphinx: pip install 'hf_moshi_ttt[align]'.") from error
     return Decoder(lm=None, beam=1e-100, wbeam=1e-80, pbeam=1e-100, cmn="batch", loglevel="FATAL")
 
 

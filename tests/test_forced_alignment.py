@@ -1,11 +1,14 @@
 """Words come back where they are spoken and spelt as written; what is unknown, stereo or not spoken is reported."""
 
+import sys
+
 import numpy as np
 import pytest
 import soxr
 from numpy.typing import NDArray
 
-from hf_moshi_ttt.demo.alignment import align_words, dictionary_spelling, unknown_words
+from hf_moshi_ttt.data import forced_alignment
+from hf_moshi_ttt.data.forced_alignment import align_words, dictionary_spelling, unknown_words
 from hf_moshi_ttt.demo.books import SAMPLE_RATE_HZ, TRAIN_VOICES
 
 PHRASES = ("Good morning,", "thank you.", "Seven apples", "on Monday!")
@@ -83,6 +86,13 @@ def test_dictionary_spelling(token: str, words: list[str]) -> None:
 def test_text_without_a_known_word_gives_nothing() -> None:
     assert align_words(np.zeros(24_000, np.float32), SAMPLE_RATE_HZ, "xyzzyq 1995 —") == []
     assert unknown_words("xyzzyq 1995 —") == ["xyzzyq", "1995"]
+
+
+def test_a_missing_aligner_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    forced_alignment._decoder.cache_clear()
+    with pytest.raises(ImportError, match=r"Alignment needs pocketsphinx: pip install 'hf_moshi_ttt\[align\]'"):
+        unknown_words("hello")
 
 
 def test_two_channels_are_refused() -> None:
