@@ -80,6 +80,11 @@ class Repository:
         path = self.file("config.json") or self.file(WEIGHTS_NAME)
         return Origin(self.name, extract_commit_hash(None if path is None else str(path), None))
 
+    def other(self, name: str, revision: str | None = None) -> "Repository":
+        """Another repository, reached in the same way."""
+        hub = {key: value for key, value in self.hub.items() if key not in ("revision", "subfolder")}
+        return Repository(name, hub if revision is None else {**hub, "revision": revision})
+
     def read_json(self, filename: str) -> dict[str, Any] | None:
         """A JSON file, or None if there is none.
 
@@ -249,11 +254,11 @@ def _lora_base(repository: Repository, names: tuple[str, ...], base: str | None)
             return repository.weights(*names)
         except ValueError as error:
             raise ValueError(
-                f"{repository.name}: LoRA weights of moshi-finetune without their base. Give "
-                f'{BASE_KEY}="kyutai/moshiko-pytorch-bf16", or the checkpoint they were trained on.'
+                f"{repository.name}: LoRA weights of moshi-finetune, but their base cannot be opened there: {error} "
+                f'Give {BASE_KEY}="kyutai/moshiko-pytorch-bf16", or the checkpoint they were trained on.'
             ) from error
     _require_folder(base)
-    owner = Repository(base, _hub_of_base(repository, {}))
+    owner = repository.other(base)
     raw = owner.read_json("config.json") or {}
     return owner.weights(raw.get("moshi_name") or WEIGHTS_NAME, _FINETUNE_NAME)
 
@@ -279,16 +284,11 @@ def _with_trained_part(
     if named in (*known, repository.name):
         raise ValueError(f"{path}: the base model {named} is built on this trained part itself.")
     try:
-        opened = open_checkpoint(Repository(named, _hub_of_base(repository, metadata)), None, (*known, repository.name))
+        owner = repository.other(named, metadata.get(BASE_REVISION_KEY) if base is None else None)
+        opened = open_checkpoint(owner, None, (*known, repository.name))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{repository.name} holds the trained part of a model alone, and its base {named!r} cannot be opened: "
             f"{error} Give the place of the base as {BASE_KEY}."
         ) from error
     return Checkpoint("trained part", config, {**opened.weights, **open_weights([path])}, opened.origin)
-
-
-def _hub_of_base(repository: Repository, metadata: Mapping[str, str]) -> dict[str, Any]:
-    hub = {key: value for key, value in repository.hub.items() if key not in ("revision", "subfolder")}
-    revision = metadata.get(BASE_REVISION_KEY)
-    return {**hub, "revision": revision} if revision else hub

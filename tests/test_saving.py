@@ -264,6 +264,9 @@ def test_pushed_files_are_those_that_are_saved_byte_for_byte(pushed: tuple[HubSt
     exported = {path.name: path.read_bytes() for path in (folder / "kyutai").iterdir()}
     assert hub.repos["user/exported"] == exported
     assert set(hub.repos["user/part"]) == {"config.json", "trained_part.safetensors", "README.md"}
+    assert "base_model: user/base" in hub.repos["user/part"]["README.md"].decode()
+    model.save_model_card(tmp_path, "user/whole", ModelCardFacts())
+    assert "Its base is not recorded." in (tmp_path / "README.md").read_text()  # a folder is not what it started from
 
 
 def test_what_was_pushed_loads_in_one_line(pushed: tuple[HubStandIn, Path], tmp_path: Path) -> None:
