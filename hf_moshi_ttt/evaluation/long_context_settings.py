@@ -154,17 +154,27 @@ def parse_settings(settings: Mapping[str, Any]) -> tuple[RecordingSettings, Long
     Raises:
         ValueError: a removed key (with what replaced it), an unknown one, a wrong type or a value out of bounds.
     """
+    which, how = _parsed(settings, _KINDS)
+    return which, how
+
+
+def parse_long_context_settings(settings: Mapping[str, Any]) -> LongContextSettings:
+    """The same where recordings are named otherwise."""
+    (how,) = _parsed(settings, (LongContextSettings,))
+    return how
+
+
+def _parsed(settings: Mapping[str, Any], kinds: tuple[Any, ...]) -> list[Any]:
     for key in settings:
         if key in REMOVED:
             raise ValueError(f"{key} was removed: {REMOVED[key]}. Take it out of the configuration.")
-    names = {kind: [item.name for item in fields(kind)] for kind in _KINDS}
-    known = [name for kind in _KINDS for name in names[kind]]
+    names = {kind: [item.name for item in fields(kind)] for kind in kinds}
+    known = [name for kind in kinds for name in names[kind]]
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(f"Unknown settings {unknown}. Known: {', '.join(known)}.")
-    chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in _KINDS]
     try:
-        return RecordingSettings(**chosen[0]), LongContextSettings(**chosen[1])
+        return [kind(**{key: value for key, value in settings.items() if key in names[kind]}) for kind in kinds]
     except StrictDataclassError as error:
         raise ValueError(str(error)) from error
 

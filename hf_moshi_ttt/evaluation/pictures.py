@@ -108,6 +108,21 @@ def plot_codebooks(results: dict[str, Any], path: str | Path) -> None:
     _save(figure, path)
 
 
+def plot_conversations(results: dict[str, Any], path: str | Path) -> None:
+    """Each measure of generated speech over the conversation, beside that of the real conversations."""
+    figure, panels = plt.subplots(2, 2, figsize=(11, 6.5), layout="constrained", sharex=True)
+    for axes, name in zip(panels.flat, results["generated"], strict=True):
+        seen = [0.0]
+        for kind, colour in (("generated", "tab:blue"), ("reference", "grey")):
+            seen += _draw(axes, results[kind][name], colour, kind)
+        _fit(axes, seen)
+        axes.set(title=name, xlabel="position (frames of 80 ms)")
+        axes.grid(alpha=0.25)
+    panels[0, 0].legend(frameon=False)
+    figure.suptitle(f"{results['model']}: speech over {len(results['conversations'])} conversations", fontsize="medium")
+    _save(figure, path)
+
+
 def _main(results: dict[str, Any]) -> dict[str, Any]:
     return results["models"][results["model"]]
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,8 @@ def load_recordings(
         corpus = load_librilight(str(settings.librilight_audio_dir))
         files = [{"path": row["name"], **row} for row in corpus.select_columns(["name", "speaker", "book"])]
         plans = plan_recordings(files, settings)
-        rows, provenance = _encode(corpus, plans, codec, Path(cache_dir), str(settings.librilight_audio_dir))
+        names = [path for plan in plans for path in plan.paths]
+        rows, provenance = encode_files(str(settings.librilight_audio_dir), names, codec, cache_dir)
     places = {path: place for place, path in enumerate(rows["path"])}
     if len(places) < len(rows):
         raise ValueError("Several rows of codes are windows of one file: encode whole files (without --window-sec).")
@@ -132,13 +133,20 @@ def _listed(plans: Mapping[str, _Plan], names: Sequence[str]) -> list[_Plan]:
     return [plans[name] for name in names]
 
 
-def _encode(corpus: Any, plans: Sequence[_Plan], codec: str, cache_dir: Path, source: str) -> tuple[Any, Provenance]:
-    """Codes of the files that are needed and of no others."""
-    needed = {path for plan in plans for path in plan.paths}
+def encode_files(folder: str | Path, names: Iterable[str], codec: str, cache_dir: str | Path) -> tuple[Any, Provenance]:
+    """Codes of some files of a folder or index and of no others; their `path` is the name in it.
+
+    Args:
+        cache_dir: keeps the codes; a second run finds them there.
+
+    Raises:
+        ValueError: files that are not there or cannot be encoded.
+    """
+    corpus, needed = load_librilight(folder), set(names)
     chosen = corpus.select([place for place, name in enumerate(corpus["name"]) if name in needed])
-    name = hashlib.sha256(json.dumps([codec, source, sorted(needed)]).encode()).hexdigest()[:16]
-    encode_corpus(chosen, codec, cache_dir / name, source=source)
-    return load_codes(cache_dir / name)
+    key = hashlib.sha256(json.dumps([codec, str(folder), sorted(needed)]).encode()).hexdigest()[:16]
+    encode_corpus(chosen, codec, Path(cache_dir, key), source=str(folder))
+    return load_codes(Path(cache_dir, key))
 
 
 def _require_all(places: Mapping[str, int], plans: Sequence[_Plan]) -> None:
