@@ -1,4 +1,4 @@
-"""Accuracies: a model that knows what is right gets 1, one that does not about a half; order and company do not count."""
+"""A model that knows what is right gets 1, one that does not about a half; order and company do not count."""
 
 from collections.abc import Callable
 from pathlib import Path

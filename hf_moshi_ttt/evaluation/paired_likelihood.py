@@ -43,7 +43,7 @@ def evaluate_pairs(
     names = list(dict.fromkeys(name for pair in pairs for name in (pair.right, pair.wrong)))
     recordings = [codes[name] for name in names]
     output = evaluate_long_context(model, recordings, settings, silence_codes=silence_codes, keep_in=keep_in)
-    losses = dict(zip(names, output.losses, strict=True))
+    losses = {name: found.astype(np.float64) for name, found in zip(names, output.losses, strict=True)}
     config = model.config
     weights = [float(config.first_codebook_weight_multiplier)] + [1.0] * (config.num_codebooks - 1)
     scorers = {
