@@ -15,7 +15,11 @@ from tqdm.auto import tqdm
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration, Sampling
 from hf_moshi_ttt.audio import frames_from_sec
 from hf_moshi_ttt.data.codes import decode_codes, load_codec, load_codes
-from hf_moshi_ttt.evaluation.conversation_measures import measures_by_window, summarize_measures
+from hf_moshi_ttt.evaluation.conversation_measures import (
+    continue_conversation,
+    measures_by_window,
+    summarize_measures,
+)
 from hf_moshi_ttt.evaluation.pictures import plot_conversations
 from hf_moshi_ttt.evaluation.results_file import made_with
 
@@ -35,26 +39,14 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def continued(model: Any, codes_KT: np.ndarray, silence: list[int], arguments: argparse.Namespace) -> np.ndarray:
-    """What the model adds to the prompt, `[K, T]`."""
-    prompt, new = frames_from_sec(arguments.prompt_sec), frames_from_sec(arguments.new_sec)
-    count, length = model.config.num_codebooks, new + model.config.max_delay_frames
-    user = np.repeat(np.array(silence, dtype=np.int64)[:, None], length, axis=1)
-    heard = codes_KT[1 + count :, prompt : prompt + length]
-    user[:, : heard.shape[1]] = heard
-    generator = torch.Generator(model.device).manual_seed(arguments.seed)
-    given, user_codes = (torch.from_numpy(x.astype(np.int64))[None].to(model.device) for x in (codes_KT, user))
-    sampling = Sampling(temperature=arguments.temperature, generator=generator)
-    result = model.generate(given[:, :, :prompt], max_new_frames=new, user_codes=user_codes, sampling=sampling)
-    return result.codes[0].cpu().numpy()
-
-
 def main() -> None:
     arguments = parse_arguments()
     model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).to(arguments.device).eval()
     rows, provenance = load_codes(arguments.codes)
     codec, config = load_codec(model.config.codec), model.config
-    window, prompt = frames_from_sec(arguments.window_sec), frames_from_sec(arguments.prompt_sec)
+    lengths_sec = (arguments.prompt_sec, arguments.new_sec, arguments.window_sec)
+    prompt, new, window = (frames_from_sec(length_sec) for length_sec in lengths_sec)
+    generator = torch.Generator(model.device)
     long_enough = [place for place, frames in enumerate(rows["frames"]) if frames >= prompt + window]
     if len(long_enough) < arguments.conversations:
         raise ValueError(
@@ -64,10 +56,9 @@ def main() -> None:
     values: dict[str, list[dict[str, list[float]]]] = {"generated": [], "reference": []}
     for place in tqdm(drawn.tolist(), desc="converse", unit="conversation"):
         codes = np.asarray(rows[place]["codes"])
-        parts = {
-            "generated": continued(model, codes, provenance.silence_codes, arguments),
-            "reference": codes[:, prompt:],
-        }
+        sampling = Sampling(arguments.temperature, generator=generator.manual_seed(arguments.seed))
+        generated = continue_conversation(model, codes, prompt, new, provenance.silence_codes, sampling)
+        parts = {"generated": generated, "reference": codes[:, prompt:]}
         for name, part in parts.items():
             own = part[1 : 1 + config.num_codebooks]
             silent_ids = [config.pad_token_id, config.end_pad_token_id]

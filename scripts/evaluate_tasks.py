@@ -6,6 +6,7 @@ python scripts/evaluate_tasks.py --model MODEL --output DIR --task swuggy=zerosp
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of reading, as for long recordings")
     arguments = parser.parse_intermixed_args()
-    if not arguments.task and arguments.dailytalk is None:
+    tasks = [given.partition("=") for given in arguments.task]
+    if not tasks and arguments.dailytalk is None:
         parser.error("nothing to evaluate: give --task or --dailytalk")
+    if not all(folder for _, _, folder in tasks) or len({task for task, _, _ in tasks}) < len(tasks):
+        parser.error(f"--task {arguments.task}: give each task once, as TASK=FOLDER")
+    arguments.task = {task: folder for task, _, folder in tasks}
     return arguments
 
 
@@ -62,12 +67,10 @@ def main() -> None:
         "model": arguments.model,
         "made_with": made_with(model.device),
         "description": describe_model(model, how),
-        "items": arguments.items,
-        "seed": arguments.seed,
+        "settings": {"items": arguments.items, "seed": arguments.seed, **asdict(how)},
         "tasks": {},
     }
-    for given in arguments.task:
-        task, _, folder = given.partition("=")
+    for task, folder in arguments.task.items():
         results["tasks"][task] = evaluate_task(model, task, folder, arguments, how)
     if arguments.dailytalk is not None:
         rows, _ = load_codes(arguments.dailytalk)

@@ -1,12 +1,17 @@
 """Planted collapse is measured as such, and speech that stays as it is is not."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from hf_moshi_ttt import GREEDY
 from hf_moshi_ttt.evaluation.conversation_measures import (
     MEASURES,
+    continue_conversation,
     entropy_bits,
     measures_by_window,
     repetition,
@@ -15,6 +20,18 @@ from hf_moshi_ttt.evaluation.conversation_measures import (
 )
 
 RNG = np.random.default_rng(0)
+
+
+def test_the_user_goes_on_as_recorded_and_then_in_silence(make_model: Callable[..., Any]) -> None:
+    model, codes, silence = make_model(), RNG.integers(0, 32, (17, 40)), list(range(8))
+    added = continue_conversation(model, codes, 30, 25, silence, GREEDY)
+    assert added.shape == (17, 25)
+    np.testing.assert_array_equal(added[9:, :10], codes[9:, 30:])
+    np.testing.assert_array_equal(added[9:, 10:], np.repeat(np.arange(8)[:, None], 15, axis=1))
+    own = torch.from_numpy(np.concatenate([codes[:, :30], added], axis=1))[None]
+    with torch.no_grad():
+        chosen = model(own).audio_logits[0, 0, 30:].argmax(-1)
+    np.testing.assert_array_equal(added[1], chosen.numpy())
 
 
 def test_entropy_is_in_bits() -> None:

@@ -1,12 +1,14 @@
 """A model that knows what is right gets 1, one that does not about a half; order and company do not count."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from hf_moshi_ttt.evaluation.long_context import evaluate_long_context
 from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings
@@ -46,7 +48,8 @@ def copying(model: Any) -> Any:
 def test_a_model_that_knows_wins_every_pair(make_model: MakeModel) -> None:
     pairs, codes = items(12)
     found = evaluate_pairs(copying(make_model(ttt=None)), pairs, codes, SETTINGS)
-    assert found["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0, "recordings": 12}
+    assert found["accuracy"] == {"value": 1.0, "low": pytest.approx(12 / (12 + 1.96**2), abs=1e-4), "high": 1.0,
+                                 "recordings": 12}  # fmt: skip
     assert found["items"] == found["pairs"] == 12
     assert set(found["by_group"]) == {"even", "odd"} and found["by_group"]["odd"]["recordings"] == 6
     swapped = [Pair(pair.item, pair.wrong, pair.right) for pair in pairs]
@@ -84,6 +87,20 @@ def test_voices_of_one_item_are_averaged_and_ties_are_halves() -> None:
     assert estimate.value == pytest.approx((0.5 + 0.5 + 1.0) / 3) and estimate.recordings == 3
     with pytest.raises(ValueError, match="8 and 0 more have no loss: they are too short"):
         accuracy(pairs, {**losses, "8": float("nan")})
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 1), (3, 3), (4, 5), (17, 40), (500, 1000)])
+def test_intervals_are_wilsons(right: int, count: int) -> None:
+    pairs = [Pair(str(n), f"{n}r", f"{n}w") for n in range(count)]
+    losses = {f"{n}{side}": float((side == "w") == (n < right)) for n in range(count) for side in "rw"}
+    found, expected = accuracy(pairs, losses), stats.binomtest(right, count).proportion_ci(method="wilson")
+    assert (found.value, found.recordings) == (right / count, count)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_memory_that_goes_on_is_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="memory='no_reset', but every recording of a pair is read from a fresh state"):
+        evaluate_pairs(make_model(), *items(2), replace(SETTINGS, memory="no_reset"))
 
 
 def test_length_is_no_disadvantage(make_model: MakeModel) -> None:

@@ -12,16 +12,47 @@ The same measures of the real conversations are the reference: what counts is to
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..audio import FRAME_SAMPLES, sec_from_frames
+from ..generation_moshi_ttt import Sampling
 from .loss_curve import bin_centres, estimate_mean
+
+if TYPE_CHECKING:
+    from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
 NGRAM = 4
 SPEAKING_DB = -45.0
 MEASURES = ("entropy_bits", "repetition", "speaking_share", "text_share")
+
+
+def continue_conversation(
+    model: "MoshiTTTForConditionalGeneration",
+    codes_KT: np.ndarray,
+    prompt_frames: int,
+    new_frames: int,
+    silence_codes: Sequence[int],
+    sampling: Sampling | None = None,
+) -> np.ndarray:
+    """What the model adds to the first frames of a conversation, `[K, new_frames]`.
+
+    The user's side goes on as recorded, and in silence behind its end.
+
+    Args:
+        silence_codes: `[Q]`, one frame of digital silence.
+    """
+    first_user_row, length = 1 + model.config.num_codebooks, new_frames + model.config.max_delay_frames
+    user = np.repeat(np.array(silence_codes)[:, None], length, axis=1)
+    heard = codes_KT[first_user_row:, prompt_frames : prompt_frames + length]
+    user[:, : heard.shape[1]] = heard
+    prompt, user_codes = (
+        torch.from_numpy(x.astype(np.int64))[None].to(model.device) for x in (codes_KT[:, :prompt_frames], user)
+    )
+    result: Any = model.generate(prompt, max_new_frames=new_frames, user_codes=user_codes, sampling=sampling)
+    return result.codes[0].cpu().numpy()
 
 
 def entropy_bits(codes_T: np.ndarray) -> float:

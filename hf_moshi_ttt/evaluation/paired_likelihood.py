@@ -2,8 +2,9 @@
 
 Every recording is read from a fresh state with the losses of the long-context evaluation, and its score is the mean
 loss a frame, so that longer ones are not at a disadvantage. The right one wins with 1, a tie counts 0.5; pairs of one
-item (a word in several voices) are averaged first, and intervals are over items. Codebook 0, the semantic one, and the
-weights of training are scored beside the mean over codebooks.
+item (a word in several voices) are averaged first. Intervals are Wilson's (1927) for a share of that many items: within
+0..1 and of some width where all items are right. Codebook 0, the semantic one, and the weights of training are scored
+beside the mean over codebooks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 
 from .long_context import evaluate_long_context
 from .long_context_settings import LongContextSettings
-from .loss_curve import Estimate, estimate_mean, headline, weighted
+from .loss_curve import CONFIDENCE, Estimate, headline, weighted
 from .paired_items import Pair
 
 if TYPE_CHECKING:
@@ -39,7 +41,12 @@ def evaluate_pairs(
     Returns:
         `accuracy`, `accuracy_codebook_0`, `accuracy_training_weights` as estimates over items, `items`, `pairs`, and
         `by_group` of the first.
+
+    Raises:
+        ValueError: `memory="no_reset"`, or a recording without a loss.
     """
+    if settings.memory == "no_reset":
+        raise ValueError("memory='no_reset', but every recording of a pair is read from a fresh state: 'on' or 'off'.")
     names = list(dict.fromkeys(name for pair in pairs for name in (pair.right, pair.wrong)))
     recordings = [codes[name] for name in names]
     output = evaluate_long_context(model, recordings, settings, silence_codes=silence_codes, keep_in=keep_in)
@@ -76,6 +83,14 @@ def accuracy(pairs: Sequence[Pair], losses: Mapping[str, float]) -> Estimate:
     for pair in pairs:
         right, wrong = losses[pair.right], losses[pair.wrong]
         won.setdefault(pair.item, []).append(0.5 if right == wrong else float(right < wrong))
-    estimate = estimate_mean(np.array([np.mean(values) for values in won.values()]))
-    assert estimate is not None, "a task has pairs"
-    return estimate
+    count, share = len(won), float(np.mean([np.mean(values) for values in won.values()]))
+    low, high = _wilson(share, count)
+    return Estimate(share, low, high, count)
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's score interval of a share of `count` items."""
+    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
