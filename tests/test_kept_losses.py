@@ -22,10 +22,24 @@ def test_losses_come_back_for_the_same_codes_and_recipe_alone(tmp_path: Path) ->
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
 
+def test_a_check_comes_back_for_the_same_recordings_in_any_order(tmp_path: Path) -> None:
+    kept, check = KeptLosses(tmp_path, "a"), {"first_frame": 3, "frames": 2, "max_difference_nats": 1e-6}
+    kept.write_check([CODES, CODES + 1], check)
+    assert kept.read_check([CODES + 1, CODES]) == check
+    assert kept.read_check([CODES]) is None and KeptLosses(tmp_path, "b").read_check([CODES, CODES + 1]) is None
+    (path,) = tmp_path.iterdir()
+    for content in ("{", "[]", '{"first_frame": 3}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="check.json: damaged .* Delete it and the losses beside it"):
+            kept.read_check([CODES, CODES + 1])
+
+
 def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
     kept = KeptLosses(None, "a")
     kept.write(CODES, LOSSES)
     assert kept.read(CODES) is None
+    kept.write_check([CODES], {})
+    assert kept.read_check([CODES]) is None
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

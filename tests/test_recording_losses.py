@@ -68,6 +68,22 @@ def test_a_stopped_evaluation_goes_on(make_model: MakeModel, tmp_path: Path, mon
     assert calls == []
 
 
+def test_the_check_is_kept_with_the_losses(make_model: MakeModel, tmp_path: Path) -> None:
+    def check(**changes: Any) -> Any:
+        settings = replace(SMALL, check_frames=20, **changes)
+        output = evaluate_long_context(make_model(), RECORDINGS, settings, keep_in=tmp_path, progress=False)
+        assert output.results["run"]["kept_recordings"] == kept
+        return output.results["run"].get("block_check")
+
+    kept = 0
+    first = check(batch_size=1)
+    assert first is not None
+    kept = 3
+    assert check() == first
+    kept = 0
+    assert check(mode="stream") is None and check(text_stream="pad") != first
+
+
 def test_kept_losses_belong_to_their_model_and_settings(make_model: MakeModel, tmp_path: Path) -> None:
     def kept(model: Any, settings: LongContextSettings = SMALL) -> int:
         output = evaluate_long_context(
@@ -115,10 +131,11 @@ torch.manual_seed(0)
 model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny")).eval()
 recordings = [np.random.default_rng(i).integers(0, 32, (8, n)) for i, n in enumerate((70, 33, 101))]
 for memory in ("on", "no_reset"):
-    settings = LongContextSettings(bin_frames=10, block_frames=16, check_frames=0, batch_size=1, memory=memory)
+    settings = LongContextSettings(bin_frames=10, block_frames=16, check_frames=8, batch_size=1, memory=memory)
     output = evaluate_long_context(model, recordings, settings, progress=False)
     np.savez(f"{sys.argv[1]}/{memory}_{process.num_processes}_{process.process_index}.npz", *output.losses)
-    print(memory, output.results["run"]["frames_read"])
+    run = output.results["run"]
+    print(memory, run["frames_read"], run["block_check"]["max_difference_nats"])
 """
 
 
@@ -131,7 +148,9 @@ def test_two_processes_share_the_recordings(tmp_path: Path) -> None:
         for command in (launch, [sys.executable])
     )
     assert shared.returncode == 0 == alone.returncode, (shared.stderr + alone.stderr)[-3000:]
-    assert sorted(shared.stdout.split("\n")[:-1]) == ["no_reset 204", "no_reset 204", "on 134", "on 70"]
+    told = sorted(line.split(" ") for line in shared.stdout.splitlines())
+    assert [line[:2] for line in told] == [["no_reset", "204"], ["no_reset", "204"], ["on", "134"], ["on", "70"]]
+    assert told[0][2] == told[1][2] and told[2][2] == told[3][2] and 0 < float(told[2][2]) < 1e-4
     for memory in ("on", "no_reset"):
         expected, *found = (np.load(tmp_path / f"{memory}_{part}.npz") for part in ("1_0", "2_0", "2_1"))
         for one in found:

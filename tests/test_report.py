@@ -39,5 +39,12 @@ def test_what_nobody_reached_is_said(tmp_path: Path) -> None:
     assert page(tmp_path, models=models).count("not reached") == 1
 
 
+def test_without_a_check_none_is_claimed(tmp_path: Path) -> None:
+    models = example_results()["models"]
+    for model in models.values():
+        del model["run"]["block_check"]
+    assert "read again one by one" not in page(tmp_path, models=models)
+
+
 def test_without_baselines_there_are_no_verdicts(tmp_path: Path) -> None:
     assert "Verdicts" not in page(tmp_path, comparisons={})

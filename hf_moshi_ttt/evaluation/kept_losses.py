@@ -1,13 +1,15 @@
 """Losses of finished recordings on disk, so that an evaluation that was stopped goes on where it stopped.
 
 A file's name stands for all that its losses depend on: the weights and settings of the model, the way it is run, and
-the codes with their text and user rows. Files are written in one step.
+the codes with their text and user rows. Beside them lies how blocks compared with single frames when these recordings
+were read. Files are written in one step.
 """
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -73,8 +75,38 @@ class KeptLosses:
         """Keeps the losses of a finished recording."""
         if self.folder is None:
             return
-        path = self._path(codes_KT)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            np.save(file, losses_QT, allow_pickle=False)
-        partial.replace(path)
+        buffer = io.BytesIO()
+        np.save(buffer, losses_QT, allow_pickle=False)
+        _write(self._path(codes_KT), buffer.getvalue())
+
+    def read_check(self, recordings: Sequence[np.ndarray]) -> dict[str, Any] | None:
+        """What `write_check` kept of the same recordings.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if self.folder is None or not self._check_path(recordings).is_file():
+            return None
+        path = self._check_path(recordings)
+        try:
+            check = json.loads(path.read_text(encoding="utf-8"))
+            return {"first_frame": int(check["first_frame"]), "frames": int(check["frames"]),
+                    "max_difference_nats": float(check["max_difference_nats"])}  # fmt: skip
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: damaged ({error}). Delete it and the losses beside it.") from error
+
+    def write_check(self, recordings: Sequence[np.ndarray], check: Mapping[str, Any]) -> None:
+        """Keeps how blocks compared with single frames."""
+        if self.folder is not None:
+            _write(self._check_path(recordings), json.dumps(dict(check)).encode())
+
+    def _check_path(self, recordings: Sequence[np.ndarray]) -> Path:
+        assert self.folder is not None
+        names = "\n".join(sorted(self._path(codes_KT).name for codes_KT in recordings))
+        return self.folder / f"{hashlib.sha256(names.encode()).hexdigest()}.check.json"
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -42,7 +42,7 @@ def plot_loss_by_position(results: dict[str, Any], path: str | Path) -> None:
     colours = _colours(results)
     seen: list[float] = []
     for name, model in results["models"].items():
-        seen += _draw(axes, model["curve"], colours[name], name, has_band=name == results["model"])
+        seen += _draw(axes, model["curve"], colours[name], name, is_main=name == results["model"])
     _fit(axes, seen)
     _mark_lengths(axes, results)
     axes.set(ylabel="loss (nats, mean of all codebooks)", xlabel=_POSITION)
@@ -116,6 +116,7 @@ def plot_conversations(results: dict[str, Any], path: str | Path) -> None:
         for kind, colour in (("generated", "tab:blue"), ("reference", "grey")):
             seen += _draw(axes, results[kind][name], colour, kind)
         _fit(axes, seen)
+        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] if name == "entropy_bits" else min(1.05, axes.get_ylim()[1]))
         axes.set(title=name, xlabel="position (frames of 80 ms)")
         axes.grid(alpha=0.25)
     panels[0, 0].legend(frameon=False)
@@ -146,13 +147,16 @@ def _mark_lengths(axes: Axes, results: dict[str, Any], window: int | None = None
         axes.annotate(
             f" {label}: {frames} frames, {sec_from_frames(frames):.0f} s",
             xy=(frames, 0.98 - 0.07 * place), xycoords=("data", "axes fraction"), va="top", color="dimgrey",
-            fontsize="small",
+            fontsize="small", bbox={"color": "white", "alpha": 0.7, "pad": 0.5},
         )  # fmt: skip
     axes.grid(alpha=0.25)
 
 
-def _draw(axes: Axes, curve: list[dict[str, Any]], colour: Any, name: str, has_band: bool = True) -> list[float]:
-    """The curve, with its interval if `has_band`: solid where every recording takes part, dotted where some have ended.
+def _draw(axes: Axes, curve: list[dict[str, Any]], colour: Any, name: str, is_main: bool = True) -> list[float]:
+    """The curve: solid where every recording takes part, dotted where some have ended.
+
+    Args:
+        is_main: whether it lies above others and has its interval.
 
     Returns:
         What has to be seen: the curve, and intervals where every recording takes part. Those of the last few are huge.
@@ -161,9 +165,10 @@ def _draw(axes: Axes, curve: list[dict[str, Any]], colour: Any, name: str, has_b
         return []
     whole = _whole(curve)
     x, y = [point["position_frames"] for point in curve], [point["value"] for point in curve]
-    axes.plot(x[:whole], y[:whole], color=colour, label=name)
-    axes.plot(x[whole - 1 :], y[whole - 1 :], ":", color=colour)
-    known = [point for point in curve if has_band and point["low"] is not None]
+    order = 3 if is_main else 2
+    axes.plot(x[:whole], y[:whole], color=colour, label=name, zorder=order)
+    axes.plot(x[whole - 1 :], y[whole - 1 :], ":", color=colour, zorder=order)
+    known = [point for point in curve if is_main and point["low"] is not None]
     axes.fill_between(
         [point["position_frames"] for point in known],
         [point["low"] for point in known],

@@ -62,7 +62,10 @@ class RecordingReader:
                 for i, losses_QT in zip(batch, losses, strict=True):
                     found[i] = losses_QT
                     kept.write(framed[i], losses_QT)
+                if self.check is not None and batch is mine[0]:
+                    kept.write_check(framed, self.check)
         self.told["seconds"] = time.monotonic() - started
+        self._agree_on_check(kept, framed)
         if is_shared:
             found = {i: losses for part in gather_object([found]) for i, losses in part.items()}
         return [found[i] for i in range(len(framed))]
@@ -79,6 +82,16 @@ class RecordingReader:
         if self.is_chain and len(everywhere) < len(framed):
             return {}
         return {i: found[i] for i in everywhere}
+
+    def _agree_on_check(self, kept: KeptLosses, framed: Sequence[np.ndarray]) -> None:
+        """The worst of all processes, or that of the run that read the recordings."""
+        checks = [check for check in gather_object([self.check]) if check is not None]
+        if checks:
+            self.check = max(checks, key=lambda check: check["max_difference_nats"])
+            if PartialState().is_main_process:
+                kept.write_check(framed, self.check)
+        elif self.settings.mode == "block" and self.settings.check_frames:
+            self.check = kept.read_check(framed)
 
     def _every_process_reads_all(self) -> bool:
         """Sharded weights are gathered by all processes together, and a chain has one order."""
