@@ -50,9 +50,9 @@ def parse_arguments() -> tuple[argparse.Namespace, RecordingSettings, LongContex
 
 def main() -> None:
     arguments, which, settings = parse_arguments()
-    process = PartialState(timeout=timedelta(days=1))  # the others wait for the slowest
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    device = process.device if process.num_processes > 1 and arguments.device is None else device
+    process = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))  # the others wait for the slowest
+    device = process.device if process.num_processes > 1 else device
     name, given, path = arguments.model.rpartition("=")
     name = name if given else Path(path).name
 

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from hf_moshi_ttt.evaluation.long_context import evaluate_long_context
-from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings
+from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings, RecordingSettings
+from hf_moshi_ttt.evaluation.recordings import load_recordings
+from hf_moshi_ttt.evaluation.results_file import read_results
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
+from .conftest import chirps_S
 from .test_long_context import RECORDINGS, SILENCE, SMALL, assert_close, losses
 
 MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
@@ -155,3 +159,28 @@ def test_two_processes_share_the_recordings(tmp_path: Path) -> None:
         expected, *found = (np.load(tmp_path / f"{memory}_{part}.npz") for part in ("1_0", "2_0", "2_1"))
         for one in found:
             assert_close(list(one.values()), list(expected.values()))
+
+
+def test_the_script_shares_recordings_and_their_encoding(
+    make_model: MakeModel, tmp_path: Path, codec_path: str
+) -> None:
+    """From a folder of audio to results.json, by two processes."""
+    for place, name in enumerate(("7/emma/emma_1.flac", "7/emma/emma_2.flac", "9/oz/oz_1.flac")):
+        (tmp_path / "books" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "books" / name, chirps_S(4.0, place), 24_000)
+    model = make_model(codec=codec_path)
+    model.save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["scripts/evaluate_long_context.py", "--model", str(tmp_path / "model"), "--output", str(tmp_path)]
+    command += [f"librilight_audio_dir={tmp_path / 'books'}", "bin_frames=5", "positions_frames=[20]", "batch_size=1"]
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("librilight_slope ") == 1 and (tmp_path / "report.html").is_file()
+    found = read_results(tmp_path / "results.json")["models"]["model"]
+    assert (found["run"]["processes"], found["run"]["frames_read"]) == (2, 100)
+    which = RecordingSettings(librilight_audio_dir=str(tmp_path / "books"))
+    recordings, _ = load_recordings(which, codec_path, tmp_path / "codes")
+    settings = LongContextSettings(bin_frames=5, positions_frames=[20])
+    alone = evaluate_long_context(model, [one.codes for one in recordings], settings, progress=False).results
+    for key in ("librilight_loss_20", "librilight_slope"):
+        assert found[key] == pytest.approx(alone[key], abs=1e-5)

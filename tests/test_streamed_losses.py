@@ -153,12 +153,13 @@ def test_progress_is_told_as_it_is_made(make_model: MakeModel) -> None:
     assert told[3:] == [1, 1, 1]
 
 
-def test_a_state_is_kept_for_the_check(make_model: MakeModel) -> None:
+@pytest.mark.parametrize(("block_frames", "first"), [(8, 24), (1, 17)])
+def test_a_state_is_kept_for_the_check(make_model: MakeModel, block_frames: int, first: int) -> None:
+    """Single frames write into the ring in place: what is kept is a copy."""
     model = make_model()
-    codes = random_codes(model.config, 1, 40)
-    reader = BlockReader(model, 8, kept_from=17)
+    codes = random_codes(model.config, 1, 60)
+    reader = BlockReader(model, block_frames, kept_from=17)
     losses, _ = reader.losses(codes, model.init_state(1), nothing)
-    first, state = reader.kept
-    assert first == 24 and state.frames.tolist() == [24]
-    again, _ = losses_by_frame(model, codes[:, :, 24:], state, nothing)
-    torch.testing.assert_close(again, losses[:, :, 24:], **CLOSE)
+    assert reader.kept[0] == first and reader.kept[1].frames.tolist() == [first]
+    again, _ = losses_by_frame(model, codes[:, :, first:], reader.kept[1], nothing)
+    torch.testing.assert_close(again, losses[:, :, first:], **CLOSE)
