@@ -1,7 +1,7 @@
 """Loss by position in long recordings, of a model and its baselines; writes results.json, pictures and report.html.
 
 python scripts/evaluate_long_context.py configs/evaluation/librilight.yaml --model runs/my_model --output DIR \
-    --compare frozen=kyutai/moshiko-pytorch-bf16,window_only,no_reset [key=value ...]
+    --compare frozen=kyutai/moshiko-pytorch-bf16,static,window_only,gated_delta=PATH,no_reset [key=value ...]
 
 Several processes share the recordings: torchrun --nproc-per-node 8 scripts/evaluate_long_context.py ... A run that was
 stopped goes on in its output folder.
@@ -38,7 +38,13 @@ def parse_arguments() -> tuple[argparse.Namespace, RecordingSettings, LongContex
     )
     parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="settings, see below")
     parser.add_argument("--model", required=True, metavar="[NAME=]MODEL", help="the model: name or path")
-    parser.add_argument("--compare", default="", help="baselines with commas: NAME=PATH, window_only, no_reset")
+    parser.add_argument(
+        "--compare",
+        default="",
+        metavar="BASELINES",
+        help="with commas: frozen=MODEL (before training), gated_delta=MODEL, static[=MODEL] (no inner steps), "
+        "window_only (no TTT branch), no_reset (memory goes on over recordings), NAME=MODEL",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for results")
     parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")
     parser.add_argument("--device", help="where the model runs (a GPU where there is one)")

@@ -29,6 +29,7 @@ def test_baselines_are_read() -> None:
     assert parse_baselines("frozen=kyutai/moshiko,window_only,mine=runs/a=b") == [
         Baseline("frozen", "kyutai/moshiko"), Baseline("window_only"), Baseline("mine", "runs/a=b"),
     ]  # fmt: skip
+    assert parse_baselines("static") == [Baseline("static")]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_baselines_are_read() -> None:
     [
         (
             "frozen",
-            "'frozen': it needs the path of a checkpoint, frozen=PATH. Without one there are window_only and no_r",
+            "'frozen': it needs the path of a checkpoint, frozen=PATH. Without one there are window_only, no_reset, st",
         ),
         ("static=", "'static=': it needs the path of a checkpoint"),
         ("mine", "'mine': it needs the path of a checkpoint"),

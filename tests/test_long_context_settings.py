@@ -47,7 +47,7 @@ def test_removed_settings_say_what_replaced_them(key: str, words: str) -> None:
     [
         ({"bin_frame": 2}, r"Unknown settings \['bin_frame'\]. Known: .*bin_frames"),
         ({"mode": "fast"}, "mode='fast', but it must be block or stream"),
-        ({"memory": "reset"}, "memory='reset', but it must be on, off, no_reset"),
+        ({"memory": "reset"}, "memory='reset', but it must be on, off, static, no_reset"),
         ({"block_frames": 0}, "block_frames=0, but it must be at least 1"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"bin_frames": 0}, "bin_frames=0"),

@@ -108,6 +108,14 @@ def test_kept_losses_belong_to_their_model_and_settings(make_model: MakeModel, t
     assert kept(model, replace(SMALL, memory="no_reset")) == 3
 
 
+def test_a_chain_that_was_stopped_starts_anew(make_model: MakeModel, tmp_path: Path) -> None:
+    """A memory that went on through recordings is not kept with their losses."""
+    model, settings = make_model(), replace(SMALL, memory="no_reset")
+    whole = losses(model, settings, keep_in=tmp_path)
+    min(tmp_path.glob("*.npy"), key=lambda path: np.load(path).shape[1]).unlink()  # of the second recording
+    assert_close(losses(model, settings, keep_in=tmp_path), whole)
+
+
 def test_out_of_memory_tells_the_remedy(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
 

@@ -85,6 +85,8 @@ def test_both_readings_continue_each_other(make_model: MakeModel, text: str) -> 
     codes = free_text(codes) if text == "free" else codes
     whole, _ = losses_by_frame(model, codes, model.init_state(2), nothing)
     _, state = BlockReader(model, 9).losses(codes[:, :, :31], model.init_state(2), nothing)
+    single, _ = losses_by_frame(model, codes[:, :, 31:32], state.clone(), nothing)
+    assert single[:, 1:].isnan().all()  # what the step says of frame 30 is no loss of frame 31
     rest, state = losses_by_frame(model, codes[:, :, 31:45], state, nothing)
     torch.testing.assert_close(rest[:, :, :-1], whole[:, :, 31:44], **CLOSE)
     rest, _ = BlockReader(model, 9).losses(codes[:, :, 45:], state, nothing)

@@ -4,8 +4,9 @@
 | --------------- | ----------------------------------------------------------------------------------------- |
 | window_only     | the same model, its TTT branch silent: what the attention window alone gives              |
 | no_reset        | the same model, its memory going on from each recording to the next                       |
+| static          | the same model, its inner networks taking no steps                                        |
+| static=PATH     | trained with `ttt.learner=static`: as many parameters, used without inner steps           |
 | frozen=PATH     | the model that training started from, without TTT                                         |
-| static=PATH     | trained with `ttt.learner=static`: the same parameters without inner steps                |
 | gated_delta=PATH | trained with `ttt.learner=gated_delta`: the linear memory                                |
 | NAME=PATH       | any other model                                                                           |
 """
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
     from .recordings import Recording
 
-WAYS = {"window_only": "off", "no_reset": "no_reset"}
+WAYS = {"window_only": "off", "no_reset": "no_reset", "static": "static"}
 TRAINED = {"frozen": None, "static": "static", "gated_delta": "gated_delta"}
 _SUBJECTS = {
     "no_reset": "a fresh memory for each recording",
@@ -58,12 +59,12 @@ def parse_baselines(text: str) -> list[Baseline]:
     baselines = []
     for part in filter(None, text.split(",")):
         name, given, path = part.partition("=")
-        if name in WAYS and given:
+        if name in WAYS and name not in TRAINED and given:
             raise ValueError(f"compare {part!r}: {name} is a way of running the model itself and takes no path.")
-        if name not in WAYS and not path:
+        if not path and (given or name not in WAYS):
             raise ValueError(
                 f"compare {part!r}: it needs the path of a checkpoint, {name}=PATH. "
-                f"Without one there are {' and '.join(WAYS)}."
+                f"Without one there are {', '.join(WAYS)}."
             )
         baselines.append(Baseline(name, path or None))
     names = [baseline.name for baseline in baselines]
@@ -115,7 +116,8 @@ class Comparison:
                 del model
                 model = self.load(baseline.path)
                 _require_kind(baseline, model)
-            settings = replace(self.settings, memory=WAYS.get(baseline.name, self.settings.memory))
+            way = WAYS[baseline.name] if baseline.path is None else self.settings.memory
+            settings = replace(self.settings, memory=way)
             outputs[baseline.name] = self._evaluate(baseline.name, baseline.path or path, model, settings)
             windows[baseline.name] = model.config.sliding_window
         comparisons = {}

@@ -73,11 +73,14 @@ def evaluate_long_context(
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module, memory: str = "on") -> Iterator[None]:
-    """The model in evaluation mode, its TTT branch silent for `memory="off"`; behind it all is as it was before."""
+    """The model in evaluation mode, its memories as `memory` says; behind it all is as it was before.
+
+    Raises:
+        ValueError: `memory="static"` for a model whose memories take no inner steps anyway.
+    """
     was_training = model.training
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    gates = [module for name, module in model.named_modules() if name.endswith("ttt_gate") and memory == "off"]
-    hooks = [gate.register_forward_hook(lambda *arguments: torch.zeros_like(arguments[2])) for gate in gates]
+    hooks = _memory_hooks(model, memory)
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
             model.eval()
@@ -86,6 +89,20 @@ def evaluation_mode(model: torch.nn.Module, memory: str = "on") -> Iterator[None
         model.train(was_training)
         for hook in hooks:
             hook.remove()
+
+
+def _memory_hooks(model: torch.nn.Module, memory: str) -> list[Any]:
+    """Hooks that silence the TTT branch for "off", and inner learning rates, before their sigmoid, for "static"."""
+    changed = {"off": ("ttt_gate", 0.0), "static": ("ttt.rate_proj", -torch.inf)}
+    if memory not in changed:
+        return []
+    config: Any = model.config
+    learner = None if config.ttt is None else config.ttt.learner
+    if memory == "static" and learner != "ttt":
+        raise ValueError(f"memory='static' takes the inner steps away, but the model has ttt.learner={learner!r}.")
+    suffix, value = changed[memory]
+    modules = [module for name, module in model.named_modules() if name.endswith(suffix)]
+    return [module.register_forward_hook(lambda *arguments: torch.full_like(arguments[2], value)) for module in modules]
 
 
 def frame_recordings(

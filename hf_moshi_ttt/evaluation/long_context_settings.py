@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 MODES = ("block", "stream")
 TEXT_STREAMS = ("zero", "pad", "none", "predicted")
-MEMORIES = ("on", "off", "no_reset")
+MEMORIES = ("on", "off", "static", "no_reset")
 USER_STREAMS = ("duplicate", "silence", "none")
 EVALUATION_MODES = ("multi_book", "single_book", "list", "chapters")
 REMOVED = {
@@ -62,6 +62,7 @@ class LongContextSettings:
         default="on",
         metadata={
             "help": "'on'; 'off': the TTT branch adds nothing, so that the attention window is all there is; "
+            "'static': the inner networks answer from their start weights and take no steps; "
             "'no_reset': the memory goes on from each recording to the next."
         },
     )

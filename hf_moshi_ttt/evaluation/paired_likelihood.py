@@ -46,7 +46,7 @@ def evaluate_pairs(
         ValueError: `memory="no_reset"`, or a recording without a loss.
     """
     if settings.memory == "no_reset":
-        raise ValueError("memory='no_reset', but every recording of a pair is read from a fresh state: 'on' or 'off'.")
+        raise ValueError("memory='no_reset', but every recording of a pair is read from a fresh state.")
     names = list(dict.fromkeys(name for pair in pairs for name in (pair.right, pair.wrong)))
     recordings = [codes[name] for name in names]
     output = evaluate_long_context(model, recordings, settings, silence_codes=silence_codes, keep_in=keep_in)
