@@ -12,8 +12,10 @@ import pytest
 import soundfile
 import torch
 
+from hf_moshi_ttt.evaluation.kept_losses import KeptLosses
 from hf_moshi_ttt.evaluation.long_context import evaluate_long_context
 from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings, RecordingSettings
+from hf_moshi_ttt.evaluation.recording_losses import RecordingReader
 from hf_moshi_ttt.evaluation.recordings import load_recordings
 from hf_moshi_ttt.evaluation.results_file import read_results
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -86,6 +88,14 @@ def test_the_check_is_kept_with_the_losses(make_model: MakeModel, tmp_path: Path
     assert check() == first
     kept = 0
     assert check(mode="stream") is None and check(text_stream="pad") != first
+
+
+def test_the_worst_check_of_all_processes_is_told(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [None, *({"first_frame": 0, "frames": 1, "max_difference_nats": worst} for worst in (1e-6, 1e-3, 1e-5))]
+    monkeypatch.setattr("hf_moshi_ttt.evaluation.recording_losses.gather_object", lambda own: checks)
+    reader = RecordingReader(make_model(), SMALL, progress=False)
+    reader._agree_on_check(KeptLosses(None, ""), [])
+    assert reader.record()["block_check"]["max_difference_nats"] == 1e-3
 
 
 def test_kept_losses_belong_to_their_model_and_settings(make_model: MakeModel, tmp_path: Path) -> None:
