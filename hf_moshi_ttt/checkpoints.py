@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from transformers.utils.hub import cached_file, cached_files, extract_commit_hash
 
 from .configuration_moshi_ttt import MoshiTTTConfig
+from .hub_files import HUB_SCHEME, local_file
 from .kyutai import config_from_kyutai, from_kyutai, is_kyutai_config, merge_lora
 from .lazy_weights import PICKLE_SUFFIXES, LazyTensor, open_weights, read_header
 from .transformers_moshi import config_from_transformers, from_transformers, is_transformers_config
@@ -59,9 +60,17 @@ class Repository:
     def file(self, filename: str) -> Path | None:
         """Where a file lies, downloaded if need be, or None if the repository has none of that name.
 
+        Args:
+            filename: inside the repository, or Kyutai's form for a file on the Hub (`hf://owner/repository/file`).
+
         Raises:
+            ValueError: a path that leads out of the repository.
             OSError: the repository cannot be reached or does not exist.
         """
+        if filename.startswith(HUB_SCHEME):
+            return local_file(filename)
+        if Path(filename).is_absolute() or ".." in Path(filename).parts:
+            raise ValueError(f"{self.name}: {filename} leads out of the repository.")
         found = cached_file(self.name, filename, _raise_exceptions_for_missing_entries=False, **self.hub)
         return None if found is None else Path(found)
 
@@ -70,6 +79,11 @@ class Repository:
         """Its name and, on the Hub, its commit."""
         path = self.file("config.json") or self.file(WEIGHTS_NAME)
         return Origin(self.name, extract_commit_hash(None if path is None else str(path), None))
+
+    def other(self, name: str, revision: str | None = None) -> "Repository":
+        """Another repository, reached in the same way."""
+        hub = {key: value for key, value in self.hub.items() if key not in ("revision", "subfolder")}
+        return Repository(name, hub if revision is None else {**hub, "revision": revision})
 
     def read_json(self, filename: str) -> dict[str, Any] | None:
         """A JSON file, or None if there is none.
@@ -240,21 +254,21 @@ def _lora_base(repository: Repository, names: tuple[str, ...], base: str | None)
             return repository.weights(*names)
         except ValueError as error:
             raise ValueError(
-                f"{repository.name}: LoRA weights of moshi-finetune without their base. Give "
-                f'{BASE_KEY}="kyutai/moshiko-pytorch-bf16", or the checkpoint they were trained on.'
+                f"{repository.name}: LoRA weights of moshi-finetune, but their base cannot be opened there: {error} "
+                f'Give {BASE_KEY}="kyutai/moshiko-pytorch-bf16", or the checkpoint they were trained on.'
             ) from error
     _require_folder(base)
-    owner = Repository(base, _hub_of_base(repository, {}))
+    owner = repository.other(base)
     raw = owner.read_json("config.json") or {}
     return owner.weights(raw.get("moshi_name") or WEIGHTS_NAME, _FINETUNE_NAME)
 
 
 def _tokenizer_name(repository: Repository, filename: str) -> str | None:
     """A path, or Kyutai's form for a file on the Hub (`hf://owner/name/file`), which is not downloaded here."""
-    if filename.startswith("hf://"):
+    if filename.startswith(HUB_SCHEME):
         return filename
     if not Path(repository.name).is_dir():
-        return f"hf://{repository.name}/{filename}"
+        return f"{HUB_SCHEME}{repository.name}/{filename}"
     path = Path(repository.name, filename)
     return str(path) if path.is_file() else None
 
@@ -270,16 +284,11 @@ def _with_trained_part(
     if named in (*known, repository.name):
         raise ValueError(f"{path}: the base model {named} is built on this trained part itself.")
     try:
-        opened = open_checkpoint(Repository(named, _hub_of_base(repository, metadata)), None, (*known, repository.name))
+        owner = repository.other(named, metadata.get(BASE_REVISION_KEY) if base is None else None)
+        opened = open_checkpoint(owner, None, (*known, repository.name))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{repository.name} holds the trained part of a model alone, and its base {named!r} cannot be opened: "
             f"{error} Give the place of the base as {BASE_KEY}."
         ) from error
     return Checkpoint("trained part", config, {**opened.weights, **open_weights([path])}, opened.origin)
-
-
-def _hub_of_base(repository: Repository, metadata: Mapping[str, str]) -> dict[str, Any]:
-    hub = {key: value for key, value in repository.hub.items() if key not in ("revision", "subfolder")}
-    revision = metadata.get(BASE_REVISION_KEY)
-    return {**hub, "revision": revision} if revision else hub

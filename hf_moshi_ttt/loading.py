@@ -118,9 +118,9 @@ class MoshiTTTLoadingMixin:
         raw = adapter.read_json("config.json") or {}
         if raw.get("model_type") == MoshiTTTConfig.model_type:
             config = MoshiTTTConfig.from_dict(raw)
-        hub = {key: value for key, value in adapter.hub.items() if key not in ("revision", "subfolder")}
-        others = {key: value for key, value in options.items() if key not in HUB_OPTIONS}
-        model, info = cls._from_repository(Repository(base, hub), config, None, {**others, **hub}, model_args)
+        owner = adapter.other(base)
+        options = {key: value for key, value in options.items() if key not in HUB_OPTIONS} | dict(owner.hub)
+        model, info = cls._from_repository(owner, config, None, options, model_args)
         holds_ttt = "ttt" in (described.get("modules_to_save") or [])
         if holds_ttt and model.config.ttt is None:
             raise ValueError(

@@ -82,9 +82,10 @@ def _opening(config: MoshiTTTConfig, facts: ModelCardFacts) -> str:
     kind = "Moshi with test-time-training layers" if config.ttt else "Moshi"
     start = f"It starts from `{facts.base_model}`." if facts.base_model else "Its base is not recorded."
     data = f"It was trained on {facts.data}." if facts.data else "Its training data is not recorded."
+    unpublished = " (a folder that is not on the Hub)" if Path(config.codec).exists() else ""
     return (
         f"{kind}: a full-duplex speech language model, 12.5 frames of 80 ms a second. {start} {data} Audio goes in and "
-        f"out as codes of `{config.codec}`."
+        f"out as codes of `{config.codec}`{unpublished}."
     )
 
 
@@ -99,11 +100,11 @@ def _settings(config: MoshiTTTConfig) -> dict[str, Any]:
 
 
 def _losses(log_history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """First and last value of each loss that was logged, with its step."""
+    """First and last value of each loss that was logged, with its step; a loss of 0 throughout had nothing to learn."""
     rows = {}
     for name in ("loss", "audio_loss", "text_loss", "eval_loss"):
         logged = [(entry["step"], entry[name]) for entry in log_history if name in entry]
-        if logged:
+        if any(value for _, value in logged):
             (first_step, first), (last_step, last) = logged[0], logged[-1]
             rows[name] = f"{first:.4f} at step {first_step}, {last:.4f} at step {last_step}"
     return rows
@@ -111,7 +112,7 @@ def _losses(log_history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _long_context(facts: ModelCardFacts) -> str:
     rows = {
-        key.removeprefix("librilight_").replace("_", " "): _estimate(value)
+        _title(key): _estimate(value)
         for key, value in facts.results.items()
         if key.startswith("librilight_") and isinstance(value, Mapping)
     }
@@ -122,6 +123,11 @@ def _long_context(facts: ModelCardFacts) -> str:
             "frames beyond the attention window. Intervals are bootstraps over n recordings."
         )
     return text + (f"\n\n![Loss by position]({PLOT_NAME})" if facts.plot is not None else "")
+
+
+def _title(key: str) -> str:
+    words = key.removeprefix("librilight_").split("_")
+    return f"loss at {words[1]} frames" if words[0] == "loss" and words[1][0].isdigit() else " ".join(words)
 
 
 def _estimate(value: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import copy
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -143,9 +144,9 @@ class MoshiTTTSavingMixin:
             return api.upload_folder(repo_id=repo_id, folder_path=folder, **commit)
 
     def save_model_card(self, folder: str | Path, repo_id: str, facts: ModelCardFacts) -> None:
-        """Writes README.md, and the plot beside it."""
-        if facts.base_model is None and self.origin is not None:
-            facts = ModelCardFacts(**{**vars(facts), "base_model": self.origin.name})
+        """Writes README.md, and the plot beside it; the base is the repository on the Hub that the model came from."""
+        if facts.base_model is None and self.origin is not None and not Path(self.origin.name).exists():
+            facts = replace(facts, base_model=self.origin.name)
         model_card(self.config, repo_id, facts).save(Path(folder, "README.md"))
         if facts.plot is not None:
             shutil.copyfile(facts.plot, Path(folder, PLOT_NAME))

@@ -94,6 +94,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/model.safetensors", "a/../../model.safetensors"])
+def test_files_outside_the_repository_are_not_read(tmp_path: Path, lm_model: Any, name: str) -> None:
+    save_kyutai(tmp_path / "inside", lm_model, moshi_name=name)
+    with pytest.raises(ValueError, match="model.safetensors leads out of the repository"):
+        opened(tmp_path / "inside")
+
+
 def test_bad_indexes_are_refused(tmp_path: Path, lm_model: Any) -> None:
     save_kyutai(tmp_path, lm_model, shards=2)
     index = tmp_path / "model.safetensors.index.json"
@@ -118,14 +125,16 @@ def test_lora_needs_its_base_and_its_configuration(tmp_path: Path, lm_model: Any
     whole = opened(folder)
     assert (whole.layout, whole.origin) == ("kyutai lora", (str(folder), None))
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match='without their base. Give base_model_name_or_path="kyutai/moshiko-pytorch'):
+    with pytest.raises(
+        ValueError, match="LoRA weights of moshi-finetune, but their base cannot be opened there: .*no weights"
+    ):
         opened(folder)
     assert opened(folder, str(base)).origin is None
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "lora": False}))
     with pytest.raises(ValueError, match="there are LoRA weights, but config.json has lora=False"):
         opened(folder, str(base))
-    with pytest.raises(ValueError, match="base: it needs no base|holds whole weights: it needs no base"):
+    with pytest.raises(ValueError, match="holds whole weights: it needs no base"):
         opened(base, str(folder))
 
 
@@ -137,7 +146,7 @@ def test_a_trained_part_needs_its_base(tmp_path: Path) -> None:
             {"lm_head.weight": torch.zeros(64, 32)}, folder / "trained_part.safetensors",
             metadata={"base_model_name_or_path": base},
         )  # fmt: skip
-    with pytest.raises(ValueError, match="part: .*is built on this trained part itself|is built on this trained part"):
+    with pytest.raises(ValueError, match="is built on this trained part itself"):
         opened(part)
     save_file({"lm_head.weight": torch.zeros(64, 32)}, part / "trained_part.safetensors")
     with pytest.raises(ValueError, match="the trained part names no base model. Give base_model_name_or_path"):

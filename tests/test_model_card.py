@@ -10,7 +10,7 @@ from hf_moshi_ttt.model_card import ModelCardFacts, model_card, usage
 
 CONFIG = MoshiTTTConfig.from_preset("tiny", ttt={"base_lr": 0.25})
 LOG = [
-    {"step": 1, "loss": 9.0, "audio_loss": 8.0},
+    {"step": 1, "loss": 9.0, "audio_loss": 8.0, "text_loss": 0.0},
     {"step": 5, "loss": 3.0, "audio_loss": 2.5},
     {"step": 5, "train_runtime": 3.0},
 ]
@@ -45,12 +45,13 @@ def test_a_full_card(tmp_path: Path) -> None:
         "| ttt.mini_batch_size | 4 |",
         "| attention window | 16 frames |",
         "| audio_loss | 8.0000 at step 1, 2.5000 at step 5 |",
-        "| loss 8k | 4.5000 [4.4000, 4.6000], n=7 |",
+        "| loss at 8k frames | 4.5000 [4.4000, 4.6000], n=7 |",
         "| slope | -0.0123 [-0.0200, -0.0010], n=7 |",
         "![Loss by position](loss_by_position.png)",
     ):
         assert line in text.splitlines() or line in text, line
     assert usage(CONFIG, "user/my-moshi") in text
+    assert "text_loss" not in text  # 0 throughout: there was no text
 
 
 def test_what_is_not_known_is_not_made_up() -> None:
@@ -63,5 +64,7 @@ def test_what_is_not_known_is_not_made_up() -> None:
 def test_a_base_on_this_machine_is_no_base_of_the_hub(tmp_path: Path) -> None:
     metadata = yaml.safe_load(card(base_model=str(tmp_path), license="mit").content.split("---\n")[1])
     assert "base_model" not in metadata and metadata["license"] == "mit"
+    here = model_card(MoshiTTTConfig.from_preset("tiny", codec=str(tmp_path)), "user/x", ModelCardFacts()).content
+    assert f"codes of `{tmp_path}` (a folder that is not on the Hub)." in here
     plain = model_card(MoshiTTTConfig.from_preset("tiny", ttt=None), "user/x", ModelCardFacts())
     assert "test-time-training" not in plain.content

@@ -191,6 +191,9 @@ adapted, info = MoshiTTTForConditionalGeneration.from_pretrained(
 assert info["layout"] == "adapter" and not info["new_keys"], info
 codes = torch.randint(32, (1, 17, 20))
 assert torch.equal(adapted(codes).text_logits, whole(codes).text_logits)  # fresh LoRA adds nothing, TTT is in it
+named = MoshiTTTForConditionalGeneration.from_pretrained("user/named")
+assert torch.equal(named.model.embed_text.weight, part.model.embed_text.weight)
+assert named.config.text_tokenizer == "hf://user/named/tokenizer_spm_32k_3.model"
 theirs = CheckpointInfo.from_hf_repo("user/exported").get_moshi(dtype=torch.float32)
 assert torch.equal(theirs.text_emb.weight, part.model.embed_text.weight)
 try:
@@ -235,6 +238,10 @@ def pushed(lm_model: Any, tiny_mimi: Path, tmp_path_factory: pytest.TempPathFact
         }.items():
             hub.create(name)
             hub.commit(name, {path.name: path.read_bytes() for path in files})
+        elsewhere = json.loads((base / "config.json").read_text())
+        elsewhere["moshi_name"] = "hf://user/copy/model.safetensors"
+        hub.create("user/named")
+        hub.commit("user/named", {"config.json": json.dumps(elsewhere).encode()})
         names = ["tokenizer-e351c8d8-checkpoint125.safetensors", "tokenizer_spm_32k_3.model"]
         hub.commit("kyutai/moshiko-pytorch-bf16", dict.fromkeys(names, b"Kyutai's"))
         hub.commit("user/base", {"tokenizer_spm_32k_3.model": b"Kyutai's"})
@@ -257,6 +264,9 @@ def test_pushed_files_are_those_that_are_saved_byte_for_byte(pushed: tuple[HubSt
     exported = {path.name: path.read_bytes() for path in (folder / "kyutai").iterdir()}
     assert hub.repos["user/exported"] == exported
     assert set(hub.repos["user/part"]) == {"config.json", "trained_part.safetensors", "README.md"}
+    assert "base_model: user/base" in hub.repos["user/part"]["README.md"].decode()
+    model.save_model_card(tmp_path, "user/whole", ModelCardFacts())
+    assert "Its base is not recorded." in (tmp_path / "README.md").read_text()  # a folder is not what it started from
 
 
 def test_what_was_pushed_loads_in_one_line(pushed: tuple[HubStandIn, Path], tmp_path: Path) -> None:
