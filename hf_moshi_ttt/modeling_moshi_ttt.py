@@ -28,7 +28,7 @@ from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID, MoshiTTTConfig
 from .depth_transformer import CodeEmbedding, DepthTransformer
 from .generation_moshi_ttt import MoshiTTTStreamingMixin
 from .loading import MoshiTTTLoadingMixin
-from .losses import audio_loss, text_loss
+from .losses import target_losses, weighted_mean
 from .saving import MoshiTTTSavingMixin
 from .state import MoshiTTTState
 from .stream_state import StreamState
@@ -43,6 +43,7 @@ class MoshiTTTOutput(ModelOutput):
     Args:
         loss: `text_loss_weight * text_loss + audio_loss`, where labels were given.
         text_loss, audio_loss: weighted means; 0 where no label carries weight.
+        losses: `[B, 1 + Q, T]`, the cross-entropy at each label of the text and of Moshi's codebooks; 0 without one.
         text_logits: `[B, T, V]`, aligned with the codes.
         audio_logits: `[B, Q, T, V]`, aligned with the codes; NaN in the last frames of a delayed codebook, whose
             prediction needs the frames that follow.
@@ -58,6 +59,7 @@ class MoshiTTTOutput(ModelOutput):
     loss: Tensor | None = None
     text_loss: Tensor | None = None
     audio_loss: Tensor | None = None
+    losses: Tensor | None = None
     text_logits: Tensor | None = None
     audio_logits: Tensor | None = None
     late_audio_logits: Tensor | None = None
@@ -301,9 +303,9 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         if labels is not None:
             if labels.shape != codes.shape:
                 raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
-            own_labels = labels[:, 1 : 1 + self.config.num_codebooks]
-            output.text_loss = text_loss(text_logits, labels[:, 0], self.config)
-            output.audio_loss = audio_loss(audio_logits, own_labels, self.config)
+            output.losses, weights = target_losses(text_logits, audio_logits, labels, self.config)
+            output.text_loss = weighted_mean(output.losses[:, :1], weights[:, :1])
+            output.audio_loss = weighted_mean(output.losses[:, 1:], weights[:, 1:])
             output.loss = self.config.text_loss_weight * output.text_loss + output.audio_loss
         if state is not None:
             output.late_audio_logits = late

@@ -17,7 +17,7 @@ import sentencepiece
 import torch
 from transformers import AutoModel, AutoProcessor, BatchFeature, ProcessorMixin
 
-from .audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from .audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Frames
 from .checkpoints import HUB_OPTIONS, Repository, read_config
 from .configuration_moshi_ttt import MoshiTTTConfig
 from .hub_files import local_file
@@ -130,7 +130,7 @@ class MoshiTTTProcessor(ProcessorMixin):
             raise ValueError(f"audio has {own.shape[1]} frames, but user_audio {user.shape[1]}.")
         text = text_row(self.config, own.shape[1])
         if words is not None:
-            ids = build_text_row(words, np.asarray(audio).size / SAMPLE_RATE_HZ, self.tokenizer).ids
+            ids = build_text_row(words, Frames(own.shape[1]), self.tokenizer).ids
             text = ids[None].astype(np.int64)
         return BatchFeature({"codes": torch.from_numpy(np.concatenate([text, own, user]))[None]})
 

@@ -1,10 +1,10 @@
-"""`MoshiTTTTrainer`: transformers' Trainer with what TTT-Moshi needs on top.
+"""`MoshiTTTTrainer`: transformers' Trainer with what TTT-Moshi needs on top of `training/exact_trainer.py`.
 
-- Parameter groups: base, TTT weights and gates with their own learning rates, each with and without weight decay; all
-  rates are logged.
-- Text and audio loss are logged beside their sum, and at logged steps what the memory of each TTT layer does.
-- With `persistent_states`, memory is carried along lanes (`lane_memory.py`) and saved with every checkpoint.
-- `stop_at_step` ends a run early with a checkpoint, on the schedule of the whole run.
+- The loss of a step is the mean over all its targets by their weights, on all processes and over all accumulation
+  steps, so that the way in which a batch is divided changes nothing.
+- Base, TTT weights and gates have their own learning rates (`training/parameter_groups.py`).
+- Memory is carried along lanes (`training/lane_memory.py`), and the inner rate is warmed up.
+- Logged: the loss of each stream, what the memory of each TTT layer does, every group's rate, the speed.
 """
 
 from functools import partial
@@ -12,33 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
-from .arguments import DataArguments, MoshiTTTTrainingArguments
-from .audio import frames_from_sec
-from .data.codes import Provenance, load_codes
+from .arguments import MoshiTTTTrainingArguments
 from .data.collator import MoshiTTTCollator
 from .data.segments import LaneSampler, SegmentDataset, ShuffledSampler
-from .lane_memory import LaneMemory
-from .memory_curves import LOG_PREFIX, layer_means, log_key, present_frames
-from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
+from .memory_means import LOG_PREFIX, layer_means, log_key, present_frames
+from .training.exact_trainer import ExactTrainer
+from .training.lane_memory import LaneMemory
+from .training.log_window import LogWindow
+from .training.parameter_groups import parameter_groups
+from .training.resumption import save_settings
+from .training.stop_requests import EXIT_CODE_TERMINATED
+from .training.throughput import Throughput, flops_per_frame
 
-
-class StopAtStep(TrainerCallback):
-    """Saves and stops at a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """transformers' hook."""
-        if state.global_step >= self.step:
-            control.should_save = control.should_training_stop = True
-        return control
+if TYPE_CHECKING:
+    from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
 
 
 class ShortProgressCallback(ProgressCallback):
@@ -57,14 +50,15 @@ class ShortProgressCallback(ProgressCallback):
         super().on_log(args, state, control, logs=shown, **kwargs)
 
 
-class MoshiTTTTrainer(Trainer):
-    """Trains a `MoshiTTTForConditionalGeneration` on segments of codes.
+class MoshiTTTTrainer(ExactTrainer):
+    """Trains a `MoshiTTTForConditionalGeneration`, with or without adapters, on segments of codes.
 
     Args:
         order: `"shuffled"` or `"lanes"`; the memory is carried along lanes where the model says `persistent_states`.
+        course: settings that are saved in every checkpoint (`training/resumption.py`).
 
     Raises:
-        ValueError: `persistent_states` without lanes.
+        ValueError: memory is to be carried without lanes.
     """
 
     if TYPE_CHECKING:  # transformers declares these wider than they are here
@@ -74,75 +68,127 @@ class MoshiTTTTrainer(Trainer):
 
     def __init__(
         self,
-        model: MoshiTTTForConditionalGeneration,
+        model: "MoshiTTTForConditionalGeneration",
         args: MoshiTTTTrainingArguments,
         train_dataset: SegmentDataset,
         data_collator: MoshiTTTCollator,
         order: str = "shuffled",
+        course: dict[str, Any] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        ttt = model.config.ttt
-        if ttt is not None and ttt.persistent_states and order != "lanes":
+        config = model.config
+        carries_memory = config.ttt is not None and config.ttt.persistent_states
+        if carries_memory and order != "lanes":
             raise ValueError(
                 f"persistent_states carries memory along lanes, but order={order!r}. Set order to 'lanes'."
             )
         self.segments = train_dataset
         self.order = order
-        self.lanes = (
-            LaneMemory(partial(model.init_state, window=False), model.config)
-            if ttt is not None and ttt.persistent_states
-            else None
+        self.course = course or {}
+        super().__init__(
+            model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, callbacks=callbacks
         )
-        self._noted: dict[str, list[Tensor]] = {}
-        self._rates: dict[str, float] = {}
-        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator)
-        if args.stop_at_step is not None:
-            self.add_callback(StopAtStep(args.stop_at_step))
+        self.lanes = None
+        if carries_memory:
+            self.lanes = LaneMemory(
+                partial(model.init_state, window=False), config, seed=args.seed, rank=args.process_index
+            )
+        self.window = LogWindow(config.num_codebooks)
+        self.throughput = Throughput(flops_per_frame(model), args.device)
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._before_step: tuple[Any, ...] = ()
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ShortProgressCallback)
 
+    @property
+    def exit_code(self) -> int:
+        """Of the process: 0, or 143 after SIGTERM."""
+        return EXIT_CODE_TERMINATED if self.stop_requests.was_terminated else 0
+
+    def config_values(self) -> dict[str, Any]:
+        """The model's configuration by key, without the names of codec and tokenizer, which are the data's."""
+        values = self.model.config.own_values()
+        return {key: value for key, value in values.items() if key not in ("codec", "text_tokenizer")}
+
+    # Data
+
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         lanes = self.args.per_device_train_batch_size * self.args.world_size
-        if self.order == "lanes":
-            return LaneSampler(self.segments, lanes, self.args.seed)
-        return ShuffledSampler(self.segments, lanes, self.args.seed)
+        kind = LaneSampler if self.order == "lanes" else ShuffledSampler
+        return kind(self.segments, lanes, self.args.seed)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
+        """The weights of text and audio targets in a step, `[2]`, over all its batches and processes."""
+        self._begin_step()
+        weights = [batch["weights"].double() for batch in batch_samples]
+        text, audio = (sum(float(w[:, rows].sum()) for w in weights) for rows in (slice(0, 1), slice(1, None)))
+        wants_stop = float(self.stop_requests.has_signal)
+        totals = self._sum_over_processes(torch.tensor([text, audio, wants_stop], dtype=torch.float64, device=device))
+        self.stop_requests.is_agreed = bool(totals[2] > 0)
+        return totals[:2]
+
+    def _sum_over_processes(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor, "sum") if self.args.world_size > 1 else tensor
+
+    # Loss
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The weighted loss of one batch; in training and where memory is carried, from the state of its lanes."""
+        """The share of one batch in the loss of a step; in training and where memory is carried, from its lanes.
+
+        Args:
+            num_items_in_batch: the step's weights of text and audio targets; None for the mean of this batch alone.
+        """
         lanes = self.lanes if model.training else None
-        state = lanes.state_for(inputs["recording"], inputs["start_frame"]) if lanes else None
+        state = lanes.state_for(inputs) if lanes else None
         diagnostics = model.training and self._is_logged_step()
         outputs = model(codes=inputs["codes"], labels=inputs["labels"], state=state, diagnostics=diagnostics)
         if lanes:
             lanes.keep(outputs.state, inputs)
+        loss = outputs.loss if num_items_in_batch is None else self._share_of_step(outputs, inputs, num_items_in_batch)
         if model.training:
-            self._note_step(outputs, inputs["codes"])
-        self.loss_is_scaled_for_ga = False
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+            self._note(outputs, inputs)
+            self._seen.append((inputs["recording"], inputs["start_frame"], loss.detach()))
+        self.loss_is_scaled_for_ga = True
+        return (loss, outputs) if return_outputs else loss
+
+    def _share_of_step(self, outputs: "MoshiTTTOutput", inputs: dict[str, Any], totals: Tensor) -> Tensor:
+        """So scaled that the mean over processes, which DDP and FSDP take of gradients, is the step's loss."""
+        weighted = outputs.losses * inputs["weights"]
+        text, audio = weighted[:, :1].sum(), weighted[:, 1:].sum()
+        text_total, audio_total = torch.where(totals > 0, totals, 1.0).float()
+        share = self.model.config.text_loss_weight * text / text_total + audio / audio_total
+        return share * self.args.world_size
+
+    # Logs
 
     def _is_logged_step(self) -> bool:
         """Whether the step under way ends with a log; only then do memories tell what they do."""
         step, by_steps = self.state.global_step + 1, self.args.logging_strategy == IntervalStrategy.STEPS
         return by_steps and (step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step))
 
-    def _note_step(self, outputs: MoshiTTTOutput, codes_BKT: Tensor) -> None:
-        noted = {name: outputs[name].detach() for name in ("text_loss", "audio_loss")}
-        told_layers = self.model.config.ttt_layer_indices if outputs.diagnostics else []
-        for layer, told in zip(told_layers, outputs.diagnostics or (), strict=True):
-            means = layer_means(told, present_frames(codes_BKT))
-            noted.update({log_key(layer, name): value for name, value in means.items()})
-        for name, value in noted.items():
-            self._noted.setdefault(name, []).append(value)
-        self._rates = {f"learning_rate/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+    def _note(self, outputs: "MoshiTTTOutput", inputs: dict[str, Any]) -> None:
+        assert outputs.losses is not None
+        self.window.add_losses(outputs.losses, inputs["weights"])
+        self.throughput.add(inputs["lengths"])
+        present = present_frames(inputs["codes"])
+        for layer, told in zip(self.model.config.ttt_layer_indices, outputs.diagnostics or (), strict=False):
+            for name, value in layer_means(told, present).items():
+                counts = present.any()
+                self.window.add(log_key(layer, name), torch.stack([torch.where(counts, value, 0.0), counts.float()]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the parts of the loss since the last log, this step's memories and each parameter group's rate."""
+        """Adds the loss of each stream since the last log, this step's memories, each group's rate and the speed."""
         if "loss" in logs:
-            parts = {name: torch.stack(values).mean().item() for name, values in self._noted.items()}
-            self._noted = {}
-            logs = {**logs, **parts, **self._rates}
+            speed = self.throughput.report(self._sum_over_processes, self.args.device, self.args.world_size)
+            groups = zip(self.optimizer.param_groups, self._rates, strict=True)
+            rates = {f"learning_rate/{group['name']}": rate for group, rate in groups}
+            logs = {**logs, **self.window.means(self._sum_over_processes), **rates, **speed}
+            self.window.clear()
         super().log(logs, start_time)
+
+    # Steps
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer over the groups of `parameter_groups`."""
@@ -151,70 +197,54 @@ class MoshiTTTTrainer(Trainer):
             self.optimizer = kind(parameter_groups(self.model, self.args), **options)
         return self.optimizer
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.lanes:  # first, so that a checkpoint whose trainer_state.json exists is whole
-            folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            folder.mkdir(parents=True, exist_ok=True)
-            self.lanes.save(folder, self.args.process_index)
-        super()._save_checkpoint(model, trial)
+    def _begin_step(self) -> None:
+        self._seen = []
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._before_step = (self.lanes and self.lanes.lanes, dict(self.window.sums), self._tr_loss.clone())
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if self.lanes and checkpoint is not None:
-            self.lanes.load(checkpoint, self.args.process_index)
+    def forget_step(self) -> None:
+        """Memory and sums as they were before the step."""
+        lanes, self.window.sums, self._tr_loss = self._before_step
+        if self.lanes:
+            self.lanes.lanes = lanes
 
+    def describe_step(self) -> str:
+        """The segments of the step's batches whose loss is not finite, or all where every loss is."""
+        wrong = [seen for seen in self._seen if not torch.isfinite(seen[2])] or self._seen
+        segments = [
+            f"recording {recording} at frame {start}"
+            for recordings, starts, _ in wrong
+            for recording, start in zip(recordings.tolist(), starts.tolist(), strict=True)
+            if recording >= 0
+        ]
+        return f"Batch: {', '.join(segments)}."
 
-def parameter_groups(model: nn.Module, args: MoshiTTTTrainingArguments) -> list[dict[str, Any]]:
-    """Trainable parameters as optimizer groups: base, TTT weights and gates, matrices apart from vectors (no decay)."""
-    rates = {
-        "base": args.learning_rate,
-        "ttt": args.learning_rate * args.ttt_lr_multiplier,
-        "gate": args.learning_rate * args.gate_lr_multiplier,
-    }
-    groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        kind = "gate" if ".ttt_gate." in name else "ttt" if ".ttt." in name or ".ttt_norm." in name else "base"
-        decays = parameter.dim() >= 2 and "norm" not in name and "bias" not in name
-        key = kind if decays else f"{kind}_no_decay"
-        weight_decay = args.weight_decay if decays else 0.0
-        group = groups.setdefault(key, {"name": key, "params": [], "lr": rates[kind], "weight_decay": weight_decay})
-        group["params"].append(parameter)
-    return list(groups.values())
+    # Checkpoints
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if isinstance(self.model, PeftModel) and self.args.should_save:
+            config: Any = self.model.get_base_model().config
+            config.save_pretrained(output_dir)  # an adapter's weights do not say which TTT layers they belong to
 
-def build_trainer(
-    model: MoshiTTTForConditionalGeneration, data: DataArguments, args: MoshiTTTTrainingArguments
-) -> MoshiTTTTrainer:
-    """A trainer on the encoded recordings that the arguments name; the model's config says which codec made them.
+    def save_more(self, folder: Path) -> None:
+        """The settings, the memory of the lanes, and what is averaged until the next log."""
+        if self.args.should_save:
+            save_settings(folder, self.course, self.config_values())
+        window = {**self.window.tensors(), "tr_loss": self._tr_loss.cpu()}
+        window["last_logged_step"] = torch.tensor(self._globalstep_last_logged)
+        save_file(window, folder / f"log_window-{self.args.process_index}.safetensors")
+        if self.lanes:
+            self.lanes.save(folder)
 
-    Raises:
-        ValueError: codes of another codec than the model's.
-    """
-    codes, provenance = load_codes(data.train_codes)
-    adopt_provenance(model, provenance)
-    segments = SegmentDataset(
-        codes,
-        frames_from_sec(data.duration_sec),
-        overlap_frames=frames_from_sec(data.overlap_sec),
-        frame_rate_hz=provenance.frame_rate_hz,
-    )
-    collator = MoshiTTTCollator(model.config, provenance.silence_codes)
-    return MoshiTTTTrainer(model, args, segments, collator, data.order)
-
-
-def adopt_provenance(model: MoshiTTTForConditionalGeneration, provenance: Provenance) -> None:
-    """Writes the codec and tokenizer of the data into the model's configuration.
-
-    Raises:
-        ValueError: the codec has more ids than the model.
-    """
-    if provenance.codebook_size != model.config.codebook_size:
-        raise ValueError(
-            f"The codes come from {provenance.codec} with {provenance.codebook_size} ids a codebook, "
-            f"but the model has codebook_size={model.config.codebook_size}."
-        )
-    model.config.codec = provenance.codec
-    if provenance.text_tokenizer is not None:
-        model.config.text_tokenizer = provenance.text_tokenizer
+    def load_more(self, folder: Path) -> None:
+        """Goes on with them."""
+        windows = sorted(folder.glob("log_window-*.safetensors"))
+        if len(windows) == self.args.world_size:
+            window = load_file(folder / f"log_window-{self.args.process_index}.safetensors", str(self.args.device))
+            self._globalstep_last_logged = int(window.pop("last_logged_step"))
+            self._tr_loss = window.pop("tr_loss")
+            self.window.load(window, self.args.device)
+        if self.lanes:
+            self.lanes.load(folder)
+        self.throughput.start()
