@@ -23,6 +23,7 @@ from .data.collator import MoshiTTTCollator
 from .data.segments import LaneSampler, SegmentDataset, ShuffledSampler
 from .memory_means import LOG_PREFIX, layer_means, log_key, present_frames
 from .training.exact_trainer import ExactTrainer
+from .training.fsdp import require_every_parameter, require_what_was_asked, set_up_plugin, shard_learners
 from .training.lane_memory import LaneMemory
 from .training.log_window import LogWindow
 from .training.parameter_groups import parameter_groups
@@ -187,6 +188,26 @@ class MoshiTTTTrainer(ExactTrainer):
             logs = {**logs, **self.window.means(self._sum_over_processes), **rates, **speed}
             self.window.clear()
         super().log(logs, start_time)
+
+    # Processes
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Refuses FSDP that would not be one."""
+        super().create_accelerator_and_postprocess()
+        require_what_was_asked(bool(self.args.fsdp), self.is_fsdp_enabled)
+        if self.is_fsdp_enabled:
+            set_up_plugin(self.accelerator.state.fsdp_plugin, self.accelerator.mixed_precision)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_fsdp_enabled:
+            state, mesh = self.accelerator.state, getattr(self.accelerator, "torch_device_mesh", None)
+            if mesh is not None:
+                mesh = mesh[tuple(self.accelerator.parallelism_config.fsdp_dim_names)]
+            shard_learners(self.model, state.fsdp_plugin, mesh)
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            require_every_parameter(self.optimizer, self.model)
+        return prepared
 
     # Steps
 

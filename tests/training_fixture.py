@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.tensor import DTensor
 
+from hf_moshi_ttt.training.exact_trainer import ExactTrainer
 from hf_moshi_ttt.training_run import run
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -34,16 +38,19 @@ def tiny_settings(output_dir: Path, codes: Path, **changes: Any) -> dict[str, An
     return {**own, **changes}
 
 
-def train(settings: dict[str, Any], processes: int = 1, kill: tuple[int, float] | None = None) -> list[int]:
+def train(
+    settings: dict[str, Any], processes: int = 1, fsdp: str | None = None, kill: tuple[int, float] | None = None
+) -> list[int]:
     """Runs to the end, or until killed; the exit codes of the processes, -9 for a killed one.
 
     Args:
+        fsdp: the type of state dict under FSDP2, or None for DDP.
         kill: the first process kills itself so many seconds after that many writes in the run's folder.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    arguments = [(settings, rank, processes, port, kill if rank == 0 else None) for rank in range(processes)]
+    arguments = [(settings, rank, processes, port, fsdp, kill if rank == 0 else None) for rank in range(processes)]
     running = [CONTEXT.Process(target=_run, args=given) for given in arguments]
     for process in running:
         process.start()
@@ -68,7 +75,9 @@ def log_of(output_dir: Path, rank: int = 0) -> str:
     return Path(f"{output_dir}-{rank}.log").read_text()
 
 
-def _run(settings: dict[str, Any], rank: int, processes: int, port: int, kill: tuple[int, float] | None) -> None:
+def _run(
+    settings: dict[str, Any], rank: int, processes: int, port: int, fsdp: str | None, kill: tuple[int, float] | None
+) -> None:
     log = os.open(f"{settings['output_dir']}-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -78,12 +87,38 @@ def _run(settings: dict[str, Any], rank: int, processes: int, port: int, kill: t
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
+    if fsdp is not None:
+        shard_on_cpu(fsdp)
     if kill is not None:
         _kill_after(settings["output_dir"], *kill)
     code = run(settings)
     if processes > 1:
         torch.distributed.destroy_process_group()
     sys.exit(code)
+
+
+def shard_on_cpu(state_dict_type: str) -> None:
+    """Real FSDP2 over gloo, which accelerate itself leaves out on CPUs."""
+    create = ExactTrainer.create_accelerator_and_postprocess
+
+    def create_with_fsdp(trainer: ExactTrainer) -> None:
+        create(trainer)
+        state = trainer.accelerator.state
+        state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, state_dict_type=state_dict_type, auto_wrap_policy="transformer_based_wrap",
+            cpu_ram_efficient_loading=False, reshard_after_forward=True,
+        )  # fmt: skip
+        trainer.is_fsdp_enabled = True
+
+    ExactTrainer.create_accelerator_and_postprocess = create_with_fsdp
+    run_epoch = ExactTrainer._run_epoch
+
+    def run_sharded_epoch(trainer: ExactTrainer, *args: Any, **kwargs: Any) -> None:
+        assert all(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
+        run_epoch(trainer, *args, **kwargs)
+
+    ExactTrainer._run_epoch = run_sharded_epoch
 
 
 def _kill_after(folder: str, writes: int, delay_sec: float) -> None:
