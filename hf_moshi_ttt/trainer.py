@@ -262,9 +262,9 @@ class MoshiTTTTrainer(ExactTrainer):
         """Goes on with them."""
         windows = sorted(folder.glob("log_window-*.safetensors"))
         if len(windows) == self.args.world_size:
-            window = load_file(folder / f"log_window-{self.args.process_index}.safetensors", str(self.args.device))
+            window = load_file(folder / f"log_window-{self.args.process_index}.safetensors")
             self._globalstep_last_logged = int(window.pop("last_logged_step"))
-            self._tr_loss = window.pop("tr_loss")
+            self._tr_loss = window.pop("tr_loss").to(self.args.device)
             self.window.load(window, self.args.device)
         if self.lanes:
             self.lanes.load(folder)

@@ -6,10 +6,12 @@ A server process has made the imports, so that a run starts at once.
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
 import threading
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -39,18 +41,27 @@ def tiny_settings(output_dir: Path, codes: Path, **changes: Any) -> dict[str, An
 
 
 def train(
-    settings: dict[str, Any], processes: int = 1, fsdp: str | None = None, kill: tuple[int, float] | None = None
+    settings: dict[str, Any],
+    processes: int = 1,
+    fsdp: str | None = None,
+    kill: tuple[int, float] | None = None,
+    terminate: tuple[int, int] | None = None,
 ) -> list[int]:
     """Runs to the end, or until killed; the exit codes of the processes, -9 for a killed one.
 
     Args:
         fsdp: the type of state dict under FSDP2, or None for DDP.
         kill: the first process kills itself so many seconds after that many writes in the run's folder.
+        terminate: the process that gets SIGTERM, and the step in which it does.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    arguments = [(settings, rank, processes, port, fsdp, kill if rank == 0 else None) for rank in range(processes)]
+    plans = [Plan(processes, port, fsdp) for _ in range(processes)]
+    plans[0].kill = kill
+    if terminate is not None:
+        plans[terminate[0]].terminate_in_step = terminate[1]
+    arguments = [(settings, rank, plan) for rank, plan in enumerate(plans)]
     running = [CONTEXT.Process(target=_run, args=given) for given in arguments]
     for process in running:
         process.start()
@@ -75,24 +86,53 @@ def log_of(output_dir: Path, rank: int = 0) -> str:
     return Path(f"{output_dir}-{rank}.log").read_text()
 
 
-def _run(
-    settings: dict[str, Any], rank: int, processes: int, port: int, fsdp: str | None, kill: tuple[int, float] | None
+def require_same_when_killed(
+    tmp_path: Path, codes: Path, kills: int, processes: int, fsdp: str | None = None, **mode: Any
 ) -> None:
+    """Kills a run at random places, lets it go on, and compares it with one that was never stopped."""
+    seed = int.from_bytes(os.urandom(4), "little")
+    draw, drawn = random.Random(seed), []
+    whole = tiny_settings(tmp_path / "whole", codes, **mode)
+    assert train({**whole, "save_strategy": "no"}, processes, fsdp) == [0] * processes, log_of(tmp_path / "whole")
+    killed = tiny_settings(tmp_path / "killed", codes, **mode)
+    for _ in range(kills):
+        drawn.append((draw.randrange(2, 40), draw.random() * 0.03))
+        print(f"seed {seed}: killed after (writes, seconds) {drawn}")
+        train(killed, processes, fsdp, kill=drawn[-1])
+    assert train(killed, processes, fsdp) == [0] * processes, log_of(tmp_path / "killed")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert sorted(path.name for path in (tmp_path / "killed").glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
+
+
+@dataclass
+class Plan:
+    """What a process does beside training."""
+
+    processes: int
+    port: int
+    fsdp: str | None
+    kill: tuple[int, float] | None = None
+    terminate_in_step: int | None = None
+
+
+def _run(settings: dict[str, Any], rank: int, plan: Plan) -> None:
     log = os.open(f"{settings['output_dir']}-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(1)
-    if processes > 1:
+    if plan.processes > 1:
         os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(plan.processes),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(plan.port),
         }  # fmt: skip
-    if fsdp is not None:
-        shard_on_cpu(fsdp)
-    if kill is not None:
-        _kill_after(settings["output_dir"], *kill)
+    if plan.fsdp is not None:
+        shard_on_cpu(plan.fsdp)
+    if plan.kill is not None:
+        _kill_after(settings["output_dir"], *plan.kill)
+    if plan.terminate_in_step is not None:
+        _terminate_in(plan.terminate_in_step)
     code = run(settings)
-    if processes > 1:
+    if plan.processes > 1:
         torch.distributed.destroy_process_group()
     sys.exit(code)
 
@@ -119,6 +159,18 @@ def shard_on_cpu(state_dict_type: str) -> None:
         run_epoch(trainer, *args, **kwargs)
 
     ExactTrainer._run_epoch = run_sharded_epoch
+
+
+def _terminate_in(step: int) -> None:
+    """Sends SIGTERM to this process in the middle of a step."""
+    training_step = ExactTrainer.training_step
+
+    def terminated(trainer: ExactTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if trainer.state.global_step == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training_step(trainer, *args, **kwargs)
+
+    ExactTrainer.training_step = terminated
 
 
 def _kill_after(folder: str, writes: int, delay_sec: float) -> None:

@@ -24,6 +24,7 @@ from .checkpoint_folders import CheckpointFolders, find_checkpoint
 logger = logging.get_logger(__name__)
 
 SETTINGS_FILE = "run_settings.json"
+_MODEL_FILES = ("config.json", "adapter_config.json")
 # What the course of a run depends on. Of the model, the configuration is compared whole (config.json).
 _DATA_KEYS = ("duration_sec", "overlap_sec", "order", "data_fingerprint", "seed", "rows_per_step")
 _LANE_KEYS = (
@@ -77,12 +78,18 @@ def weights_of(name_or_path: str) -> str:
     """Where the weights of a run lie: its final model, or else its newest whole checkpoint.
 
     Raises:
-        ValueError: a run's folder with neither.
+        ValueError: a run's folder with neither, or weights in shards.
     """
     folder = Path(name_or_path)
-    if not folder.is_dir() or any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+    if not folder.is_dir() or any((folder / name).is_file() for name in _MODEL_FILES):
         return name_or_path
-    return str(find_checkpoint(folder))
+    checkpoint = find_checkpoint(folder)
+    if not any((checkpoint / name).is_file() for name in _MODEL_FILES):
+        raise ValueError(
+            f"{checkpoint}: holds weights in shards, which only FSDP goes on with. Take the final model of its run, or "
+            "put them together with accelerate merge-weights."
+        )
+    return str(checkpoint)
 
 
 def course_settings(
