@@ -61,9 +61,9 @@ def audio_weights(codes_BQT: Tensor, config: MoshiTTTConfig) -> Tensor:
     return weights * (codes_BQT >= 0)
 
 
-def mask_unpredicted(codes_BQT: Tensor, config: MoshiTTTConfig) -> Tensor:
-    """Audio codes with -1 in the last frames of each codebook that its delay leaves without a prediction."""
+def mask_unpredicted(codes_BQT: Tensor, config: MoshiTTTConfig, absent: int = -1) -> Tensor:
+    """Audio codes `[..., Q, T]` with `absent` in the last frames of each codebook, which its delay does not predict."""
     length = codes_BQT.shape[-1]
-    delays = torch.tensor(config.delays[1 : 1 + codes_BQT.shape[1]], device=codes_BQT.device)
+    delays = torch.tensor(config.delays[1 : 1 + codes_BQT.shape[-2]], device=codes_BQT.device)
     predicted = torch.arange(length, device=codes_BQT.device) < length - delays[:, None]
-    return torch.where(predicted, codes_BQT, -1)
+    return torch.where(predicted, codes_BQT, absent)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.evaluation import losses_by_position
@@ -16,6 +17,7 @@ from hf_moshi_ttt.trainer import MoshiTTTTrainer
 from hf_moshi_ttt.training_run import prepare
 
 from .conftest import save_codes
+from .training_fixture import tiny_settings, train
 
 MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
 LANES: dict[str, Any] = {"order": "lanes", "config": {"ttt": {"persistent_states": True}}}
@@ -83,6 +85,44 @@ def test_carried_memory_changes_the_loss(tmp_path: Path, codes: Path) -> None:
     apart = make_trainer(tmp_path / "b", codes, order="lanes")
     apart.train()
     assert losses(carried)[1] == losses(apart)[1] and losses(carried)[9] != losses(apart)[9]
+
+
+@pytest.fixture
+def talks(tmp_path: Path) -> Path:
+    """Conversations of different lengths."""
+    return save_codes(tmp_path / "talks", [40, 7, 23, 31, 5, 12], rows=17)
+
+
+SPLITS = [(4, 1, 1), (1, 4, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2)]
+
+
+@pytest.mark.parametrize("mode", [LANES, SHUFFLED], ids=["lanes", "shuffled"])
+def test_how_a_batch_is_divided_changes_nothing(tmp_path: Path, codes: Path, talks: Path, mode: dict) -> None:
+    """Four rows a step as rows, accumulation steps and processes; gradients are compared through plain SGD.
+
+    Lanes follow rows and processes, so only divisions with as many lanes compare.
+    """
+    found = {}
+    for rows, steps, processes in SPLITS if mode is SHUFFLED else [(4, 1, 1), (2, 1, 2)]:
+        folder = tmp_path / f"{rows}-{steps}-{processes}"
+        settings = tiny_settings(
+            folder, codes, train_codes={str(codes): 1, str(talks): 1}, per_device_train_batch_size=rows,
+            gradient_accumulation_steps=steps, optim="sgd", learning_rate=0.03, ttt_lr_multiplier=1.0,
+            gate_lr_multiplier=1.0, max_steps=4, save_strategy="no", lr_scheduler_type="constant", **mode,
+        )  # fmt: skip
+        assert train(settings, processes) == [0] * processes
+        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        found[rows, steps, processes] = history[:-1], load_file(folder / "model.safetensors")
+    (logs, weights), *others = found.values()
+    assert any("text_loss" in entry for entry in logs) and len({entry["audio_loss"] for entry in logs}) == 4
+    compared = ("loss", "audio_loss", "text_loss", "codebook_0_loss", "codebooks_1_7_loss", "grad_norm")
+    for other_logs, other_weights in others:
+        for one, other in zip(logs, other_logs, strict=True):
+            known = [key for key in compared if key in one]
+            assert known == [key for key in compared if key in other] and len(known) >= len(compared) - 1
+            assert [one[key] for key in known] == pytest.approx([other[key] for key in known], rel=1e-4)
+        for name, weight in weights.items():
+            assert torch.allclose(weight, other_weights[name], rtol=1e-4, atol=1e-5), name
 
 
 @pytest.mark.parametrize("mode", [LANES, SHUFFLED], ids=["lanes", "shuffled"])

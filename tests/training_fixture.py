@@ -156,7 +156,12 @@ def shard_on_cpu(state_dict_type: str) -> None:
 
     def run_sharded_epoch(trainer: ExactTrainer, *args: Any, **kwargs: Any) -> None:
         assert all(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
+        seen: set[str] = set()
+        for name, module in trainer.model.named_modules():
+            if name.endswith(".learner"):
+                module.register_forward_pre_hook(lambda m, _: seen.update(str(p.dtype) for p in m.parameters()))
         run_epoch(trainer, *args, **kwargs)
+        Path(f"{trainer.args.output_dir}-dtypes.json").write_text(json.dumps(sorted(seen)))
 
     ExactTrainer._run_epoch = run_sharded_epoch
 
