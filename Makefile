@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-clean test check conformance
+.PHONY: setup demo demo-clean test test-fsdp check conformance
 
 setup: .venv/ready
 
@@ -23,6 +23,10 @@ demo-clean:
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
+# Two processes on CPUs with real FSDP2 over gloo; a part of `make test`.
+test-fsdp: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 tests/test_fsdp.py
 
 check: setup
 	$(BIN)/ruff check

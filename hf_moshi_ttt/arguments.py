@@ -180,13 +180,11 @@ class MoshiTTTTrainingArguments(TrainingArguments):
                 "reset_step=true with reset_optimizer=false: moments belong to their step. Reset both to take over "
                 "the weights alone, or neither to go on."
             )
-        if self.resume_from is None or not self.resume_from_checkpoint:
-            return
-        if isinstance(self.resume_from_checkpoint, str) or not self.reset_step:
+        if self.resume_from is not None and isinstance(self.resume_from_checkpoint, str):
             raise ValueError(
                 f"resume_from={self.resume_from!r} and resume_from_checkpoint={self.resume_from_checkpoint!r} both "
-                "name a run to go on with: give one of them. (resume_from with both resets goes with "
-                "resume_from_checkpoint=true: weights the first time, and on from there when started again.)"
+                "name a run to start from: give one of them. (resume_from_checkpoint=true goes with resume_from: it "
+                "counts where output_dir holds no checkpoint yet.)"
             )
 
 

@@ -134,7 +134,7 @@ def test_the_training_data_must_be_named(tmp_path: Path) -> None:
         ({"auto_find_batch_size": True}, "auto_find_batch_size=True is not supported: lanes and exact resumption need"),
         ({"reset_step": True}, "reset_step=true, but there is nothing to reset: it belongs to resume_from"),
         ({"resume_from": "a", "reset_step": True}, "reset_step=true with reset_optimizer=false: moments belong to"),
-        ({"resume_from": "a", "resume_from_checkpoint": True}, "both name a run to go on with: give one of them"),
+        ({"resume_from": "a", "resume_from_checkpoint": "b"}, "both name a run to start from: give one of them"),
         ({"duration_sec": []}, r"duration_sec=\[\], but it must be a number or at least one stage"),
         (
             {"duration_sec": [{"duration_sec": 5}, {"duration_sec": 9}]},
@@ -165,7 +165,7 @@ def test_every_configuration_of_the_repository_parses(path: Path, tmp_path: Path
     model, data, training = parse_settings(read_settings(path, [f"output_dir={tmp_path}", "use_cpu=true"]))
     assert data.train_codes.startswith("runs/")
     assert training.learning_rate > 0
-    assert (model.preset is None) != (model.model_name_or_path is None)
+    assert training.reset_step or (model.preset is None) != (model.model_name_or_path is None)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@
 | transfer | `resume_from`, `reset_optimizer: true`, `reset_step: true`  | weights, for other data or schedules |
 | finetune | the same, with keys of `config` that change                 | weights, see `config_changes.py`     |
 
-`reset_optimizer` alone keeps step, schedule and data position, and begins with fresh moments. `resume_from` with both
-resets and `resume_from_checkpoint: true` together start from the weights the first time and continue after that.
+`reset_optimizer` alone keeps step, schedule and data position, and begins with fresh moments. `resume_from` together
+with `resume_from_checkpoint: true` counts only while `output_dir` holds no checkpoint, so the same command starts a run
+and goes on with it.
 """
 
 import json
