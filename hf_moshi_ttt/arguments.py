@@ -132,6 +132,16 @@ class MoshiTTTTrainingArguments(TrainingArguments):
     gate_lr_multiplier: float = field(
         default=100.0, metadata={"help": "Learning rate of the TTT gates in units of learning_rate."}
     )
+    inner_lr_warmup_steps: int = field(
+        default=0, metadata={"help": "Steps over which the TTT layers' base_lr rises from 0, in training alone."}
+    )
+    carry_window: bool = field(
+        default=False,
+        metadata={"help": "Whether lanes carry the attention window too, from segment to segment of a recording."},
+    )
+    state_reset_probability: float = field(
+        default=0.0, metadata={"help": "Probability with which a lane forgets at a segment that continues the last."}
+    )
     stop_at_step: int | None = field(
         default=None, metadata={"help": "Save a checkpoint and stop at this step, with the schedule of the whole run."}
     )
@@ -165,6 +175,10 @@ class MoshiTTTTrainingArguments(TrainingArguments):
                 raise ValueError(f"{key}={value!r}, but it must be a number, 0 or more.")
         if self.stop_at_step is not None and self.stop_at_step < 1:
             raise ValueError(f"stop_at_step={self.stop_at_step!r}, but it must be at least 1.")
+        if not isinstance(self.inner_lr_warmup_steps, int) or self.inner_lr_warmup_steps < 0:
+            raise ValueError(f"inner_lr_warmup_steps={self.inner_lr_warmup_steps!r}, but it must be 0 or more steps.")
+        if not 0 <= self.state_reset_probability <= 1:
+            raise ValueError(f"state_reset_probability={self.state_reset_probability!r}, but it must lie in 0..1.")
         for key, (only, why) in _REFUSED.items():
             if getattr(self, key) != only:
                 raise ValueError(f"{key}={getattr(self, key)!r} is not supported: {why}.")

@@ -112,13 +112,14 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         memory: StreamState | None = None,
         frames_B: Tensor | None = None,
         diagnostics: bool = False,
+        inner_lr_scale: float = 1.0,
     ) -> tuple[Tensor, KVCache | None, StreamState | None, MemoryDiagnostics | None]:
         """`[B, T, D]` -> `[B, T, D]`, with the window and the memory behind the last frame, and what the memory did."""
         told = None
         attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B)
         x_BTD = x_BTD + attended
         if self.has_ttt:
-            learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics)
+            learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics, inner_lr_scale)
             branch = self.ttt_gate(learned.output).to(x_BTD.dtype)
             memory = learned.state
             if learned.diagnostics is not None:
@@ -190,7 +191,11 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, inputs_BKT: Tensor, state: MoshiTTTState | None = None, diagnostics: bool = False
+        self,
+        inputs_BKT: Tensor,
+        state: MoshiTTTState | None = None,
+        diagnostics: bool = False,
+        inner_lr_scale: float = 1.0,
     ) -> tuple[Tensor, tuple[StreamState, ...], tuple[KVCache, ...], tuple[MemoryDiagnostics, ...]]:
         """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows behind the last frame.
 
@@ -205,7 +210,8 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         new_memories, new_windows, told = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None
-            x, window, memory, layer_told = layer(x, windows[index] if windows else None, memory, frames, diagnostics)
+            window = windows[index] if windows else None
+            x, window, memory, layer_told = layer(x, window, memory, frames, diagnostics, inner_lr_scale)
             if memory is not None:
                 new_memories.append(memory)
             if window is not None:
@@ -277,6 +283,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         state: MoshiTTTState | None = None,
         diagnostics: bool = False,
         output_hidden_states: bool | int | list[int] | None = None,
+        inner_lr_scale: float = 1.0,
     ) -> MoshiTTTOutput:
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
 
@@ -287,13 +294,14 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             diagnostics: whether to tell what the memory of each TTT layer did.
             output_hidden_states: whether, or which of them; read by transformers' `capture_outputs`, which also takes
                 `return_dict`.
+            inner_lr_scale: what the TTT layers' `base_lr` is multiplied by; training warms the inner steps up with it.
 
         Raises:
             ValueError: wrong shapes or ids out of range.
         """
         self._check_codes(codes, state)
         sequence = self._delayed(codes, state)  # [B, K, T + 1]
-        hidden, memory, window, told = self.model(sequence[:, :, :-1], state, diagnostics)
+        hidden, memory, window, told = self.model(sequence[:, :, :-1], state, diagnostics, inner_lr_scale)
         own = sequence[:, : self.config.num_codebooks, 1:]
         step_logits = self.depth_decoder(hidden, own)
         text_logits = self.lm_head(hidden)

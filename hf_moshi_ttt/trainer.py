@@ -7,6 +7,7 @@
 - Logged: the loss of each stream, what the memory of each TTT layer does, every group's rate, the speed.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,14 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 from transformers.trainer_utils import IntervalStrategy
 
 from .arguments import MoshiTTTTrainingArguments
+from .configuration_moshi_ttt import MoshiTTTConfig
 from .data.collator import MoshiTTTCollator
 from .data.segments import LaneSampler, SegmentDataset, ShuffledSampler
 from .memory_means import LOG_PREFIX, layer_means, log_key, present_frames
 from .training.exact_trainer import ExactTrainer
 from .training.fsdp import require_every_parameter, require_what_was_asked, set_up_plugin, shard_learners
 from .training.lane_memory import LaneMemory
+from .training.length_stages import StagedSegments, staged_sampler
 from .training.log_window import LogWindow
 from .training.parameter_groups import parameter_groups
 from .training.resumption import save_settings
@@ -51,15 +54,35 @@ class ShortProgressCallback(ProgressCallback):
         super().on_log(args, state, control, logs=shown, **kwargs)
 
 
+def _carries_memory(config: MoshiTTTConfig) -> bool:
+    return config.ttt is not None and config.ttt.persistent_states
+
+
+def _require_what_is_there(config: MoshiTTTConfig, args: MoshiTTTTrainingArguments, order: str) -> None:
+    carries_memory = _carries_memory(config)
+    if (carries_memory or args.carry_window) and order != "lanes":
+        key = "persistent_states" if carries_memory else "carry_window"
+        raise ValueError(f"{key} carries memory along lanes, but order={order!r}. Set order to 'lanes'.")
+    if args.carry_window and config.ttt is not None and not carries_memory:
+        raise ValueError("carry_window=true carries attention beside the memory: set config.ttt.persistent_states.")
+    if args.state_reset_probability and not carries_memory and not args.carry_window:
+        raise ValueError(f"state_reset_probability={args.state_reset_probability!r}, but no lane carries anything.")
+    if args.inner_lr_warmup_steps and (config.ttt is None or config.ttt.learner != "ttt"):
+        raise ValueError(
+            f"inner_lr_warmup_steps={args.inner_lr_warmup_steps!r}, but the model has no learner with inner steps."
+        )
+
+
 class MoshiTTTTrainer(ExactTrainer):
     """Trains a `MoshiTTTForConditionalGeneration`, with or without adapters, on segments of codes.
 
     Args:
         order: `"shuffled"` or `"lanes"`; the memory is carried along lanes where the model says `persistent_states`.
+        stage_steps: of `StagedSegments`, the steps of each stage, None for the last.
         course: settings that are saved in every checkpoint (`training/resumption.py`).
 
     Raises:
-        ValueError: memory is to be carried without lanes.
+        ValueError: memory or window are to be carried without lanes, or what the model has none of is asked for.
     """
 
     if TYPE_CHECKING:  # transformers declares these wider than they are here
@@ -71,30 +94,26 @@ class MoshiTTTTrainer(ExactTrainer):
         self,
         model: "MoshiTTTForConditionalGeneration",
         args: MoshiTTTTrainingArguments,
-        train_dataset: SegmentDataset,
+        train_dataset: SegmentDataset | StagedSegments,
         data_collator: MoshiTTTCollator,
         order: str = "shuffled",
+        stage_steps: Sequence[int | None] = (),
         course: dict[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        config = model.config
-        carries_memory = config.ttt is not None and config.ttt.persistent_states
-        if carries_memory and order != "lanes":
-            raise ValueError(
-                f"persistent_states carries memory along lanes, but order={order!r}. Set order to 'lanes'."
-            )
+        _require_what_is_there(model.config, args, order)
         self.segments = train_dataset
-        self.order = order
+        self.order, self.stage_steps = order, stage_steps
         self.course = course or {}
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, callbacks=callbacks
         )
         self.lanes = None
-        if carries_memory:
-            self.lanes = LaneMemory(
-                partial(model.init_state, window=False), config, seed=args.seed, rank=args.process_index
-            )
-        self.window = LogWindow(config.num_codebooks)
+        if _carries_memory(model.config) or args.carry_window:
+            init_state = partial(model.init_state, window=args.carry_window)
+            probability, rank = args.state_reset_probability, args.process_index
+            self.lanes = LaneMemory(init_state, model.config, probability, args.seed, rank)
+        self.window = LogWindow(model.config.num_codebooks)
         self.throughput = Throughput(flops_per_frame(model), args.device)
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self._before_step: tuple[Any, ...] = ()
@@ -116,7 +135,14 @@ class MoshiTTTTrainer(ExactTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         lanes = self.args.per_device_train_batch_size * self.args.world_size
         kind = LaneSampler if self.order == "lanes" else ShuffledSampler
-        return kind(self.segments, lanes, self.args.seed)
+
+        def make(segments: SegmentDataset) -> LaneSampler | ShuffledSampler:
+            return kind(segments, lanes, self.args.seed)
+
+        if isinstance(self.segments, StagedSegments):
+            rows = lanes * self.args.gradient_accumulation_steps
+            return staged_sampler(self.segments, make, self.stage_steps, self.args.max_steps, rows)
+        return make(self.segments)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """The weights of text and audio targets in a step, `[2]`, over all its batches and processes."""
@@ -144,7 +170,10 @@ class MoshiTTTTrainer(ExactTrainer):
         lanes = self.lanes if model.training else None
         state = lanes.state_for(inputs) if lanes else None
         diagnostics = model.training and self._is_logged_step()
-        outputs = model(codes=inputs["codes"], labels=inputs["labels"], state=state, diagnostics=diagnostics)
+        scale = self.inner_lr_scale() if model.training else 1.0
+        outputs = model(
+            codes=inputs["codes"], labels=inputs["labels"], state=state, diagnostics=diagnostics, inner_lr_scale=scale
+        )
         if lanes:
             lanes.keep(outputs.state, inputs)
         loss = outputs.loss if num_items_in_batch is None else self._share_of_step(outputs, inputs, num_items_in_batch)
@@ -153,6 +182,11 @@ class MoshiTTTTrainer(ExactTrainer):
             self._seen.append((inputs["recording"], inputs["start_frame"], loss.detach()))
         self.loss_is_scaled_for_ga = True
         return (loss, outputs) if return_outputs else loss
+
+    def inner_lr_scale(self) -> float:
+        """What the inner rate is multiplied by in the step under way: it rises to 1 over the warm-up."""
+        steps = self.args.inner_lr_warmup_steps
+        return min(1.0, (self.state.global_step + 1) / steps) if steps else 1.0
 
     def _share_of_step(self, outputs: "MoshiTTTOutput", inputs: dict[str, Any], totals: Tensor) -> Tensor:
         """So scaled that the mean over processes, which DDP and FSDP take of gradients, is the step's loss."""
@@ -185,6 +219,8 @@ class MoshiTTTTrainer(ExactTrainer):
             speed = self.throughput.report(self._sum_over_processes, self.args.device, self.args.world_size)
             groups = zip(self.optimizer.param_groups, self._rates, strict=True)
             rates = {f"learning_rate/{group['name']}": rate for group, rate in groups}
+            if self.args.inner_lr_warmup_steps:
+                rates["inner_lr_scale"] = self._inner_lr_scale
             logs = {**logs, **self.window.means(self._sum_over_processes), **rates, **speed}
             self.window.clear()
         super().log(logs, start_time)
@@ -221,6 +257,7 @@ class MoshiTTTTrainer(ExactTrainer):
     def _begin_step(self) -> None:
         self._seen = []
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._inner_lr_scale = self.inner_lr_scale()
         self._before_step = (self.lanes and self.lanes.lanes, dict(self.window.sums), self._tr_loss.clone())
 
     def forget_step(self) -> None:

@@ -19,6 +19,7 @@ from .data.collator import MoshiTTTCollator
 from .data.segments import SegmentDataset
 from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from .trainer import MoshiTTTTrainer
+from .training.length_stages import StagedSegments
 from .training.resumption import Start, course_settings, plan_start, require_same_course, weights_of
 
 logger = logging.get_logger(__name__)
@@ -136,16 +137,15 @@ def build_trainer(
     """
     codes, provenance = load_codes(data.train_codes)
     adopt_provenance(model, provenance)
-    ((duration_sec, _),) = data.stages()
-    segments = SegmentDataset(
-        codes,
-        frames_from_sec(duration_sec),
-        overlap_frames=frames_from_sec(data.overlap_sec),
-        frame_rate_hz=provenance.frame_rate_hz,
-    )
+    stages, overlap = data.stages(), frames_from_sec(data.overlap_sec)
+    segments = [
+        SegmentDataset(codes, frames_from_sec(sec), overlap_frames=overlap, frame_rate_hz=provenance.frame_rate_hz)
+        for sec, _ in stages
+    ]
     collator = MoshiTTTCollator(model.config, provenance.silence_codes)
     course = course_settings(model_args, data, args, data_fingerprint(codes, provenance))
-    return MoshiTTTTrainer(model, args, segments, collator, data.order, course)
+    dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
+    return MoshiTTTTrainer(model, args, dataset, collator, data.order, [steps for _, steps in stages], course)
 
 
 def adopt_provenance(model: Any, provenance: Provenance) -> None:

@@ -177,6 +177,8 @@ def test_every_configuration_of_the_repository_parses(path: Path, tmp_path: Path
         ("learning_rate=abc", "learning_rate='abc', but it must be a number, 0 or more"),
         ("ttt_lr_multiplier=-1", "ttt_lr_multiplier=-1, but it must be a number, 0 or more"),
         ("stop_at_step=0", "stop_at_step=0, but it must be at least 1"),
+        ("inner_lr_warmup_steps=0.5", "inner_lr_warmup_steps=0.5, but it must be 0 or more steps"),
+        ("state_reset_probability=1.5", "state_reset_probability=1.5, but it must lie in 0..1"),
     ],
 )
 def test_wrong_types_and_bounds_are_refused(tmp_path: Path, change: str, message: str) -> None:

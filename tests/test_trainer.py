@@ -243,3 +243,97 @@ def test_wrong_settings_are_refused(tmp_path: Path, codes: Path) -> None:
         make_trainer(tmp_path, codes, resume_from_checkpoint=True, **LANES)
     with pytest.raises(ValueError, match="24 segments cannot fill 26 lanes"):
         make_trainer(tmp_path / "wide", codes, per_device_train_batch_size=26, **LANES).train()
+
+
+def test_carried_windows_make_segments_one_stream(tmp_path: Path, codes: Path) -> None:
+    """With frozen weights, the losses of a recording's segments are those of the recording in one piece."""
+    trainer = make_trainer(tmp_path, codes, carry_window=True, learning_rate=0.0, max_steps=12, **LANES)
+    seen: dict[tuple[int, int], torch.Tensor] = {}
+    note = trainer._note
+
+    def spy(outputs: Any, inputs: dict[str, torch.Tensor]) -> None:
+        for row, place in enumerate(zip(inputs["recording"].tolist(), inputs["start_frame"].tolist(), strict=True)):
+            seen[place] = outputs.losses[row].detach()
+        note(outputs, inputs)
+
+    trainer._note = spy
+    trainer.train()
+    recording = torch.from_numpy(load_codes(codes)[0][0]["codes"].astype("int64"))
+    frames, labels = (torch.from_numpy(x)[None] for x in trainer.data_collator.frame_codes(recording.numpy()))
+    whole = trainer.model(frames, labels=labels).losses[0]
+    pieces = [seen[0, start] for start in range(0, 99, 11)]
+    for place, piece in enumerate(pieces):
+        expected = whole[:, 11 * place : 11 * (place + 1)]
+        assert torch.allclose(piece[:2], expected[:2], atol=1e-5)
+        assert torch.allclose(piece[2:, :-1], expected[2:, :-1], atol=1e-5)
+    apart = make_trainer(tmp_path, codes, learning_rate=0.0, max_steps=12, **LANES)
+    apart.train()
+    assert losses(apart)[1] == losses(trainer)[1] and losses(apart)[2] != losses(trainer)[2]
+
+
+@pytest.mark.parametrize("mode", [LANES, {"order": "lanes", "config": {"ttt": None}}], ids=["ttt", "no ttt"])
+def test_carried_windows_and_drawn_resets_go_on_exactly(tmp_path: Path, codes: Path, mode: dict) -> None:
+    carried = {**mode, "carry_window": True, "state_reset_probability": 0.4, "max_steps": 8}
+    whole = make_trainer(tmp_path / "whole", codes, **carried)
+    whole.train()
+    make_trainer(tmp_path / "run", codes, stop_at_step=5, **carried).train()
+    resumed = make_trainer(tmp_path / "run", codes, resume_from_checkpoint=True, **carried)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
+    assert losses(resumed) == losses(whole)
+    never = make_trainer(tmp_path / "never", codes, **{**carried, "state_reset_probability": 0.0})
+    never.train()
+    assert losses(never)[1] == losses(whole)[1] and losses(never) != losses(whole)
+
+
+@pytest.mark.parametrize("window", [False, True])
+def test_bfloat16_carries_float32_memory(tmp_path: Path, codes: Path, window: bool) -> None:
+    trainer = make_trainer(tmp_path, codes, bf16=True, carry_window=window, **LANES)
+    trainer.train()
+    tensors = trainer.lanes.lanes.state.named_tensors()
+    floating = {t.dtype for name, t in tensors.items() if name.startswith("memory") and t.is_floating_point()}
+    assert floating == {torch.float32} and all(loss < 6 for loss in losses(trainer).values())
+
+
+def test_inner_rate_is_warmed_up_by_step(tmp_path: Path, codes: Path) -> None:
+    trainer, given = make_trainer(tmp_path / "a", codes, inner_lr_warmup_steps=4, max_steps=6), []
+    trainer.model.register_forward_pre_hook(lambda *call: given.append(call[2]["inner_lr_scale"]), with_kwargs=True)
+    trainer.train()
+    assert given == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["inner_lr_scale"] for entry in entries] == given
+    resumed = make_trainer(tmp_path / "b", codes, inner_lr_warmup_steps=4, max_steps=6, stop_at_step=2)
+    resumed.train()
+    resumed = make_trainer(tmp_path / "b", codes, inner_lr_warmup_steps=4, max_steps=6, resume_from_checkpoint=True)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-2"))
+    assert losses(resumed) == losses(trainer)
+
+
+def test_activation_checkpointing_changes_no_loss(tmp_path: Path, codes: Path) -> None:
+    found = []
+    for on in (False, True):
+        trainer = make_trainer(tmp_path / str(on), codes, activation_checkpointing=on, carry_window=True, **LANES)
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"carry_window": True}, "carry_window carries memory along lanes, but order='shuffled'"),
+        ({"carry_window": True, "order": "lanes"}, "carry_window=true carries attention beside the memory: set"),
+        ({"state_reset_probability": 0.1}, "state_reset_probability=0.1, but no lane carries anything"),
+        (
+            {"inner_lr_warmup_steps": 3, "config": {"ttt": None}},
+            "steps=3, but the model has no learner with inner",
+        ),
+        (
+            {"inner_lr_warmup_steps": 3, "config": {"ttt": {"learner": "gated_delta"}}},
+            "has no learner with inner",
+        ),
+    ],
+    ids=str,
+)
+def test_what_the_model_has_none_of_is_refused(tmp_path: Path, codes: Path, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, codes, **settings)

@@ -28,15 +28,12 @@ SETTINGS_FILE = "run_settings.json"
 _MODEL_FILES = ("config.json", "adapter_config.json")
 # What the course of a run depends on. Of the model, the configuration is compared whole (config.json).
 _DATA_KEYS = ("duration_sec", "overlap_sec", "order", "data_fingerprint", "seed", "rows_per_step")
-_LANE_KEYS = (
-    "per_device_train_batch_size",
-    "world_size",
-)
+_LANE_KEYS = ("per_device_train_batch_size", "world_size", "carry_window", "state_reset_probability")
 _MODEL_KEYS = ("trainable", "bf16")
 _LORA_KEYS = ("model_name_or_path", "lora_rank", "lora_scaling", "lora_parts")
 _OPTIMIZER_KEYS = (
     "learning_rate", "ttt_lr_multiplier", "gate_lr_multiplier", "lr_scheduler_type", "lr_scheduler_kwargs",
-    "warmup_steps", "weight_decay", "optim", "optim_args", "adam_beta1", "adam_beta2",
+    "warmup_steps", "inner_lr_warmup_steps", "weight_decay", "optim", "optim_args", "adam_beta1", "adam_beta2",
     "adam_epsilon", "max_grad_norm",
 )  # fmt: skip
 
