@@ -42,7 +42,8 @@ class TTTConfig(StrictConfig):
         update: Which inner layers take steps: `"all"`, or the `"last"` one behind the others as fixed features.
         forget: `"learned"` shrinks what was learned by a trained factor per head after each mini-batch; `"none"` keeps
             all of it. None takes the preset's: learned, or the paper's none.
-        initial_keep_factor: Initial value of that factor.
+        initial_keep_factor: Initial value of that factor; with mini-batches of 16 frames, 0.998 halves what was learned
+            in 7 minutes.
         output_bias: Whether the last inner layer has a bias.
         initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
         persistent_states: Whether training carries the memory of a recording from one segment to the next.
@@ -62,7 +63,7 @@ class TTTConfig(StrictConfig):
     mini_batch_size: int = 16
     step: Literal["mean", "constant"] = "mean"
     update: Literal["all", "last"] = "all"  # type: ignore[assignment]  # hides PreTrainedConfig.update, a method
-    initial_keep_factor: float | int = 0.995
+    initial_keep_factor: float | int = 0.998
     output_bias: bool = True
     initial_gating_alpha: float | int = 0.1
     persistent_states: bool = False

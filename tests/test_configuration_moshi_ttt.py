@@ -55,7 +55,7 @@ def test_an_empty_ttt_section_is_the_usual_ttt_mlp() -> None:
     assert (ttt.layers, ttt.preset, ttt.ttt_mlp_layers, ttt.ttt_mlp_expansion_factor) == ("middle", "default", 2, 4)
     assert (ttt.mini_batch_size, ttt.base_lr, ttt.step, ttt.forget) == (16, 3.0, "mean", "learned")
     assert (ttt.learner, ttt.update) == ("ttt", "all")
-    assert (ttt.initial_gating_alpha, ttt.initial_keep_factor) == (0.1, 0.995)
+    assert (ttt.initial_gating_alpha, ttt.initial_keep_factor) == (0.1, 0.998)
     assert (ttt.output_bias, ttt.persistent_states) == (True, False)
 
 

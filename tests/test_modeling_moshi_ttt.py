@@ -298,7 +298,7 @@ def test_diagnostics_are_told_for_each_ttt_layer_and_change_nothing(make_model: 
     assert silent.diagnostics is None and len(told.diagnostics) == 2
     for index, own in zip((0, 2), told.diagnostics, strict=True):
         assert own.loss_before.shape == (2, 2, 21)
-        assert torch.equal(own.gate, torch.tanh(model.model.layers[index].ttt_gate))
+        assert torch.equal(own.gate, torch.tanh(model.model.layers[index].ttt_gate.weight))
     state, frames = model.init_state(2), []
     for t in range(21):
         step = model.step_with_logits(codes[:, :, t], state, diagnostics=True)
@@ -319,7 +319,7 @@ def test_branch_to_residual_is_measured_where_the_branch_is_added(make_model: Ma
     layer.ttt_norm.register_forward_hook(lambda _, inputs, __: seen.update(residual=inputs[0]))
     layer.ttt.register_forward_hook(lambda _, __, output: seen.update(branch=output.output))
     (told,) = model(random_codes(model.config, batch=2, frames=9), diagnostics=True).diagnostics
-    branch = torch.tanh(layer.ttt_gate) * seen["branch"]
+    branch = torch.tanh(layer.ttt_gate.weight) * seen["branch"]
     expected = branch.square().mean(-1).sqrt() / seen["residual"].square().mean(-1).sqrt()
     torch.testing.assert_close(told.branch_to_residual, expected)
 
