@@ -20,7 +20,9 @@ from .data.segments import SegmentDataset
 from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from .trainer import MoshiTTTTrainer
 from .training.length_stages import StagedSegments
+from .training.parameter_groups import count_parameters, parameter_groups
 from .training.resumption import Start, course_settings, plan_start, require_same_course, weights_of
+from .training.run_files import MetricsFile, write_run
 
 logger = logging.get_logger(__name__)
 
@@ -34,11 +36,33 @@ def run(settings: dict[str, Any]) -> int:
         ValueError: settings that are wrong or do not fit what is there.
     """
     trainer, start = prepare(settings)
+    if trainer.is_world_process_zero():
+        _write_run(trainer, settings, start)
     trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
     trainer.save_state()
     if trainer.state.global_step >= trainer.state.max_steps:
         trainer.save_final_model()
     return trainer.exit_code
+
+
+def _write_run(trainer: MoshiTTTTrainer, settings: dict[str, Any], start: Start) -> None:
+    checkpoint = start.checkpoint and str(start.checkpoint)
+    begins = {"checkpoint": checkpoint, "processes": trainer.args.world_size}
+    segments = trainer.segments
+    stages = segments.stages if isinstance(segments, StagedSegments) else [segments]
+    data = {
+        "codes": settings["train_codes"],
+        "fingerprint": trainer.course["data_fingerprint"],
+        "segments": [len(stage) for stage in stages],
+        "dropped_frames": [stage.dropped_frames for stage in stages],
+    }
+    groups = {
+        group["name"]: sum(p.numel() for p in group["params"])
+        for group in parameter_groups(trainer.model, trainer.args)
+    }
+    parameters = {"trained": groups, "all": count_parameters(trainer.model)}
+    facts = {"data": data, "parameters": parameters, "config": trainer.model.config.own_values()}
+    write_run(Path(str(trainer.args.output_dir)), settings, begins, facts)
 
 
 def prepare(settings: dict[str, Any]) -> tuple[MoshiTTTTrainer, Start]:
@@ -145,7 +169,8 @@ def build_trainer(
     collator = MoshiTTTCollator(model.config, provenance.silence_codes)
     course = course_settings(model_args, data, args, data_fingerprint(codes, provenance))
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
-    return MoshiTTTTrainer(model, args, dataset, collator, data.order, [steps for _, steps in stages], course)
+    steps = [count for _, count in stages]
+    return MoshiTTTTrainer(model, args, dataset, collator, data.order, steps, course, [MetricsFile()])
 
 
 def adopt_provenance(model: Any, provenance: Provenance) -> None:

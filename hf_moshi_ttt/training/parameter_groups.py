@@ -47,3 +47,8 @@ def parameter_groups(model: nn.Module, args: MoshiTTTTrainingArguments) -> list[
     if not groups:
         raise ValueError("No parameter is trainable: choose another preset than trainable='frozen'.")
     return list(groups.values())
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All parameters; where an adapter trains a copy of a module, the copy alone."""
+    return sum(p.numel() for name, p in model.named_parameters() if ".original_module." not in name)
