@@ -132,6 +132,10 @@ class MoshiTTTTrainer(ExactTrainer):
 
     # Data
 
+    def stages(self) -> list[SegmentDataset]:
+        """The segments of each stage of lengths."""
+        return list(self.segments.stages) if isinstance(self.segments, StagedSegments) else [self.segments]
+
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         lanes = self.args.per_device_train_batch_size * self.args.world_size
         kind = LaneSampler if self.order == "lanes" else ShuffledSampler

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from .data.collator import MoshiTTTCollator
 from .data.segments import SegmentDataset
 from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from .trainer import MoshiTTTTrainer
+from .training.dry_run import describe_model, describe_steps, describe_time, measure, static_memory, write_first_batch
 from .training.length_stages import StagedSegments
 from .training.parameter_groups import count_parameters, parameter_groups
 from .training.resumption import Start, course_settings, plan_start, require_same_course, weights_of
@@ -48,8 +52,7 @@ def run(settings: dict[str, Any]) -> int:
 def _write_run(trainer: MoshiTTTTrainer, settings: dict[str, Any], start: Start) -> None:
     checkpoint = start.checkpoint and str(start.checkpoint)
     begins = {"checkpoint": checkpoint, "processes": trainer.args.world_size}
-    segments = trainer.segments
-    stages = segments.stages if isinstance(segments, StagedSegments) else [segments]
+    stages = trainer.stages()
     data = {
         "codes": settings["train_codes"],
         "fingerprint": trainer.course["data_fingerprint"],
@@ -63,6 +66,45 @@ def _write_run(trainer: MoshiTTTTrainer, settings: dict[str, Any], start: Start)
     parameters = {"trained": groups, "all": count_parameters(trainer.model)}
     facts = {"data": data, "parameters": parameters, "config": trainer.model.config.own_values()}
     write_run(Path(str(trainer.args.output_dir)), settings, begins, facts)
+
+
+def dry_run(settings: dict[str, Any], say: Callable[[str, str], None]) -> int:
+    """Tells what `run` would do, after three steps of it; returns 1 where memory does not suffice.
+
+    Args:
+        say: takes a title and a line.
+
+    Raises:
+        ValueError: as `run`.
+    """
+    model_args, data_args, args = parse_settings(settings)
+    say = say if args.process_index == 0 else lambda *_: None
+    start = plan_start(args)
+    say("start", f"goes on from {start.checkpoint}" if start.checkpoint else "step 0")
+    set_seed(args.seed)
+    model = build_model(model_args, args)
+    for line in describe_model(model, args):
+        say("model", line)
+    is_sharded = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    memory = static_memory(model, args, args.world_size if is_sharded else 1, args.carry_window)
+    say("memory", memory.describe())
+    if not memory.fits:
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        unsaved = {"output_dir": folder, "save_strategy": "no", "report_to": "none", "stop_at_step": None}
+        trainer = build_trainer(model, model_args, data_args, parse_settings({**settings, **unsaved})[2])
+        for line in describe_steps(trainer.stages(), [steps for _, steps in data_args.stages()], args):
+            say("data", line)
+        batch = next(iter(trainer.get_train_dataloader()))
+        path = Path(str(args.output_dir), "dry_run", "first_batch.wav")
+        codes, config = batch["codes"][0].cpu().numpy(), model.config
+        say("sound", write_first_batch(codes, config.num_codebooks, config.codec, path))
+        measured = measure(trainer)
+    memory.parts["activations"] = measured.activations
+    say("memory", memory.describe())
+    frames = trainer.stages()[0].segment_frames * trainer.course["rows_per_step"]
+    say("time", describe_time(measured, frames, trainer.state.max_steps))
+    return 0 if memory.fits else 1
 
 
 def prepare(settings: dict[str, Any]) -> tuple[MoshiTTTTrainer, Start]:

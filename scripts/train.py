@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hf_moshi_ttt.arguments import describe_settings, read_settings
-from hf_moshi_ttt.training_run import run
+from hf_moshi_ttt.training_run import dry_run, run
 
 
 def main() -> int:
@@ -16,11 +16,18 @@ def main() -> int:
         description=__doc__, epilog=describe_settings(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="settings of the run, see below")
-    given = parser.parse_args().settings
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tell parameters, memory, data and time, after three steps, and stop"
+    )
+    arguments = parser.parse_args()
+    given = arguments.settings
     files = [item for item in given if "=" not in item or Path(item).is_file()]
     if not files:
         parser.error("no CONFIG.yaml was given (see configs/)")
-    return run(read_settings(files, [item for item in given if item not in files]))
+    settings = read_settings(files, [item for item in given if item not in files])
+    if arguments.dry_run:
+        return dry_run(settings, lambda title, line: print(f"{title:<8}{line}", flush=True))
+    return run(settings)
 
 
 if __name__ == "__main__":
