@@ -1,6 +1,7 @@
-"""A stand-in of the Hub's API on this machine: repositories in memory, as far as uploading and downloading needs them.
+"""A stand-in of the Hub's API on this machine: repositories of models and of datasets in memory.
 
-Commits are numbered; files above a few bytes are uploaded as LFS objects, as the Hub asks for weights.
+It knows what `huggingface_hub`, `transformers` and `datasets` ask for when they upload, download, list and stream.
+Commits are numbered; files above a few bytes are uploaded as LFS objects, as the Hub asks for weights and parquet.
 """
 
 import base64
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @dataclass
@@ -30,9 +31,9 @@ class HubStandIn:
     requests: list[str] = field(default_factory=list)
 
     def environment(self, home: Path) -> dict[str, str]:
-        """The environment of a process that takes this for the Hub, with an empty cache in `home`."""
-        own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}
-        return {**os.environ, **own, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        """The environment of a process that takes this for the Hub, with empty caches in `home`."""
+        own = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_DATASETS_CACHE": str(home / "datasets")}
+        return {**os.environ, **own, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def create(self, name: str) -> None:
         """An empty repository."""
@@ -47,6 +48,13 @@ class HubStandIn:
         self.commits.setdefault(name, []).append(sha)
         self.history[sha] = dict(self.repos[name])
         return sha
+
+
+def children(entries: list[dict], folder: str) -> list[dict]:
+    """The files directly in a folder and its subfolders."""
+    parents = {str(Path(entry["path"]).parent) for entry in entries} - {folder or "."}
+    folders = [{"type": "directory", "path": path, "oid": "0" * 40} for path in sorted(parents)]
+    return [entry for entry in entries if str(Path(entry["path"]).parent) == (folder or ".")] + folders
 
 
 @contextmanager
@@ -72,10 +80,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         self.hub.requests.append(format % args)
 
-    def answer(self, status: int, content: bytes | dict = b"", **headers: str) -> None:
-        body = json.dumps(content).encode() if isinstance(content, dict) else content
+    def answer(self, status: int, content: bytes | dict | list = b"", **headers: str) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        if isinstance(content, dict):
+        if not isinstance(content, bytes):
             self.send_header("Content-Type", "application/json")
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -93,14 +101,15 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             name = f"{asked.get('organization') or 'user'}/{asked['name']}"
             self.hub.create(name)
-            self.answer(200, {"url": f"{self.hub.endpoint}/{name}", "name": name})
+            kind = "datasets/" if asked.get("type") == "dataset" else ""
+            self.answer(200, {"url": f"{self.hub.endpoint}/{kind}{name}", "name": name})
         elif path == "/api/validate-yaml":
             self.answer(200, {"errors": [], "warnings": []})
-        elif re.fullmatch(r"/api/models/(.+)/preupload/(.+)", path):
+        elif re.fullmatch(r"/api/(models|datasets)/(.+)/preupload/(.+)", path):
             files = [
                 {
                     "path": file["path"],
-                    "uploadMode": "lfs" if file["size"] > 20_000 else "regular",
+                    "uploadMode": "lfs" if file["size"] > 20_000 or file["path"].endswith(".parquet") else "regular",
                     "shouldIgnore": False,
                 }
                 for file in json.loads(body)["files"]
@@ -112,12 +121,15 @@ class _Handler(BaseHTTPRequestHandler):
                 for x in json.loads(body)["objects"]
             ]
             self.answer(200, {"transfer": "basic", "objects": objects})
-        elif match := re.fullmatch(r"/api/models/(.+)/commit/(.+)", path):
-            self.commit(match[1], [json.loads(line) for line in body.splitlines()])
+        elif match := re.fullmatch(r"/api/(?:models|datasets)/(.+)/paths-info/(.+)", path):
+            wanted = parse_qs(body.decode())["paths"] if b"paths=" in body else json.loads(body)["paths"]
+            self.answer(200, [entry for entry in self.tree(match[1], match[2]) if entry["path"] in wanted])
+        elif match := re.fullmatch(r"/api/(models|datasets)/(.+)/commit/(.+)", path):
+            self.commit(match[1], match[2], [json.loads(line) for line in body.splitlines()])
         else:
             self.answer(404)
 
-    def commit(self, name: str, lines: list[dict]) -> None:
+    def commit(self, kind: str, name: str, lines: list[dict]) -> None:
         files = {}
         for line in lines:
             value = line["value"]
@@ -126,7 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.objects[value["oid"]]
         sha = self.hub.commit(name, files)
-        self.answer(200, {"commitUrl": f"{self.hub.endpoint}/{name}/commit/{sha}", "commitOid": sha, "success": True})
+        page = f"{self.hub.endpoint}/{'datasets/' if kind == 'datasets' else ''}{name}"
+        self.answer(200, {"commitUrl": f"{page}/commit/{sha}", "commitOid": sha, "success": True})
 
     def do_PUT(self) -> None:
         content = self.body()
@@ -137,26 +150,33 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
-            self.model_info(match[1], match[2])
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(.+)", path):
-            files = self.hub.history.get(match[2], self.hub.repos.get(match[1], {})).items()
-            tree = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in files]
-            self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            self.info(match[1], match[2])
+        elif match := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(/.+)?", path):
+            below = (match[3] or "").lstrip("/")
+            found = [x for x in self.tree(match[1], match[2]) if x["path"].startswith(below and f"{below}/")]
+            if found or not below:
+                self.answer(200, found if "recursive=true" in self.path.lower() else children(found, below))
+            else:
+                self.answer(404, {"error": "no such folder"}, X_Error_Code="EntryNotFound")
+        elif match := re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self.file(match[1], match[2], match[3])
         else:
             self.answer(404, X_Error_Code="EntryNotFound")
 
     do_HEAD = do_GET
 
-    def model_info(self, name: str, revision: str | None) -> None:
+    def tree(self, name: str, revision: str) -> list[dict]:
+        files = self.hub.history[self.commit_of(name, revision)] if name in self.hub.repos else {}
+        return [{"type": "file", "path": path, "size": len(data), "oid": "0" * 40} for path, data in files.items()]
+
+    def info(self, name: str, revision: str | None) -> None:
         if name not in self.hub.repos:
             self.answer(404, X_Error_Code="RepoNotFound")
         else:
             sha = self.commit_of(name, revision)
             siblings = [{"rfilename": path} for path in self.hub.history[sha]]
-            self.answer(200, {"id": name, "sha": sha, "siblings": siblings, "tags": []})
+            self.answer(200, {"id": name, "sha": sha, "siblings": siblings, "tags": [], "private": False})
 
     def commit_of(self, name: str, revision: str | None) -> str:
         return revision if revision in self.hub.commits[name] else self.hub.commits[name][-1]
@@ -169,6 +189,12 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.history[sha].get(path)
         if content is None:
             self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=sha)
+            return
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": sha, "Accept_Ranges": "bytes"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked:
+            first, last = int(asked[1]), int(asked[2] or len(content) - 1)
+            part = content[first : last + 1]
+            self.answer(206, part, Content_Range=f"bytes {first}-{first + len(part) - 1}/{len(content)}", **headers)
         else:
-            etag = f'"{hashlib.sha256(content).hexdigest()}"'
-            self.answer(200, content, ETag=etag, X_Repo_Commit=sha)
+            self.answer(200, content, **headers)

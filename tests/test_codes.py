@@ -32,7 +32,7 @@ from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig, LogMelCodecModel
 
 from .conftest import chirps_S, save_codes
 from .corpus_fixture import unpacked
-from .dataset_hub import running_hub
+from .hub_stand_in import running_hub
 from .speech_fixture import real_conversation
 
 BOTH = pytest.mark.parametrize("codec_fixture", ["codec_path", "mimi_path"])
