@@ -102,7 +102,7 @@ def test_two_runs_do_not_share_their_configuration(tmp_path: Path) -> None:
 
 
 def test_unknown_settings_are_refused_with_the_known_ones(tmp_path: Path) -> None:
-    known = r"Known: config, duration_sec, .*, trainable, .*, and transformers' TrainingArguments\."
+    known = r"Known: .*, config, duration_sec, .*, trainable, .*, and transformers' TrainingArguments\."
     with pytest.raises(ValueError, match=rf"Unknown settings \['lerning_rate', 'ttt'\]\. {known}"):
         parsed(tmp_path, lerning_rate=1, ttt={})
 

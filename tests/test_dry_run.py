@@ -67,7 +67,8 @@ def test_what_does_not_fit_is_told_without_a_step(tmp_path: Path, codes: Path, m
     assert "time" not in lines and not (tmp_path / "run").exists()
 
 
-def test_a_codec_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+def test_a_codec_that_cannot_be_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     codes = save_codes(tmp_path / "codes", [60, 50])
     code, lines = told(tiny_settings(tmp_path / "run", codes))
     assert code == 0 and lines["sound"][0].startswith("not decoded: codec 'tests/random' cannot be loaded (")
