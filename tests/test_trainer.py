@@ -317,6 +317,19 @@ def test_activation_checkpointing_changes_no_loss(tmp_path: Path, codes: Path) -
     assert found[0] == found[1]
 
 
+def test_compiled_training_gives_the_same_losses(tmp_path: Path, codes: Path) -> None:
+    """Traced forward and backward, run by torch's own kernels: inductor's take minutes to build."""
+    plain = make_trainer(tmp_path / "plain", codes, max_steps=2, **LANES)
+    compiled = make_trainer(tmp_path / "compiled", codes, max_steps=2, torch_compile_backend="aot_eager", **LANES)
+    plain.train()
+    torch.compiler.reset()
+    compiled.train()
+    assert torch._dynamo.utils.counters["aot_autograd"]["ok"] > 0
+    assert losses(compiled) == pytest.approx(losses(plain), abs=1e-5)
+    compiled.save_final_model()
+    MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "compiled")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

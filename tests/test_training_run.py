@@ -1,8 +1,11 @@
 """A run from its settings: what is trained moves, what is frozen does not; three ways to start; every configuration."""
 
 import json
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,14 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from hf_moshi_ttt.adapters import matched_lora_rank
 from hf_moshi_ttt.arguments import read_settings
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.training.run_files import read_metrics
 from hf_moshi_ttt.training_run import prepare, run
 
 from .conftest import save_codes
@@ -269,29 +274,26 @@ def test_accelerate_knows_its_configurations(path: Path) -> None:
     assert (config.num_processes, config.fsdp_config.get("fsdp_version")) == (4, 2) if "4" in path.stem else (1, None)
 
 
-def test_the_script_trains_and_explains_itself(tmp_path: Path, codes: Path) -> None:
-    """Under accelerate's launcher, with files and changes, to a model in output_dir."""
+def test_the_script_trains_and_tells_every_tracker(tmp_path: Path, codes: Path) -> None:
+    """Under accelerate's launcher, with files and changes, to a model in output_dir; without a network."""
     own = tiny_file(tmp_path, {"preset": "tiny"}, codes, tmp_path, tmp_path)
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        "configs/accelerate/single_gpu.yaml",
-    ]
-    command = [
-        *launcher,
-        "--cpu",
-        "--mixed_precision",
-        "no",
-        "scripts/train.py",
-        "configs/debug.yaml",
-        own,
-        "max_steps=2",
-    ]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher += ["--config_file", "configs/accelerate/single_gpu.yaml", "--cpu", "--mixed_precision", "no"]
+    changes = ["max_steps=2", "report_to=[tensorboard, trackio, wandb]", "project=speech"]
+    folders = {"WANDB_DIR": "", "TRACKIO_DIR": "trackio", "TENSORBOARD_LOGGING_DIR": "tensorboard"}
+    env = {**os.environ, "WANDB_MODE": "offline", **{key: str(tmp_path / name) for key, name in folders.items()}}
+    command = [*launcher, "scripts/train.py", "configs/debug.yaml", own, *changes]
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "out" / "model.safetensors").is_file()
+    logged = [entry["audio_loss"] for entry in read_metrics(tmp_path / "out") if "audio_loss" in entry]
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in board.Scalars("train/audio_loss")] == pytest.approx(logged)
+    with closing(sqlite3.connect(tmp_path / "trackio" / "speech.db")) as database:
+        told = [json.loads(row) for (row,) in database.execute("select metrics from metrics order by step")]
+    assert [entry["train/audio_loss"] for entry in told if "train/audio_loss" in entry] == logged
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert len(logged) == 2 and all(repr(value).encode() in offline.read_bytes() for value in logged)
 
 
 def test_several_gpus_in_one_process_are_refused(tmp_path: Path, codes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
