@@ -23,7 +23,7 @@ from .arguments import MoshiTTTTrainingArguments
 from .configuration_moshi_ttt import MoshiTTTConfig
 from .data.collator import MoshiTTTCollator
 from .data.segments import LaneSampler, SegmentDataset, ShuffledSampler
-from .memory_means import LOG_PREFIX, layer_means, log_key, present_frames
+from .memory_means import layer_means, log_key, present_frames
 from .training.exact_trainer import ExactTrainer
 from .training.fsdp import require_every_parameter, require_what_was_asked, set_up_plugin, shard_learners
 from .training.lane_memory import LaneMemory
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class ShortProgressCallback(ProgressCallback):
-    """The progress bar, without printing a line for every quantity of every layer."""
+    """The progress bar, without printing every quantity of every layer and the rate of every group."""
 
     def on_log(
         self,
@@ -50,7 +50,7 @@ class ShortProgressCallback(ProgressCallback):
         **kwargs: Any,
     ) -> None:
         """transformers' hook."""
-        shown = {key: value for key, value in (logs or {}).items() if not key.startswith(LOG_PREFIX)}
+        shown = {key: value for key, value in (logs or {}).items() if "/" not in key}
         super().on_log(args, state, control, logs=shown, **kwargs)
 
 

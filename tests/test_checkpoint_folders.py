@@ -83,6 +83,9 @@ def test_the_limit_counts_whole_ones_and_spares_the_best_and_the_newest(folders:
     for limit in (None, 0):
         folders.rotate(limit)
     assert len(folders.present()) == 3
+    save(folders, 6)
+    folders.rotate(2)
+    assert [path.name for path in folders.present()] == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
 
 
 def test_a_failed_save_says_what_is_left(folders: CheckpointFolders) -> None:

@@ -195,7 +195,7 @@ def test_the_screen_does_not_show_every_layer(tmp_path: Path, codes: Path, capsy
     trainer.train()
     captured = capsys.readouterr()
     shown = captured.out + captured.err
-    assert "audio_loss" in shown and "ttt/layer" not in shown
+    assert "audio_loss" in shown and "ttt/layer" not in shown and "learning_rate/" not in shown
 
 
 def test_conversations_train_the_text(tmp_path: Path) -> None:

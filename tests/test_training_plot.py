@@ -14,9 +14,12 @@ from .conftest import save_codes
 from .training_fixture import tiny_settings
 
 ENTRIES = [
-    {"step": step, "loss": 9 / step, "audio_loss": 8 / step, "grad_norm": 1.0, "learning_rate/base": 1e-3 * step}
+    {
+        "step": step, "loss": 9 / step, "audio_loss": 8 / step, "grad_norm": 1.0,
+        "learning_rate/base": 1e-3 * step, "learning_rate/base_no_decay": 1e-3 * step,
+    }
     for step in range(1, 101)
-]
+]  # fmt: skip
 
 
 def test_every_quantity_is_drawn_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

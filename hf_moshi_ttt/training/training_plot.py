@@ -27,7 +27,7 @@ def plot_training(entries: Sequence[dict[str, Any]], path: str | Path, title: st
         raise ValueError("No step was logged (logging_steps): there are no curves to draw.")
     names = {name for entry in logged for name in entry}
     losses = sorted(name for name in names if name == "loss" or name.endswith("_loss"))
-    rates = sorted(name for name in names if name.startswith("learning_rate/"))
+    rates = _one_of_each_kind(sorted(name for name in names if name.startswith("learning_rate/")))
     figure, axes = plt.subplots(2, 2, figsize=(12, 7.5), layout="constrained")
     _draw(axes[0, 0], logged, losses, "loss (nats)")
     _draw(axes[0, 1], logged, ["grad_norm"], "gradient norm before clipping", logarithmic=True)
@@ -40,6 +40,15 @@ def plot_training(entries: Sequence[dict[str, Any]], path: str | Path, title: st
     plt.close(figure)
 
 
+def _kind(name: str) -> str:
+    return name.removeprefix("learning_rate/").removesuffix("_no_decay")
+
+
+def _one_of_each_kind(names: Sequence[str]) -> list[str]:
+    """The rates of groups with and without weight decay are the same."""
+    return list({_kind(name): name for name in names}.values())
+
+
 def _draw(
     axes: Axes, logged: list[dict[str, Any]], names: Sequence[str], label: str, logarithmic: bool = False,
     smooth: bool = True,
@@ -49,7 +58,7 @@ def _draw(
         if not known:
             continue
         steps, values = zip(*known, strict=True)
-        colour, short = f"C{index % 10}", name.removeprefix("learning_rate/")
+        colour, short = f"C{index % 10}", _kind(name)
         is_smoothed = smooth and len(values) > 3 * _SMOOTHED_OVER
         axes.plot(steps, values, color=colour, alpha=0.25 if is_smoothed else 1.0, label=None if is_smoothed else short)
         if is_smoothed:
