@@ -120,6 +120,18 @@ def test_nan_in_the_first_step_and_in_weights_leave_nothing_to_save(tmp_path: Pa
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
+def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path: Path, codes: Path) -> None:
+    """Neither for NaN in the step after it, nor for that in a run that goes on from it."""
+    settings = tiny_settings(tmp_path / "run", codes, gradient_accumulation_steps=3)
+    inodes = []
+    for calls_before in (2, 0):
+        trainer, start = prepare(settings)
+        with pytest.raises(NonFiniteError, match="The step before it is saved in checkpoint-2"):
+            spoiled(trainer, at_step=calls_before + 1).train(start.checkpoint and str(start.checkpoint))
+        inodes.append((tmp_path / "run" / "checkpoint-2").stat().st_ino)
+    assert start.checkpoint is not None and inodes[0] == inodes[1]
+
+
 class PoisonedWeight(TrainerCallback):
     """Infinity in a weight behind the third step, as no step of ours makes it."""
 
