@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub.dataclasses import strict
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 TRAINABLE = ("lora", "ttt", "lora+ttt", "full")
 LORA_PARTS = ("attention", "ffn", "depth", "text_head")
@@ -57,6 +58,10 @@ class DataArguments:
             "help": "Folder of encoded recordings (scripts/prepare_data.py), a dataset of them on the Hub, or a "
             "mixture of several as {folder: share of the time}."
         }
+    )
+    eval_codes: str | None = field(
+        default=None,
+        metadata={"help": "Held-out recordings, whose losses are told at eval_strategy."},
     )
     overlap_sec: float | int = field(
         default=0.0, metadata={"help": "What a training segment shares with the one before it, in seconds."}
@@ -291,6 +296,7 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
     chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in _KINDS]
     model, data, training = (kind(**values) for kind, values in zip(_KINDS, chosen, strict=True))
     _require_one_model(model, training)
+    _require_held_out_data(data, training)
     if len(data.stages()) > 1 and training.max_steps < 1:
         raise ValueError("duration_sec has stages, which need max_steps to end.")
     return model, data, training
@@ -304,6 +310,20 @@ def _require_one_model(model: ModelArguments, training: MoshiTTTTrainingArgument
         raise ValueError(
             f"The model to start from: give exactly one of model_name_or_path, preset, and resume_from with both "
             f"resets; {told}."
+        )
+
+
+def _require_held_out_data(data: DataArguments, training: MoshiTTTTrainingArguments) -> None:
+    strategy = IntervalStrategy(training.eval_strategy)
+    if (strategy != IntervalStrategy.NO) != (data.eval_codes is not None):
+        raise ValueError(
+            f"eval_codes={data.eval_codes!r} and eval_strategy={strategy.value!r}: held-out data is read where "
+            "eval_strategy says when ('steps' or 'epoch'). Give both or neither."
+        )
+    if training.metric_for_best_model is not None and training.save_total_limit == 1:
+        raise ValueError(
+            f"save_total_limit=1 with metric_for_best_model={training.metric_for_best_model!r}: in the end "
+            "transformers would remove the newest checkpoint for the best. Use save_total_limit=2 or more."
         )
 
 

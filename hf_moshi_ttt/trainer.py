@@ -5,6 +5,8 @@
 - Base, TTT weights and gates have their own learning rates (`training/parameter_groups.py`).
 - Memory is carried along lanes (`training/lane_memory.py`), and the inner rate is warmed up.
 - Logged: the loss of each stream, what the memory of each TTT layer does, every group's rate, the speed.
+- `evaluate` tells the same losses, as means over all targets, of held-out segments, each from a fresh memory; training
+  goes on as if it had not. What a memory is worth in long recordings, `evaluation/training_metrics.py` measures.
 """
 
 from collections.abc import Sequence
@@ -16,13 +18,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from .arguments import MoshiTTTTrainingArguments
 from .configuration_moshi_ttt import MoshiTTTConfig
 from .data.collator import MoshiTTTCollator
-from .data.segments import LaneSampler, SegmentDataset, ShuffledSampler
+from .data.segments import InOrderSampler, LaneSampler, SegmentDataset, ShuffledSampler
 from .memory_means import layer_means, log_key, present_frames
 from .training.exact_trainer import ExactTrainer
 from .training.fsdp import require_every_parameter, require_what_was_asked, set_up_plugin, shard_learners
@@ -80,6 +82,7 @@ class MoshiTTTTrainer(ExactTrainer):
         order: `"shuffled"` or `"lanes"`; the memory is carried along lanes where the model says `persistent_states`.
         stage_steps: of `StagedSegments`, the steps of each stage, None for the last.
         course: settings that are saved in every checkpoint (`training/resumption.py`).
+        options: of transformers' Trainer, such as `eval_dataset`, a `SegmentDataset`, and `compute_metrics`.
 
     Raises:
         ValueError: memory or window are to be carried without lanes, or what the model has none of is asked for.
@@ -99,21 +102,19 @@ class MoshiTTTTrainer(ExactTrainer):
         order: str = "shuffled",
         stage_steps: Sequence[int | None] = (),
         course: dict[str, Any] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
+        **options: Any,
     ) -> None:
         _require_what_is_there(model.config, args, order)
         self.segments = train_dataset
         self.order, self.stage_steps = order, stage_steps
         self.course = course or {}
-        super().__init__(
-            model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, callbacks=callbacks
-        )
+        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator, **options)
         self.lanes = None
         if _carries_memory(model.config) or args.carry_window:
             init_state = partial(model.init_state, window=args.carry_window)
             probability, rank = args.state_reset_probability, args.process_index
             self.lanes = LaneMemory(init_state, model.config, probability, args.seed, rank)
-        self.window = LogWindow(model.config.num_codebooks)
+        self.window, self.held_out = LogWindow(model.config.num_codebooks), LogWindow(model.config.num_codebooks)
         self.throughput = Throughput(flops_per_frame(model), args.device)
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self._before_step: tuple[Any, ...] = ()
@@ -148,9 +149,16 @@ class MoshiTTTTrainer(ExactTrainer):
             return staged_sampler(self.segments, make, self.stage_steps, self.args.max_steps, rows)
         return make(self.segments)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler:
+        return InOrderSampler(eval_dataset, self.args.eval_batch_size * self.args.world_size if self._is_shared else 1)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' batches of a step of training, which begins here."""
+        self._begin_step()
+        return super().get_batch_samples(*args, **kwargs)
+
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
         """The weights of text and audio targets in a step, `[2]`, over all its batches and processes."""
-        self._begin_step()
         weights = [batch["weights"].double() for batch in batch_samples]
         text, audio = (sum(float(w[:, rows].sum()) for w in weights) for rows in (slice(0, 1), slice(1, None)))
         wants_stop = float(self.stop_requests.has_signal)
@@ -158,8 +166,12 @@ class MoshiTTTTrainer(ExactTrainer):
         self.stop_requests.is_agreed = bool(totals[2] > 0)
         return totals[:2]
 
+    @property
+    def _is_shared(self) -> bool:
+        return self.args.world_size > 1
+
     def _sum_over_processes(self, tensor: Tensor) -> Tensor:
-        return self.accelerator.reduce(tensor, "sum") if self.args.world_size > 1 else tensor
+        return self.accelerator.reduce(tensor, "sum") if self._is_shared else tensor
 
     # Loss
 
@@ -184,6 +196,8 @@ class MoshiTTTTrainer(ExactTrainer):
         if model.training:
             self._note(outputs, inputs)
             self._seen.append((inputs["recording"], inputs["start_frame"], loss.detach()))
+        else:
+            self.held_out.add_losses(outputs.losses, inputs["weights"])
         self.loss_is_scaled_for_ga = True
         return (loss, outputs) if return_outputs else loss
 
@@ -199,6 +213,29 @@ class MoshiTTTTrainer(ExactTrainer):
         text_total, audio_total = torch.where(totals > 0, totals, 1.0).float()
         share = self.model.config.text_loss_weight * text / text_total + audio / audio_total
         return share * self.args.world_size
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """transformers' evaluation; the random numbers that loading data draws are given back."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """transformers' loop, with the losses by stream as means over all targets by their weights."""
+        self.held_out.clear()
+        output: Any = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        means = self.held_out.means(self._sum_over_processes)
+        loss = self.model.config.text_loss_weight * means.get("text_loss", 0.0) + means["audio_loss"]
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **means}.items()})
+        return output
 
     # Logs
 

@@ -17,7 +17,7 @@ from .adapters import lora_config, make_trainable
 from .arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments, parse_settings
 from .audio import frames_from_sec
 from .configuration_moshi_ttt import MoshiTTTConfig
-from .data.codes import Provenance, load_codes
+from .data.codes import Provenance, load_codes, require_same_codec
 from .data.collator import MoshiTTTCollator
 from .data.segments import SegmentDataset
 from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -208,11 +208,20 @@ def build_trainer(
         SegmentDataset(codes, frames_from_sec(sec), overlap_frames=overlap, frame_rate_hz=provenance.frame_rate_hz)
         for sec, _ in stages
     ]
+    held_out = _held_out_segments(data, provenance) if data.eval_codes is not None else None
     collator = MoshiTTTCollator(model.config, provenance.silence_codes)
     course = course_settings(model_args, data, args, data_fingerprint(codes, provenance))
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
     steps = [count for _, count in stages]
-    return MoshiTTTTrainer(model, args, dataset, collator, data.order, steps, course, [MetricsFile()])
+    options: dict[str, Any] = {"eval_dataset": held_out, "callbacks": [MetricsFile()]}
+    return MoshiTTTTrainer(model, args, dataset, collator, data.order, steps, course, **options)
+
+
+def _held_out_segments(data: DataArguments, trained_on: Provenance) -> SegmentDataset:
+    codes, provenance = load_codes(str(data.eval_codes))
+    require_same_codec(str(data.train_codes), trained_on, str(data.eval_codes), provenance)
+    duration_sec, _ = data.stages()[-1]
+    return SegmentDataset(codes, frames_from_sec(duration_sec), frame_rate_hz=provenance.frame_rate_hz)
 
 
 def adopt_provenance(model: Any, provenance: Provenance) -> None:

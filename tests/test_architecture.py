@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,12 @@ def test_files_are_small_and_say_what_they_are(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= (120 if path.parent.name == "scripts" else 400)
     assert ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_find_what_they_import(path: Path) -> None:
+    """Nothing else runs them."""
+    runpy.run_path(str(path), run_name="imported")
 
 
 def test_nothing_branches_on_training_in_the_model() -> None:

@@ -84,6 +84,9 @@ def test_the_limit_counts_whole_ones_and_spares_the_best_and_the_newest(folders:
         folders.rotate(limit)
     assert len(folders.present()) == 3
     save(folders, 6)
+    folders.rotate(2, best=str(folders.output_dir / "checkpoint-3"))
+    assert [path.name for path in folders.present()] == ["checkpoint-3", "checkpoint-4", "checkpoint-6"]
+    save(folders, 5)
     folders.rotate(2)
     assert [path.name for path in folders.present()] == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
 

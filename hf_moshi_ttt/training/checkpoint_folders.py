@@ -145,9 +145,9 @@ class CheckpointFolders:
             return
         whole = [checkpoint for checkpoint in self.present() if what_is_wrong(checkpoint) is None]
         kept = {whole[-1], Path(best) if best else whole[-1]}
-        for checkpoint in whole[: max(0, len(whole) - limit)]:
-            if checkpoint not in kept:
-                self.remove(checkpoint)
+        oldest = [checkpoint for checkpoint in whole if checkpoint not in kept]
+        for checkpoint in oldest[: max(0, len(whole) - limit)]:
+            self.remove(checkpoint)
 
 
 def _flush(path: Path) -> None:
