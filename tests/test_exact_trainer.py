@@ -151,6 +151,29 @@ def test_a_finished_run_has_nothing_to_do(tmp_path: Path, codes: Path) -> None:
     assert outcome(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize("max_norm", [0.01, 0.0])
+def test_gradients_are_clipped_by_their_common_norm(tmp_path: Path, codes: Path, max_norm: float) -> None:
+    """A step of SGD is as long as the clipped norm; what is logged is the norm before."""
+    plain = dict(
+        optim="sgd", learning_rate=1.0, lr_scheduler_type="constant", ttt_lr_multiplier=1, gate_lr_multiplier=1
+    )
+    trainer, _ = prepare(tiny_settings(tmp_path / "run", codes, max_steps=1, max_grad_norm=max_norm, **plain))
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.train()
+    moves = [p.detach() - start for p, start in zip(trainer.model.parameters(), before, strict=True)]
+    moved = torch.cat([move.flatten() for move in moves]).norm().item()
+    logged = trainer.state.log_history[0]["grad_norm"]
+    assert logged > 1 and moved == pytest.approx(max_norm or logged, rel=1e-3)
+
+
+def test_a_run_goes_on_with_how_often_to_log_and_save_is_asked_for_now(tmp_path: Path, codes: Path) -> None:
+    settings = tiny_settings(tmp_path / "run", codes)
+    run({**settings, "stop_at_step": 2})
+    run({**settings, "logging_steps": 3, "save_steps": 4})
+    assert list(outcome(tmp_path / "run")[0]) == [1, 2, 3, 6]
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-8"}
+
+
 def test_a_weight_of_another_model_is_refused(tmp_path: Path, codes: Path) -> None:
     settings = tiny_settings(tmp_path / "run", codes, max_steps=2)
     run(settings)

@@ -194,7 +194,6 @@ class ExactTrainer(Trainer):
         step, seen = self.state.global_step + 1, self.describe_step()
         gradients = non_finite_gradients(model, self.args.device)
         weights = non_finite_weights(model, self.args.device)
-        model.zero_grad()
         self.forget_step()
         if weights:
             remedy = f"These weights are not finite themselves: {_some(weights)}. No checkpoint was saved."
