@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -92,6 +92,11 @@ def test_adapters_go_on_exactly(tmp_path: Path, codes: Path, base: Path) -> None
     assert model.config.ttt.persistent_states and len(load_file(path)) > 30
     with pytest.raises(ValueError, match="lora_rank is 2, asked for 3. A run goes on with what it was started with"):
         prepare({**settings, "lora_rank": 3})
+    weights = load_file(path)
+    weights["x" + max(weights)[1:]] = weights.pop(max(weights))
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"checkpoint-8: 1 weights of the model are missing \(.*lora.*\), 1 have no"):
+        run({**settings, "max_steps": 9})
 
 
 @pytest.fixture(scope="module")
