@@ -31,13 +31,11 @@ class LogWindow:
         self.sums: dict[str, Tensor] = {}
 
     def add_losses(self, losses_BKT: Tensor, weights_BKT: Tensor) -> None:
-        """Adds a batch: `text_loss` and `audio_loss` by weight, those of the codebooks by count of targets."""
+        """Adds a batch: the losses of the text, of all codebooks, of the first, and of the others, by weight."""
         losses, weights = losses_BKT.detach().double(), weights_BKT.double()
-        counted = (weights > 0).double()
-        parts = [(losses[:, :1], weights[:, :1]), (losses[:, 1:], weights[:, 1:])]
-        parts += [(losses[:, 1:2], counted[:, 1:2]), (losses[:, 2:], counted[:, 2:])]
-        for name, (values, shares) in zip(self.names, parts, strict=False):
-            self.add(name, torch.stack([(values * shares).sum(), shares.sum()]))
+        for name, rows in zip(self.names, (slice(0, 1), slice(1, None), slice(1, 2), slice(2, None)), strict=False):
+            shares = weights[:, rows]
+            self.add(name, torch.stack([(losses[:, rows] * shares).sum(), shares.sum()]))
 
     def add(self, name: str, sum_and_weight: Tensor) -> None:
         """Adds `[sum, weight]` to a quantity."""

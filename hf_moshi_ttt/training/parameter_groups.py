@@ -19,9 +19,9 @@ def kind_of(name: str) -> str:
     return "ttt" if ".ttt." in name or ".ttt_norm." in name else "base"
 
 
-def takes_weight_decay(name: str, parameter: nn.Parameter) -> bool:
+def takes_weight_decay(name: str) -> bool:
     """False for norms, biases, gates and rates."""
-    return parameter.dim() >= 2 and not any(part in name for part in ("norm", "bias", "ttt_gate", *_RATES))
+    return not any(part in name for part in ("norm", "bias", "ttt_gate", *_RATES))
 
 
 def parameter_groups(model: nn.Module, args: MoshiTTTTrainingArguments) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def parameter_groups(model: nn.Module, args: MoshiTTTTrainingArguments) -> list[
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        kind, decays = kind_of(name), takes_weight_decay(name, parameter)
+        kind, decays = kind_of(name), takes_weight_decay(name)
         key = kind if decays else f"{kind}_no_decay"
         weight_decay = args.weight_decay if decays else 0.0
         group = groups.setdefault(key, {"name": key, "params": [], "lr": rates[kind], "weight_decay": weight_decay})
