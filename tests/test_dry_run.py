@@ -99,6 +99,9 @@ def test_kept_activations_are_counted_once_and_without_weights() -> None:
         (linear(x).exp() * linear(x)).sum()
     # x once, the result of exp, the second product; not the weight
     assert measured.activations == 3 * 7 * 10 * 4
+    with measured.watched(list(linear.parameters())):
+        linear(torch.randn(50, 10)[:7])
+    assert measured.activations == (3 * 7 + 50) * 10 * 4  # a part keeps the whole
 
 
 def test_time_and_verdict() -> None:
