@@ -369,11 +369,12 @@ def test_held_out_losses_are_means_over_all_targets(tmp_path: Path, codes: Path,
 def test_evaluating_changes_nothing_of_a_run(tmp_path: Path, codes: Path, held_out: Path, mode: dict) -> None:
     """Neither losses nor weights nor random numbers, also where a run goes on; two processes tell the same."""
     told: dict[str, Any] = {"eval_codes": str(held_out), "eval_strategy": "steps", "eval_steps": 2, **mode}
-    plain, whole = make_trainer(tmp_path / "plain", codes, **mode), make_trainer(tmp_path / "whole", codes, **told)
-    numbers = []
-    for trainer in (plain, whole):
-        trainer.train()
+    trained, numbers = [], []
+    for name, settings in (("plain", mode), ("whole", told)):
+        trained.append(make_trainer(tmp_path / name, codes, **settings))
+        trained[-1].train()
         numbers.append(torch.rand(()))
+    plain, whole = trained
     assert losses(plain) == losses(whole) and numbers[0] == numbers[1]
     assert list(evaluated(whole)) == [2, 4, 6, 8, 9] and len({e["eval_loss"] for e in evaluated(whole).values()}) == 5
     make_trainer(tmp_path / "run", codes, stop_at_step=4, **told).train()
