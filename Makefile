@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-clean test check conformance
+.PHONY: setup demo demo-clean test test-fsdp check conformance
 
 setup: .venv/ready
 
@@ -11,7 +11,7 @@ setup: .venv/ready
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "venv is missing. On Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[demo,dev]'
+	$(BIN)/pip install --quiet --editable '.[demo,trackers,dev]'
 	$(BIN)/pip install --quiet --no-deps moshi==0.2.13
 	@touch $@
 
@@ -23,6 +23,10 @@ demo-clean:
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
+# Two processes on CPUs with real FSDP2 over gloo; a part of `make test`.
+test-fsdp: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 tests/test_fsdp.py
 
 check: setup
 	$(BIN)/ruff check

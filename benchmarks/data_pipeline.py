@@ -24,7 +24,6 @@ import soundfile
 import torch
 from datasets import Dataset, disable_progress_bars
 
-from hf_moshi_ttt.arguments import parse_settings
 from hf_moshi_ttt.audio import read_audio
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.data.codes import FEATURES, Provenance
@@ -32,8 +31,8 @@ from hf_moshi_ttt.data.collator import MoshiTTTCollator
 from hf_moshi_ttt.data.index import build_index
 from hf_moshi_ttt.data.segments import SegmentDataset, ShuffledSampler
 from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig, LogMelCodecModel
-from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.trainer import MoshiTTTTrainer, build_trainer
+from hf_moshi_ttt.trainer import MoshiTTTTrainer
+from hf_moshi_ttt.training_run import prepare
 
 LIBRILIGHT_FILES = 18_739
 ENCODE = """
@@ -149,12 +148,11 @@ def anonymous_kib() -> int:
 def bench_training(codes_path: Path, folder: Path, steps: int) -> None:
     for order in ("shuffled", "lanes"):
         settings = dict(
-            preset="small", train_codes=str(codes_path), output_dir=str(folder / "run"), order=order, duration_sec=20,
-            per_device_train_batch_size=4, max_steps=steps, use_cpu=True, save_strategy="no", disable_tqdm=True,
+            preset="small", config={"ttt": {"persistent_states": order == "lanes"}}, train_codes=str(codes_path),
+            output_dir=str(folder / "run"), order=order, duration_sec=20, per_device_train_batch_size=4,
+            max_steps=steps, use_cpu=True, save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
-        _, data, args = parse_settings(settings)
-        config = MoshiTTTConfig.from_preset("small", ttt={"persistent_states": order == "lanes"})
-        trainer = build_trainer(MoshiTTTForConditionalGeneration(config), data, args)
+        trainer, _ = prepare(settings)
         waited = wait_for_batches(trainer)
         spent = seconds(trainer.train)
         note = f"of {1000 * spent / steps:.0f} ms a step, preset small, 4 x 20 s, no workers (2 % are allowed)"

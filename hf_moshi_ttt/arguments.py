@@ -1,34 +1,51 @@
-"""The settings of a training run: a YAML file, changed by `key=value` arguments; unknown keys are refused."""
+"""The settings of a training run: YAML files, changed by `key=value` arguments; unknown keys are refused."""
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub.dataclasses import strict
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+TRAINABLE = ("lora", "ttt", "lora+ttt", "full")
+LORA_PARTS = ("attention", "ffn", "depth", "text_head")
 
 
 @strict
 @dataclass
 class ModelArguments:
-    """Which model is trained: a checkpoint or a preset, with configuration keys changed."""
+    """Which model is trained: a checkpoint or a preset, with configuration keys changed, and what of it is trained."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint to start from: its weights alone, with a fresh optimizer."}
+        default=None, metadata={"help": "Model to start from: a folder or a name on the Hub, of any layout we know."}
     )
     preset: str | None = field(default=None, metadata={"help": "Preset of a freshly initialised model."})
     config: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "Configuration keys to change; `ttt` changes single keys of its section."},
+        metadata={"help": "Configuration keys to change; `ttt` changes single keys of its section, null removes it."},
+    )
+    trainable: str = field(
+        default="full", metadata={"help": "What is trained, see adapters.py.", "choices": list(TRAINABLE)}
+    )
+    lora_rank: int = field(default=64, metadata={"help": "Rank of LoRA, where trained."})
+    lora_scaling: float | int = field(default=2.0, metadata={"help": "What LoRA's output is multiplied by."})
+    lora_parts: list[str] = field(
+        default_factory=lambda: ["attention", "ffn", "depth"],
+        metadata={"help": f"Linears that get LoRA: some of {', '.join(LORA_PARTS)}."},
     )
 
     def __post_init__(self) -> None:
-        if (self.model_name_or_path is None) == (self.preset is None):
-            raise ValueError(
-                f"model_name_or_path={self.model_name_or_path!r} and preset={self.preset!r}: give exactly one of them."
-            )
+        if self.trainable not in TRAINABLE:
+            raise ValueError(f"trainable={self.trainable!r}, but it must be one of {', '.join(TRAINABLE)}.")
+        if self.lora_rank < 1:
+            raise ValueError(f"lora_rank={self.lora_rank!r}, but it must be at least 1.")
+        if not self.lora_scaling > 0:
+            raise ValueError(f"lora_scaling={self.lora_scaling!r}, but it must be above 0.")
+        if not self.lora_parts or set(self.lora_parts) - set(LORA_PARTS):
+            raise ValueError(f"lora_parts={self.lora_parts!r}, but they must be some of {', '.join(LORA_PARTS)}.")
 
 
 @strict
@@ -42,10 +59,20 @@ class DataArguments:
             "mixture of several as {folder: share of the time}."
         }
     )
+    eval_codes: str | None = field(
+        default=None,
+        metadata={"help": "Held-out recordings, whose losses are told at eval_strategy."},
+    )
     overlap_sec: float | int = field(
         default=0.0, metadata={"help": "What a training segment shares with the one before it, in seconds."}
     )
-    duration_sec: float | int = field(default=60.0, metadata={"help": "Length of a training segment in seconds."})
+    duration_sec: float | int | list[dict[str, float | int]] = field(
+        default=60.0,
+        metadata={
+            "help": "Length of a training segment in seconds, or stages of it: [{duration_sec: 20, steps: 1000}, "
+            "{duration_sec: 60}], of which the last has no steps and lasts to the end."
+        },
+    )
     order: str = field(
         default="shuffled",
         metadata={
@@ -57,13 +84,47 @@ class DataArguments:
     def __post_init__(self) -> None:
         if self.order not in ("shuffled", "lanes"):
             raise ValueError(f"order={self.order!r}, but order must be 'shuffled' or 'lanes'.")
-        if not self.duration_sec > 0:
-            raise ValueError(f"duration_sec={self.duration_sec!r}, but it must be above 0 seconds.")
-        if not 0 <= self.overlap_sec < self.duration_sec:
-            raise ValueError(
-                f"overlap_sec={self.overlap_sec!r}, but it must be 0 or more and below "
-                f"duration_sec={self.duration_sec!r}."
-            )
+        for duration_sec, _ in self.stages():
+            if not duration_sec > 0:
+                raise ValueError(f"duration_sec={duration_sec!r}, but it must be above 0 seconds.")
+            if not 0 <= self.overlap_sec < duration_sec:
+                raise ValueError(
+                    f"overlap_sec={self.overlap_sec!r}, but it must be 0 or more and below "
+                    f"duration_sec={duration_sec!r}."
+                )
+
+    def stages(self) -> list[tuple[float, int | None]]:
+        """Segment lengths in seconds and for how many steps each; None for the last one.
+
+        Raises:
+            ValueError: stages that are not `{duration_sec, steps}`, or steps missing before the last or given for it.
+        """
+        if not isinstance(self.duration_sec, list):
+            return [(self.duration_sec, None)]
+        for place, stage in enumerate(self.duration_sec, start=1):
+            expected = {"duration_sec"} if place == len(self.duration_sec) else {"duration_sec", "steps"}
+            if set(stage) != expected or not (isinstance(stage.get("steps", 1), int) and stage.get("steps", 1) > 0):
+                raise ValueError(
+                    f"duration_sec: stage {place} is {stage!r}, but a stage is {{duration_sec: seconds, steps: whole "
+                    "number above 0}, the last one without steps."
+                )
+        if not self.duration_sec:
+            raise ValueError("duration_sec=[], but it must be a number or at least one stage.")
+        return [(stage["duration_sec"], stage.get("steps")) for stage in self.duration_sec]  # type: ignore[misc]
+
+
+# Settings of transformers that this trainer does not follow: their value, and why no other is taken.
+_REFUSED: dict[str, tuple[Any, str]] = {
+    "fp16": (False, "Moshi's weights need the range of bfloat16: use bf16"),
+    "label_smoothing_factor": (0.0, "the losses are those of Moshi"),
+    "auto_find_batch_size": (False, "lanes and exact resumption need a fixed batch"),
+    "train_sampling_strategy": ("random", "use order"),
+    "enable_jit_checkpoint": (False, "SIGTERM saves and stops without it"),
+    "use_liger_kernel": (False, "it knows no Moshi"),
+    "neftune_noise_alpha": (None, "it knows no embeddings of 17 streams"),
+    "deepspeed": (None, "use FSDP2 (configs/accelerate/fsdp2_4gpu.yaml)"),
+    "save_on_each_node": (False, "checkpoints need a folder that all nodes share"),
+}
 
 
 @dataclass
@@ -76,8 +137,35 @@ class MoshiTTTTrainingArguments(TrainingArguments):
     gate_lr_multiplier: float = field(
         default=100.0, metadata={"help": "Learning rate of the TTT gates in units of learning_rate."}
     )
+    inner_lr_warmup_steps: int = field(
+        default=0, metadata={"help": "Steps over which the TTT layers' base_lr rises from 0, in training alone."}
+    )
+    carry_window: bool = field(
+        default=False,
+        metadata={"help": "Whether lanes carry the attention window too, from segment to segment of a recording."},
+    )
+    state_reset_probability: float = field(
+        default=0.0, metadata={"help": "Probability with which a lane forgets at a segment that continues the last."}
+    )
     stop_at_step: int | None = field(
         default=None, metadata={"help": "Save a checkpoint and stop at this step, with the schedule of the whole run."}
+    )
+    resume_from_checkpoint: str | bool | None = field(  # type: ignore[assignment]  # true is transformers' own too
+        default=None,
+        metadata={
+            "help": "Go on exactly where a run stopped: true for the newest whole checkpoint in output_dir, or to "
+            "start where there is none; or the path of a checkpoint or of a run."
+        },
+    )
+    resume_from: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint or run to go on with; with both resets, a model whose weights are taken over."},
+    )
+    reset_optimizer: bool = field(
+        default=False, metadata={"help": "Leave the optimizer's moments of resume_from behind."}
+    )
+    reset_step: bool = field(
+        default=False, metadata={"help": "Begin at step 0 with a new schedule; goes with reset_optimizer."}
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Whether to hide NaN and Inf losses in logs."}
@@ -92,7 +180,31 @@ class MoshiTTTTrainingArguments(TrainingArguments):
                 raise ValueError(f"{key}={value!r}, but it must be a number, 0 or more.")
         if self.stop_at_step is not None and self.stop_at_step < 1:
             raise ValueError(f"stop_at_step={self.stop_at_step!r}, but it must be at least 1.")
+        if not isinstance(self.inner_lr_warmup_steps, int) or self.inner_lr_warmup_steps < 0:
+            raise ValueError(f"inner_lr_warmup_steps={self.inner_lr_warmup_steps!r}, but it must be 0 or more steps.")
+        if not 0 <= self.state_reset_probability <= 1:
+            raise ValueError(f"state_reset_probability={self.state_reset_probability!r}, but it must lie in 0..1.")
+        for key, (only, why) in _REFUSED.items():
+            if getattr(self, key) != only:
+                raise ValueError(f"{key}={getattr(self, key)!r} is not supported: {why}.")
+        self._require_one_way_to_start()
         super().__post_init__()
+
+    def _require_one_way_to_start(self) -> None:
+        for key in ("reset_optimizer", "reset_step"):
+            if getattr(self, key) and self.resume_from is None:
+                raise ValueError(f"{key}=true, but there is nothing to reset: it belongs to resume_from.")
+        if self.reset_step and not self.reset_optimizer:
+            raise ValueError(
+                "reset_step=true with reset_optimizer=false: moments belong to their step. Reset both to take over "
+                "the weights alone, or neither to go on."
+            )
+        if self.resume_from is not None and isinstance(self.resume_from_checkpoint, str):
+            raise ValueError(
+                f"resume_from={self.resume_from!r} and resume_from_checkpoint={self.resume_from_checkpoint!r} both "
+                "name a run to start from: give one of them. (resume_from_checkpoint=true goes with resume_from: it "
+                "counts where output_dir holds no checkpoint yet.)"
+            )
 
 
 class _Loader(yaml.SafeLoader):
@@ -107,12 +219,15 @@ _Loader.add_implicit_resolver(
 def read_settings(paths: str | Path | list[str], changes: list[str]) -> dict[str, Any]:
     """The settings of YAML files, later ones on top, with `key=value` changes; `a.b=value` changes key b of section a.
 
+    A file may begin with `extends: OTHER.yaml`, a file beside it whose settings it changes. Of the section `config`
+    single keys are changed, other values are replaced.
+
     Raises:
         ValueError: missing file, no valid YAML mapping in it, or a change that is no `key=value`.
     """
     settings: dict[str, Any] = {}
     for path in paths if isinstance(paths, list) else [paths]:
-        settings |= _read_file(Path(path))
+        settings = _changed(settings, _read_file(Path(path)))
     for change in changes:
         key, separator, value = change.partition("=")
         if not separator or not key:
@@ -128,13 +243,31 @@ def read_settings(paths: str | Path | list[str], changes: list[str]) -> dict[str
     return settings
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such configuration file.")
+    if path.resolve() in extended_by:
+        raise ValueError(f"{path}: extends itself.")
     settings = _parsed(path.read_text(encoding="utf-8"), path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected `key: value` lines, got {settings!r}.")
-    return settings
+    base = settings.pop("extends", None)
+    if base is None:
+        return settings
+    return _changed(_read_file(path.parent / str(base), (*extended_by, path.resolve())), settings)
+
+
+def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    config, change = settings.get("config"), changes.get("config")
+    if isinstance(config, dict) and isinstance(change, dict):
+        changes = {**changes, "config": _merged(config, change)}
+    return {**settings, **changes}
+
+
+def _merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    pairs = {key: (section.get(key), value) for key, value in changes.items()}
+    both = {k: _merged(a, b) if isinstance(a, dict) and isinstance(b, dict) else b for k, (a, b) in pairs.items()}
+    return {**section, **both}
 
 
 def _parsed(text: str, where: str | Path) -> Any:
@@ -144,19 +277,69 @@ def _parsed(text: str, where: str | Path) -> Any:
         raise ValueError(f"{where}: not valid YAML ({error}).") from error
 
 
+_KINDS = (ModelArguments, DataArguments, MoshiTTTTrainingArguments)
+
+
 def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArguments, MoshiTTTTrainingArguments]:
     """Settings as arguments.
 
     Raises:
         ValueError: an unknown key (with the known ones), a missing one, or a value out of bounds.
     """
-    kinds = (ModelArguments, DataArguments, MoshiTTTTrainingArguments)
-    names = {kind: {item.name for item in fields(kind) if item.init} for kind in kinds}
+    names = {kind: {item.name for item in fields(kind) if item.init} for kind in _KINDS}
     unknown = sorted(set(settings) - set().union(*names.values()))
     if unknown:
-        own = sorted(names[ModelArguments] | names[DataArguments])
+        own = sorted(set().union(*names.values()) - {item.name for item in fields(TrainingArguments)})
         raise ValueError(f"Unknown settings {unknown}. Known: {', '.join(own)}, and transformers' TrainingArguments.")
     if "train_codes" not in settings:
         raise ValueError("train_codes is missing: the folder of encoded recordings (scripts/prepare_data.py).")
-    chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in kinds]
-    return ModelArguments(**chosen[0]), DataArguments(**chosen[1]), MoshiTTTTrainingArguments(**chosen[2])
+    chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in _KINDS]
+    model, data, training = (kind(**values) for kind, values in zip(_KINDS, chosen, strict=True))
+    _require_one_model(model, training)
+    _require_held_out_data(data, training)
+    if len(data.stages()) > 1 and training.max_steps < 1:
+        raise ValueError("duration_sec has stages, which need max_steps to end.")
+    return model, data, training
+
+
+def _require_one_model(model: ModelArguments, training: MoshiTTTTrainingArguments) -> None:
+    taken_over = training.resume_from if training.reset_step else None
+    given = {"model_name_or_path": model.model_name_or_path, "preset": model.preset, "resume_from": taken_over}
+    if sum(value is not None for value in given.values()) != 1:
+        told = " and ".join(f"{key}={value!r}" for key, value in given.items() if value is not None) or "none is given"
+        raise ValueError(
+            f"The model to start from: give exactly one of model_name_or_path, preset, and resume_from with both "
+            f"resets; {told}."
+        )
+
+
+def _require_held_out_data(data: DataArguments, training: MoshiTTTTrainingArguments) -> None:
+    strategy = IntervalStrategy(training.eval_strategy)
+    if (strategy != IntervalStrategy.NO) != (data.eval_codes is not None):
+        raise ValueError(
+            f"eval_codes={data.eval_codes!r} and eval_strategy={strategy.value!r}: held-out data is read where "
+            "eval_strategy says when ('steps' or 'epoch'). Give both or neither."
+        )
+    if training.metric_for_best_model is not None and training.save_total_limit == 1:
+        raise ValueError(
+            f"save_total_limit=1 with metric_for_best_model={training.metric_for_best_model!r}: in the end "
+            "transformers would remove the newest checkpoint for the best. Use save_total_limit=2 or more."
+        )
+
+
+def describe_settings() -> str:
+    """Every setting with its default and meaning, for `--help`."""
+    lines = []
+    for kind in _KINDS:
+        lines += ["", f"{kind.__doc__}".strip(), ""]
+        for item in fields(kind):
+            if item.init:
+                text = " ".join(str(item.metadata.get("help", "")).split())
+                lines.append(f"  {item.name} ({_default(item)}): {text}")
+    return "\n".join(lines)
+
+
+def _default(item: Any) -> str:
+    if item.default_factory is not MISSING:
+        return repr(item.default_factory())
+    return "required" if item.default is MISSING else repr(item.default)

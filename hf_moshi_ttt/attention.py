@@ -134,12 +134,13 @@ def _attend_frame(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, frames_B: Ten
     window = cache.keys.shape[2]
     slot = (frames_B % window)[:, None, None, None].expand_as(k)
     if torch.is_grad_enabled():
-        cache = KVCache(cache.keys.scatter(2, slot, k), cache.values.scatter(2, slot, v))
+        cache = KVCache(_put(cache.keys, slot, k), _put(cache.values, slot, v))
     else:
-        cache.keys.scatter_(2, slot, k)
-        cache.values.scatter_(2, slot, v)
+        cache.keys.scatter_(2, slot, k.to(cache.keys.dtype))
+        cache.values.scatter_(2, slot, v.to(cache.values.dtype))
     in_use = torch.arange(window, device=q.device) <= frames_B[:, None]
-    out = F.scaled_dot_product_attention(q, cache.keys, cache.values, attn_mask=in_use[:, None, None, :])
+    keys, values = cache.keys.to(q.dtype), cache.values.to(q.dtype)
+    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=in_use[:, None, None, :])
     return out, cache
 
 
@@ -148,10 +149,14 @@ def _attend_chunk(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions_BT:
     window = cache.keys.shape[2]
     before = positions_BT[:, :1] + torch.arange(-(window - 1), 0, device=q.device)  # [B, W - 1]
     slots = (before % window)[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-    keys = torch.cat([cache.keys.gather(2, slots), k], dim=2)
-    values = torch.cat([cache.values.gather(2, slots), v], dim=2)
+    keys = torch.cat([cache.keys.gather(2, slots).to(k.dtype), k], dim=2)
+    values = torch.cat([cache.values.gather(2, slots).to(v.dtype), v], dim=2)
     valid_BS = torch.cat([before >= 0, torch.ones_like(positions_BT, dtype=torch.bool)], dim=1)
     out = _attend_band(q, keys, values, window, valid_BS)
     kept = (positions_BT[:, -window:] % window)[:, None, :, None].expand(-1, k.shape[1], -1, k.shape[3])
-    cache = KVCache(cache.keys.scatter(2, kept, k[:, :, -window:]), cache.values.scatter(2, kept, v[:, :, -window:]))
-    return out, cache
+    return out, KVCache(_put(cache.keys, kept, k[:, :, -window:]), _put(cache.values, kept, v[:, :, -window:]))
+
+
+def _put(ring: Tensor, slots: Tensor, new: Tensor) -> Tensor:
+    """The ring with new keys or values, in its own dtype: mixed precision may compute them in another."""
+    return ring.scatter(2, slots, new.to(ring.dtype))

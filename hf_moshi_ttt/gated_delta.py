@@ -60,9 +60,22 @@ class GatedDeltaLearner(nn.Module):
         return GatedDeltaState(torch.zeros(shape, device=device or self.output_norm_weight.device))
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, state: GatedDeltaState | None, diagnostics: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rates_BHTR: Tensor,
+        state: GatedDeltaState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
     ) -> tuple[Tensor, GatedDeltaState, MemoryDiagnostics | None]:
-        """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and rates `[B, H, T, 2]`, with the state behind the last frame."""
+        """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and rates `[B, H, T, 2]`, with the state behind the last frame.
+
+        Raises:
+            ValueError: another `lr_scale` than 1, as the rule has no inner rate.
+        """
+        if lr_scale != 1:
+            raise ValueError(f"lr_scale={lr_scale!r}, but the gated delta rule has no inner rate to scale.")
         q, k, v, rates_BHTR = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v, rates_BHTR))
         beta = torch.sigmoid(rates_BHTR[..., 0])
         log_keep = torch.zeros_like(beta)

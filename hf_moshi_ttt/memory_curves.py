@@ -5,51 +5,21 @@ Both give the same JSON, which `plots.plot_memory` draws:
     {"schema": 1, "x_label": str, "x": [...], "layers": [index of each TTT layer], "recordings": [how many at each x],
      "curves": {quantity: [[a value or null at each x] of each layer]}}
 
-The quantities are those of `MemoryDiagnostics`, averaged over rows, heads and channels.
+The quantities are those of `memory_means.py`.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data.collator import MoshiTTTCollator
-from .ttt import MemoryDiagnostics
+from .memory_means import LOG_PREFIX, QUANTITIES, layer_means, log_key, present_frames
 
 if TYPE_CHECKING:
     from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-
-QUANTITIES = tuple(field.name for field in fields(MemoryDiagnostics))
-LOG_PREFIX = "ttt/layer_"
-
-
-def layer_means(told: MemoryDiagnostics, present_BT: Tensor) -> dict[str, Tensor]:
-    """The mean of each known quantity of a layer, as tensors on its device; of the gate, the mean size.
-
-    Args:
-        present_BT: False for frames that are padding, which losses and the branch leave out.
-    """
-    means = {}
-    for name in QUANTITIES:
-        value = getattr(told, name)
-        if value is None:
-            continue
-        value = value.abs() if name == "gate" else value
-        if name.startswith("loss_"):
-            value = value.masked_fill(~present_BT[:, None], torch.nan)
-        elif name == "branch_to_residual":
-            value = value.masked_fill(~present_BT, torch.nan)
-        means[name] = value.float().nanmean()
-    return means
-
-
-def present_frames(codes_BKT: Tensor) -> Tensor:
-    """`[B, T]`, False for frames of absent codes alone, such as padding."""
-    return (codes_BKT >= 0).any(dim=1)
 
 
 @torch.no_grad()
@@ -112,11 +82,6 @@ def memory_by_step(log_history: Iterable[dict[str, Any]]) -> dict[str, Any]:
         [[[entry.get(log_key(layer, name), np.nan) for name in QUANTITIES] for layer in layers] for entry in logged]
     )
     return _curves("training step", [entry["step"] for entry in logged], layers, [], values)
-
-
-def log_key(layer: int, name: str) -> str:
-    """The name under which the trainer logs a quantity of a layer."""
-    return f"{LOG_PREFIX}{layer}/{name}"
 
 
 def _curves(x_label: str, x: Sequence[float], layers: Sequence[int], counts: Sequence[int], values_XLQ: Any) -> Any:

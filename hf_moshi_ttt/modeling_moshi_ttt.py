@@ -28,7 +28,7 @@ from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID, MoshiTTTConfig
 from .depth_transformer import CodeEmbedding, DepthTransformer
 from .generation_moshi_ttt import MoshiTTTStreamingMixin
 from .loading import MoshiTTTLoadingMixin
-from .losses import audio_loss, text_loss
+from .losses import target_losses, weighted_mean
 from .saving import MoshiTTTSavingMixin
 from .state import MoshiTTTState
 from .stream_state import StreamState
@@ -43,6 +43,7 @@ class MoshiTTTOutput(ModelOutput):
     Args:
         loss: `text_loss_weight * text_loss + audio_loss`, where labels were given.
         text_loss, audio_loss: weighted means; 0 where no label carries weight.
+        losses: `[B, 1 + Q, T]`, the cross-entropy at each label of the text and of Moshi's codebooks; 0 without one.
         text_logits: `[B, T, V]`, aligned with the codes.
         audio_logits: `[B, Q, T, V]`, aligned with the codes; NaN in the last frames of a delayed codebook, whose
             prediction needs the frames that follow.
@@ -58,6 +59,7 @@ class MoshiTTTOutput(ModelOutput):
     loss: Tensor | None = None
     text_loss: Tensor | None = None
     audio_loss: Tensor | None = None
+    losses: Tensor | None = None
     text_logits: Tensor | None = None
     audio_logits: Tensor | None = None
     late_audio_logits: Tensor | None = None
@@ -110,13 +112,14 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         memory: StreamState | None = None,
         frames_B: Tensor | None = None,
         diagnostics: bool = False,
+        inner_lr_scale: float = 1.0,
     ) -> tuple[Tensor, KVCache | None, StreamState | None, MemoryDiagnostics | None]:
         """`[B, T, D]` -> `[B, T, D]`, with the window and the memory behind the last frame, and what the memory did."""
         told = None
         attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B)
         x_BTD = x_BTD + attended
         if self.has_ttt:
-            learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics)
+            learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics, inner_lr_scale)
             branch = self.ttt_gate(learned.output).to(x_BTD.dtype)
             memory = learned.state
             if learned.diagnostics is not None:
@@ -188,7 +191,11 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, inputs_BKT: Tensor, state: MoshiTTTState | None = None, diagnostics: bool = False
+        self,
+        inputs_BKT: Tensor,
+        state: MoshiTTTState | None = None,
+        diagnostics: bool = False,
+        inner_lr_scale: float = 1.0,
     ) -> tuple[Tensor, tuple[StreamState, ...], tuple[KVCache, ...], tuple[MemoryDiagnostics, ...]]:
         """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows behind the last frame.
 
@@ -203,7 +210,8 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         new_memories, new_windows, told = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None
-            x, window, memory, layer_told = layer(x, windows[index] if windows else None, memory, frames, diagnostics)
+            window = windows[index] if windows else None
+            x, window, memory, layer_told = layer(x, window, memory, frames, diagnostics, inner_lr_scale)
             if memory is not None:
                 new_memories.append(memory)
             if window is not None:
@@ -276,6 +284,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         diagnostics: bool = False,
         output_hidden_states: bool | int | list[int] | None = None,
         text_only: bool = False,
+        inner_lr_scale: float = 1.0,
     ) -> MoshiTTTOutput:
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
 
@@ -287,6 +296,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             output_hidden_states: whether, or which of them; read by transformers' `capture_outputs`, which also takes
                 `return_dict`.
             text_only: whether to leave out the depth transformer, and with it the audio logits.
+            inner_lr_scale: what the TTT layers' `base_lr` is multiplied by; training warms the inner steps up with it.
 
         Raises:
             ValueError: wrong shapes, ids out of range, or labels with `text_only`.
@@ -295,7 +305,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         if text_only and labels is not None:
             raise ValueError("text_only leaves out the audio, and so the losses: give it without labels.")
         sequence = self._delayed(codes, state)  # [B, K, T + 1]
-        hidden, memory, window, told = self.model(sequence[:, :, :-1], state, diagnostics)
+        hidden, memory, window, told = self.model(sequence[:, :, :-1], state, diagnostics, inner_lr_scale)
         text_logits = self.lm_head(hidden)
         output = MoshiTTTOutput(text_logits=text_logits, last_hidden_state=hidden, diagnostics=told or None)
         if not text_only:
@@ -305,9 +315,9 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         if labels is not None:
             if labels.shape != codes.shape:
                 raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
-            own_labels = labels[:, 1 : 1 + self.config.num_codebooks]
-            output.text_loss = text_loss(text_logits, labels[:, 0], self.config)
-            output.audio_loss = audio_loss(audio_logits, own_labels, self.config)
+            output.losses, weights = target_losses(text_logits, audio_logits, labels, self.config)
+            output.text_loss = weighted_mean(output.losses[:, :1], weights[:, :1])
+            output.audio_loss = weighted_mean(output.losses[:, 1:], weights[:, 1:])
             output.loss = self.config.text_loss_weight * output.text_loss + output.audio_loss
         if state is not None:
             output.state = self._advanced(state, codes, memory, window)

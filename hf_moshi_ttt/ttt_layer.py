@@ -5,8 +5,8 @@ whatever the model's dtype or autocast, and projects the answer back. The memory
 and out; a forward pass writes no parameter. `o_proj` starts at zero, so a fresh layer adds nothing.
 
 A learner is a module with `rates_per_head`, `reset_parameters()`, `init_state(batch_size, device)` and
-`forward(q, k, v, rates, state, diagnostics) -> (z, state, diagnostics)`: here `TTTLearner` and `StaticLearner`, and
-`GatedDeltaLearner` in its own file.
+`forward(q, k, v, rates, state, diagnostics, lr_scale) -> (z, state, diagnostics)`: here `TTTLearner` and
+`StaticLearner`, and `GatedDeltaLearner` in its own file.
 
 Legend: B batch, T frames, D model width, H heads, F head width, R rates per head, C frames per mini-batch.
 """
@@ -120,14 +120,17 @@ class TTTLearner(nn.Module):
         dtype, device = _inner_dtype(weights[0].dtype), device or weights[0].device
         return init_state(weights, biases, self.config.mini_batch_size, batch_size, dtype, device)
 
-    def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, place_B: Tensor | None) -> InnerTokens:
+    def inner_tokens(
+        self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, place_B: Tensor | None, lr_scale: float = 1.0
+    ) -> InnerTokens:
         """Normed queries and keys with rotary positions inside the mini-batch, and learning rates.
 
         Args:
             place_B: frames of each row in its unfinished mini-batch, or None for rows that start.
+            lr_scale: what `base_lr` is multiplied by.
         """
         q, k, v, rates_BHTR = (_fp32(x) for x in (q, k, v, rates_BHTR))  # FSDP2 may have cast a learner's arguments
-        lr = torch.sigmoid(rates_BHTR[..., 0]) * (self.config.base_lr / self.head_dim)
+        lr = torch.sigmoid(rates_BHTR[..., 0]) * (lr_scale * self.config.base_lr / self.head_dim)
         if self.config.preset == "default":
             q, k = (F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in (q, k))
         size = self.config.mini_batch_size
@@ -137,11 +140,18 @@ class TTTLearner(nn.Module):
         return InnerTokens(apply_rope(q, phases), apply_rope(k, phases), v, lr)
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, state: TTTState | None, diagnostics: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rates_BHTR: Tensor,
+        state: TTTState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
     ) -> tuple[Tensor, StreamState, MemoryDiagnostics | None]:
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and rates `[B, H, T, 1]`, with the state behind the last frame."""
         place_B = None if state is None else state.place
-        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, rates_BHTR, place_B)
+        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, rates_BHTR, place_B, lr_scale)
         z, behind = ttt(net, tokens, state)
         return z, behind, diagnose(net, tokens, state, behind) if diagnostics else None
 
@@ -162,9 +172,16 @@ class StaticLearner(TTTLearner):
         return StaticState(torch.zeros(batch_size, dtype=torch.int64, device=where))
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, state: Any, diagnostics: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rates_BHTR: Tensor,
+        state: Any,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
     ) -> tuple[Tensor, StreamState, MemoryDiagnostics | None]:
-        """As `TTTLearner.forward`, at the start weights."""
+        """As `TTTLearner.forward`, at the start weights, whatever the rates."""
         place = self.init_state(q.shape[0], q.device).place if state is None else state.place
         net, tokens = self.inner_network(), self.inner_tokens(q, k, v, rates_BHTR, place)
         z = answer_at_start(net, tokens.q)
@@ -229,12 +246,15 @@ class TTTLayer(nn.Module):
     def _heads(self, x_BTD: Tensor) -> Tensor:
         return _fp32(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def forward(self, x_BTD: Tensor, state: StreamState | None = None, diagnostics: bool = False) -> TTTLayerOutput:
+    def forward(
+        self, x_BTD: Tensor, state: StreamState | None = None, diagnostics: bool = False, inner_lr_scale: float = 1.0
+    ) -> TTTLayerOutput:
         """Learns from `x` `[B, T, D]` and answers from it, frame by frame.
 
         Args:
             state: the memory to continue from, or None for a fresh one. It is not changed.
             diagnostics: whether to tell what the memory did; costs about as much again as the learner's forward pass.
+            inner_lr_scale: what `base_lr` is multiplied by, to warm the inner steps up in training.
 
         Raises:
             ValueError: x of another shape, or a state of another number of rows.
@@ -242,7 +262,7 @@ class TTTLayer(nn.Module):
         self._check(x_BTD, state)
         with torch.autocast(x_BTD.device.type, enabled=False):
             x = x_BTD.to(self.q_proj.weight.dtype)
-            z_BHTF, behind, told = self.learner(*self.project(x), state, diagnostics)
+            z_BHTF, behind, told = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
             z_BTD = z_BHTF.transpose(1, 2).flatten(-2)
             normed = F.layer_norm(
                 z_BTD, z_BTD.shape[-1:], _fp32(self.post_norm.weight), _fp32(self.post_norm.bias), 1e-6

@@ -1,36 +1,34 @@
-"""Trains TTT-Moshi: `python scripts/train.py CONFIG.yaml [key=value ...]`, also under `accelerate launch`."""
+"""Trains TTT-Moshi: `python scripts/train.py CONFIG.yaml [key=value ...]`, also under `accelerate launch`.
+
+Several YAML files may be given, later ones on top. After SIGTERM a checkpoint is saved and the exit code is 143.
+"""
 
 import argparse
+import sys
+from pathlib import Path
 
-from transformers import set_seed
-
-from hf_moshi_ttt.arguments import ModelArguments, parse_settings, read_settings
-from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
-from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.trainer import build_trainer
+from hf_moshi_ttt.arguments import describe_settings, read_settings
+from hf_moshi_ttt.training_run import dry_run, run
 
 
-def build_model(args: ModelArguments) -> MoshiTTTForConditionalGeneration:
-    if args.preset is not None:
-        return MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset(args.preset, **args.config))
-    return MoshiTTTForConditionalGeneration.from_pretrained(args.model_name_or_path, **args.config)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="YAML file of settings (see configs/)")
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="settings to change, e.g. max_steps=100")
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=describe_settings(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="settings of the run, see below")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tell parameters, memory, data and time, after three steps, and stop"
+    )
     arguments = parser.parse_args()
-    model_args, data_args, training_args = parse_settings(read_settings(arguments.config, arguments.changes))
-    set_seed(training_args.seed)
-    trainer = build_trainer(build_model(model_args), data_args, training_args)
-    segments = trainer.segments
-    print(f"{len(segments)} segments; {segments.dropped_frames} frames left out in pieces too short to train on")
-    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    trainer.save_state()
-    if trainer.state.global_step >= trainer.state.max_steps:
-        trainer.save_model()
+    given = arguments.settings
+    files = [item for item in given if "=" not in item or Path(item).is_file()]
+    if not files:
+        parser.error("no CONFIG.yaml was given (see configs/)")
+    settings = read_settings(files, [item for item in given if item not in files])
+    if arguments.dry_run:
+        return dry_run(settings, lambda title, line: print(f"{title:<8}{line}", flush=True))
+    return run(settings)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

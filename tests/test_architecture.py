@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,12 +80,18 @@ def test_files_are_small_and_say_what_they_are(path: Path) -> None:
     assert ast.get_docstring(ast.parse(text))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_find_what_they_import(path: Path) -> None:
+    """Nothing else runs them."""
+    runpy.run_path(str(path), run_name="imported")
+
+
 def test_nothing_branches_on_training_in_the_model() -> None:
     outside = {"trainer", "evaluation.long_context", "memory_curves"}  # they train, or set the mode and restore it
     assert [
         name_of(path)
         for path in MODULES
-        if re.search(r"\.training\b", path.read_text()) and name_of(path) not in outside
+        if re.search(r"(self|model)\.training\b", path.read_text()) and name_of(path) not in outside
     ] == []
 
 

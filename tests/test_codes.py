@@ -172,7 +172,9 @@ def test_a_mixture_of_codes_has_the_provenance_of_all(tmp_path: Path) -> None:
 
 def test_codes_of_different_makers_are_not_mixed(tmp_path: Path) -> None:
     first, second = save_codes(tmp_path / "a", [5]), save_codes(tmp_path / "b", [5], codebook_size=64)
-    with pytest.raises(ValueError, match="cannot be mixed: codebook_size is 32 in the first and 64 in the second"):
+    with pytest.raises(
+        ValueError, match="do not go together: codebook_size is 32 in the first and 64 in the second. Encode"
+    ):
         load_codes({str(first): 1.0, str(second): 1.0})
     change(second, codebook_size=32, text_tokenizer="t.model", tokenizer_sha256="5")
     change(first, text_tokenizer="t.model", tokenizer_sha256="6")

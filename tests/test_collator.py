@@ -87,15 +87,15 @@ def test_mono_and_conversations_share_a_batch_with_padding() -> None:
     assert batch["recording"].tolist() == [4, 2]
     assert batch["start_frame"].tolist() == [250, 0]
     assert batch["codes"].tolist() == [[[0, 0, -1], [7, 8, -1], [1, 2, -1], [7, 8, -1], [1, 2, -1]], TALK]
-    assert batch["labels"][0].tolist() == [[X] * 3, [7, 8, X], [1, 2, X], [X] * 3, [X] * 3]
+    assert batch["labels"][0].tolist() == [[X] * 3, [7, 8, X], [1, X, X], [X] * 3, [X] * 3]
 
 
 def test_weights_are_those_of_the_losses() -> None:
-    """Text: PAD and EPAD count less. Audio: codebook 0 counts more, and a delayed last frame has no prediction."""
+    """Text: PAD and EPAD count less. Audio: codebook 0 counts more; a segment's delayed last frame is not predicted."""
     changes = {"text_padding_weight": 0.25, "first_codebook_weight_multiplier": 100.0}
     batch = MoshiTTTCollator(config(**changes))([segment(MONO), segment(TALK)])
     assert batch["weights"].tolist() == [
-        [[0, 0, 0], [100, 100, 0], [1, 1, 0]],
+        [[0, 0, 0], [100, 100, 0], [1, 0, 0]],
         [[0.25, 0.25, 1], [100, 100, 100], [1, 1, 0]],
     ]
     assert config().delays == [0, 0, 1, 0, 1]

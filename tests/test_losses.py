@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
-from hf_moshi_ttt.losses import audio_loss, code_losses, mask_unpredicted, text_loss
+from hf_moshi_ttt.losses import code_losses, mask_unpredicted, target_losses, weighted_mean
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
 from .conftest import random_codes
@@ -20,6 +20,24 @@ DELAYS = [0, 0, 2, 1, 0, 1, 1]
 def config(**changes: Any) -> MoshiTTTConfig:
     """Three codebooks with delays of 0, 2 and 1 frames."""
     return MoshiTTTConfig.from_preset("tiny", num_codebooks=3, delays=DELAYS, **changes)
+
+
+def text_loss(logits_BTV: Tensor, codes_BT: Tensor, config: MoshiTTTConfig) -> Tensor:
+    batch, length, _ = logits_BTV.shape
+    labels = torch.full((batch, 7, length), -100)
+    labels[:, 0] = codes_BT
+    found, weights = target_losses(logits_BTV, torch.zeros(batch, 3, length, 4), labels, config)
+    assert not weights[:, 1:].any() and not found[:, 1:].any()
+    return weighted_mean(found[:, :1], weights[:, :1])
+
+
+def audio_loss(logits_BQTV: Tensor, codes_BQT: Tensor, config: MoshiTTTConfig) -> Tensor:
+    batch, _, length, _ = logits_BQTV.shape
+    labels = torch.full((batch, 7, length), -100)
+    labels[:, 1:4] = codes_BQT
+    found, weights = target_losses(torch.zeros(batch, length, 4), logits_BQTV, labels, config)
+    assert not weights[:, :1].any() and not found[:, :1].any()
+    return weighted_mean(found[:, 1:], weights[:, 1:])
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -154,3 +172,17 @@ def test_the_models_own_nan_logits_leave_finite_gradients(make_model: Callable[.
 def test_without_any_frame_to_learn_the_audio_loss_is_zero() -> None:
     codes = torch.full((2, 3, 6), -100)
     assert audio_loss(normal(2, 3, 6, 5), codes, config()).item() == 0.0
+
+
+def test_chunks_change_nothing_and_keep_no_float32_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes, found = integers(500, 2, 3, 40, absent=-1), []
+    for values in (2**24, 500 * 7):
+        monkeypatch.setattr("hf_moshi_ttt.losses._CHUNK_VALUES", values)
+        logits, kept = normal(2, 3, 40, 500).bfloat16().requires_grad_(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x) or x, lambda x: x):
+            losses = code_losses(logits, codes)
+        (gradient,) = torch.autograd.grad(losses.sum(), logits)
+        found.append((losses, gradient))
+        copies = [x for x in kept if x.dtype == torch.float32 and x.numel() >= logits.numel()]
+        assert bool(copies) == (values == 2**24)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -103,5 +103,6 @@ def test_every_configuration_parses() -> None:
     from hf_moshi_ttt.arguments import parse_settings, read_settings
 
     for path in sorted((ROOT / "configs").glob("*.yaml")):
-        model, data, args = parse_settings(read_settings(path, []))
-        assert data.train_codes and args.max_steps > 0 and (model.preset or model.model_name_or_path)
+        model, data, args = parse_settings(read_settings(path, ["use_cpu=true"]))
+        assert data.train_codes and args.max_steps > 0
+        assert model.preset or model.model_name_or_path or args.resume_from

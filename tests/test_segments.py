@@ -214,25 +214,21 @@ def anonymous_kib() -> int:
 
 TWO_RANKS = """
 import json, sys
-from hf_moshi_ttt.arguments import parse_settings
-from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
-from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.trainer import build_trainer
+from hf_moshi_ttt.training_run import prepare
 
 codes, folder = sys.argv[1:]
 for order in ("lanes", "shuffled"):
-    _, data, args = parse_settings(dict(
+    trainer, _ = prepare(dict(
         preset="tiny", train_codes=codes, output_dir=folder, duration_sec=0.88, max_steps=1, use_cpu=True, order=order,
         per_device_train_batch_size=3, dataloader_num_workers=2,
     ))
-    trainer = build_trainer(MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny")), data, args)
     loader = trainer.get_train_dataloader()
     epochs = []
     for epoch in range(2):
         loader.set_epoch(epoch)
         keys = ("recording", "start_frame", "starts_recording", "lengths")
         epochs.append([{key: batch[key].tolist() for key in keys} for batch in loader])
-    with open(f"{folder}/{order}-{args.process_index}.json", "w") as file:
+    with open(f"{folder}/{order}-{trainer.args.process_index}.json", "w") as file:
         json.dump(epochs, file)
 """
 

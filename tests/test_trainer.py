@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import set_seed
+from safetensors.torch import load_file
 
-from hf_moshi_ttt.arguments import parse_settings
-from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.evaluation.long_context import evaluate_long_context
 from hf_moshi_ttt.losses import code_losses
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.trainer import MoshiTTTTrainer, build_trainer, parameter_groups
+from hf_moshi_ttt.trainer import MoshiTTTTrainer
+from hf_moshi_ttt.training_run import prepare
 
 from .conftest import save_codes
+from .training_fixture import tiny_settings, train
 
 MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
 LANES: dict[str, Any] = {"order": "lanes", "config": {"ttt": {"persistent_states": True}}}
@@ -29,10 +29,7 @@ def make_trainer(folder: Path, codes: Path, **settings: Any) -> MoshiTTTTrainer:
         preset="tiny", train_codes=str(codes), output_dir=str(folder), duration_sec=0.88, max_steps=9, use_cpu=True,
         per_device_train_batch_size=2, logging_steps=1, learning_rate=1e-3, save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
-    model_args, data_args, args = parse_settings({**base, **settings})
-    set_seed(args.seed)
-    model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny", **model_args.config))
-    return build_trainer(model, data_args, args)
+    return prepare({**base, **settings})[0]
 
 
 def losses(trainer: MoshiTTTTrainer) -> dict[int, float]:
@@ -53,7 +50,7 @@ def test_resumed_run_equals_one_never_stopped(tmp_path: Path, codes: Path, mode:
     stopped = make_trainer(tmp_path / "run", codes, max_steps=15, stop_at_step=stop, **mode)
     stopped.train()
     assert stopped.state.global_step == stop
-    resumed = make_trainer(tmp_path / "run", codes, max_steps=15, **mode)
+    resumed = make_trainer(tmp_path / "run", codes, max_steps=15, resume_from_checkpoint=True, **mode)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{stop}"))
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 15
     for name, weight in whole.model.state_dict().items():
@@ -65,10 +62,10 @@ def test_memory_is_carried_along_lanes_and_not_across_recordings(tmp_path: Path,
     seen = []
     original = trainer.lanes.state_for
 
-    def spy(recording: torch.Tensor, start_frame: torch.Tensor) -> Any:
-        state = original(recording, start_frame)
+    def spy(batch: dict[str, torch.Tensor]) -> Any:
+        state = original(batch)
         weights = state.memory[0].delta_weights[0].detach()
-        seen.append((start_frame.tolist(), weights.flatten(1).abs().amax(1).tolist()))
+        seen.append((batch["start_frame"].tolist(), weights.flatten(1).abs().amax(1).tolist()))
         assert not weights.requires_grad
         return state
 
@@ -88,6 +85,44 @@ def test_carried_memory_changes_the_loss(tmp_path: Path, codes: Path) -> None:
     apart = make_trainer(tmp_path / "b", codes, order="lanes")
     apart.train()
     assert losses(carried)[1] == losses(apart)[1] and losses(carried)[9] != losses(apart)[9]
+
+
+@pytest.fixture
+def talks(tmp_path: Path) -> Path:
+    """Conversations of different lengths."""
+    return save_codes(tmp_path / "talks", [40, 7, 23, 31, 5, 12], rows=17)
+
+
+SPLITS = [(4, 1, 1), (1, 4, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2)]
+
+
+@pytest.mark.parametrize("mode", [LANES, SHUFFLED], ids=["lanes", "shuffled"])
+def test_how_a_batch_is_divided_changes_nothing(tmp_path: Path, codes: Path, talks: Path, mode: dict) -> None:
+    """Four rows a step as rows, accumulation steps and processes; gradients are compared through plain SGD.
+
+    Lanes follow rows and processes, so only divisions with as many lanes compare.
+    """
+    found = {}
+    for rows, steps, processes in SPLITS if mode is SHUFFLED else [(4, 1, 1), (2, 1, 2)]:
+        folder = tmp_path / f"{rows}-{steps}-{processes}"
+        settings = tiny_settings(
+            folder, codes, train_codes={str(codes): 1, str(talks): 1}, per_device_train_batch_size=rows,
+            gradient_accumulation_steps=steps, optim="sgd", learning_rate=0.03, ttt_lr_multiplier=1.0,
+            gate_lr_multiplier=1.0, max_steps=4, save_strategy="no", lr_scheduler_type="constant", **mode,
+        )  # fmt: skip
+        assert train(settings, processes) == [0] * processes
+        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        found[rows, steps, processes] = history[:-1], load_file(folder / "model.safetensors")
+    (logs, weights), *others = found.values()
+    assert any("text_loss" in entry for entry in logs) and len({entry["audio_loss"] for entry in logs}) == 4
+    compared = ("loss", "audio_loss", "text_loss", "codebook_0_loss", "codebooks_1_7_loss", "grad_norm")
+    for other_logs, other_weights in others:
+        for one, other in zip(logs, other_logs, strict=True):
+            known = [key for key in compared if key in one]
+            assert known == [key for key in compared if key in other] and len(known) >= len(compared) - 1
+            assert [one[key] for key in known] == pytest.approx([other[key] for key in known], rel=1e-4)
+        for name, weight in weights.items():
+            assert torch.allclose(weight, other_weights[name], rtol=1e-4, atol=1e-5), name
 
 
 @pytest.mark.parametrize("mode", [LANES, SHUFFLED], ids=["lanes", "shuffled"])
@@ -120,7 +155,7 @@ def test_loss_parts_and_every_rate_are_logged(tmp_path: Path, codes: Path) -> No
     trainer = make_trainer(tmp_path, codes, ttt_lr_multiplier=3.0, gate_lr_multiplier=7.0, lr_scheduler_type="linear")
     trainer.train()
     entry = trainer.state.log_history[0]
-    assert entry["text_loss"] == 0 and entry["loss"] == pytest.approx(entry["audio_loss"], abs=1e-4)
+    assert "text_loss" not in entry and entry["loss"] == pytest.approx(entry["audio_loss"], abs=1e-4)
     rates = {key: value for key, value in entry.items() if key.startswith("learning_rate/")}
     assert rates == pytest.approx(
         {
@@ -160,30 +195,13 @@ def test_the_screen_does_not_show_every_layer(tmp_path: Path, codes: Path, capsy
     trainer.train()
     captured = capsys.readouterr()
     shown = captured.out + captured.err
-    assert "audio_loss" in shown and "ttt/layer" not in shown
+    assert "audio_loss" in shown and "ttt/layer" not in shown and "learning_rate/" not in shown
 
 
 def test_conversations_train_the_text(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "run", save_codes(tmp_path / "codes", [60, 50], rows=17))
     trainer.train()
     assert trainer.state.log_history[0]["text_loss"] > 1
-
-
-def test_groups_hold_every_trainable_parameter_once(make_model: MakeModel, tmp_path: Path, codes: Path) -> None:
-    model = make_model()
-    for parameter in model.depth_decoder.parameters():
-        parameter.requires_grad_(False)
-    groups = {
-        group["name"]: group for group in parameter_groups(model, make_trainer(tmp_path, codes, weight_decay=0.1).args)
-    }
-    grouped = [id(parameter) for group in groups.values() for parameter in group["params"]]
-    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
-    assert {name: group["weight_decay"] for name, group in groups.items()} == {
-        "base": 0.1, "base_no_decay": 0, "ttt": 0.1, "ttt_no_decay": 0, "gate_no_decay": 0,
-    }  # fmt: skip
-    assert {id(layer.ttt_gate.weight) for layer in model.model.layers if layer.has_ttt} == {
-        id(parameter) for parameter in groups["gate_no_decay"]["params"]
-    }
 
 
 def test_checkpoint_is_complete_and_names_the_codec(tmp_path: Path, codes: Path) -> None:
@@ -222,7 +240,212 @@ def test_wrong_settings_are_refused(tmp_path: Path, codes: Path) -> None:
     with pytest.raises(ValueError, match="tests/random with 64 ids a codebook, but the model has codebook_size=32"):
         make_trainer(tmp_path, save_codes(tmp_path / "other", [30], codebook_size=64))
     make_trainer(tmp_path, codes, stop_at_step=1, order="lanes").train()
-    with pytest.raises(ValueError, match="holds no lanes-0.json"):
-        make_trainer(tmp_path, codes, **LANES).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    with pytest.raises(ValueError, match="config.ttt.persistent_states is False, asked for True. A run goes on with"):
+        make_trainer(tmp_path, codes, resume_from_checkpoint=True, **LANES)
     with pytest.raises(ValueError, match="24 segments cannot fill 26 lanes"):
-        make_trainer(tmp_path, codes, per_device_train_batch_size=26, **LANES).train()
+        make_trainer(tmp_path / "wide", codes, per_device_train_batch_size=26, **LANES).train()
+
+
+def test_carried_windows_make_segments_one_stream(tmp_path: Path, codes: Path) -> None:
+    """With frozen weights, the losses of a recording's segments are those of the recording in one piece."""
+    trainer = make_trainer(tmp_path, codes, carry_window=True, learning_rate=0.0, max_steps=12, **LANES)
+    seen: dict[tuple[int, int], torch.Tensor] = {}
+    note = trainer._note
+
+    def spy(outputs: Any, inputs: dict[str, torch.Tensor]) -> None:
+        for row, place in enumerate(zip(inputs["recording"].tolist(), inputs["start_frame"].tolist(), strict=True)):
+            seen[place] = outputs.losses[row].detach()
+        note(outputs, inputs)
+
+    trainer._note = spy
+    trainer.train()
+    recording = torch.from_numpy(load_codes(codes)[0][0]["codes"].astype("int64"))
+    frames, labels = (torch.from_numpy(x)[None] for x in trainer.data_collator.frame_codes(recording.numpy()))
+    whole = trainer.model(frames, labels=labels).losses[0]
+    pieces = [seen[0, start] for start in range(0, 99, 11)]
+    for place, piece in enumerate(pieces):
+        expected = whole[:, 11 * place : 11 * (place + 1)]
+        assert torch.allclose(piece[:2], expected[:2], atol=1e-5)
+        assert torch.allclose(piece[2:, :-1], expected[2:, :-1], atol=1e-5)
+    apart = make_trainer(tmp_path, codes, learning_rate=0.0, max_steps=12, **LANES)
+    apart.train()
+    assert losses(apart)[1] == losses(trainer)[1] and losses(apart)[2] != losses(trainer)[2]
+
+
+@pytest.mark.parametrize("mode", [LANES, {"order": "lanes", "config": {"ttt": None}}], ids=["ttt", "no ttt"])
+def test_carried_windows_and_drawn_resets_go_on_exactly(tmp_path: Path, codes: Path, mode: dict) -> None:
+    carried = {**mode, "carry_window": True, "state_reset_probability": 0.4, "max_steps": 8}
+    whole = make_trainer(tmp_path / "whole", codes, **carried)
+    whole.train()
+    make_trainer(tmp_path / "run", codes, stop_at_step=5, **carried).train()
+    resumed = make_trainer(tmp_path / "run", codes, resume_from_checkpoint=True, **carried)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
+    assert losses(resumed) == losses(whole)
+    never = make_trainer(tmp_path / "never", codes, **{**carried, "state_reset_probability": 0.0})
+    never.train()
+    assert losses(never)[1] == losses(whole)[1] and losses(never) != losses(whole)
+
+
+@pytest.mark.parametrize("window", [False, True])
+def test_bfloat16_carries_float32_memory(tmp_path: Path, codes: Path, window: bool) -> None:
+    trainer = make_trainer(tmp_path, codes, bf16=True, carry_window=window, **LANES)
+    trainer.train()
+    tensors = trainer.lanes.lanes.state.named_tensors()
+    floating = {t.dtype for name, t in tensors.items() if name.startswith("memory") and t.is_floating_point()}
+    assert floating == {torch.float32} and all(loss < 6 for loss in losses(trainer).values())
+
+
+def test_inner_rate_is_warmed_up_by_step(tmp_path: Path, codes: Path) -> None:
+    trainer, given = make_trainer(tmp_path / "a", codes, inner_lr_warmup_steps=4, max_steps=6), []
+    trainer.model.register_forward_pre_hook(lambda *call: given.append(call[2]["inner_lr_scale"]), with_kwargs=True)
+    trainer.train()
+    assert given == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["inner_lr_scale"] for entry in entries] == given
+    resumed = make_trainer(tmp_path / "b", codes, inner_lr_warmup_steps=4, max_steps=6, stop_at_step=2)
+    resumed.train()
+    resumed = make_trainer(tmp_path / "b", codes, inner_lr_warmup_steps=4, max_steps=6, resume_from_checkpoint=True)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-2"))
+    assert losses(resumed) == losses(trainer)
+
+
+def test_activation_checkpointing_changes_no_loss(tmp_path: Path, codes: Path) -> None:
+    found = []
+    for on in (False, True):
+        trainer = make_trainer(tmp_path / str(on), codes, activation_checkpointing=on, carry_window=True, **LANES)
+        trainer.train()
+        found.append(losses(trainer))
+    assert found[0] == found[1]
+
+
+def test_compiled_training_gives_the_same_losses(tmp_path: Path, codes: Path) -> None:
+    """Traced forward and backward, run by torch's own kernels: inductor's take minutes to build."""
+    plain = make_trainer(tmp_path / "plain", codes, max_steps=2, **LANES)
+    compiled = make_trainer(tmp_path / "compiled", codes, max_steps=2, torch_compile_backend="aot_eager", **LANES)
+    plain.train()
+    torch.compiler.reset()
+    compiled.train()
+    assert torch._dynamo.utils.counters["aot_autograd"]["ok"] > 0
+    assert losses(compiled) == pytest.approx(losses(plain), abs=1e-5)
+    compiled.save_final_model()
+    MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "compiled")
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> Path:
+    return save_codes(tmp_path / "held_out", [50, 40, 25], rows=17)
+
+
+def evaluated(trainer: MoshiTTTTrainer) -> dict[int, dict[str, float]]:
+    timed = ("runtime", "_per_second")
+    entries = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    return {
+        entry["step"]: {k: v for k, v in entry.items() if k.startswith("eval_") and not k.endswith(timed)}
+        for entry in entries
+    }
+
+
+def test_held_out_losses_are_means_over_all_targets(tmp_path: Path, codes: Path, held_out: Path) -> None:
+    options: dict[str, Any] = {"eval_codes": str(held_out), "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1}
+    trainer = make_trainer(tmp_path / "run", codes, per_device_eval_batch_size=3, duration_sec=0.96, **options)
+    trainer.train()
+    sums: dict[str, list[float]] = {"text": [0, 0], "audio": [0, 0], "codebook_0": [0, 0]}
+    segments = trainer.eval_dataset
+    assert [span for span in segments.spans if span[0] == 0] == [(0, start) for start in (0, 12, 24, 36, 48)]
+    for index in range(len(segments)):
+        batch = trainer.data_collator([segments[index]])
+        found = trainer.model.eval()(codes=batch["codes"], labels=batch["labels"]).losses.detach().double()
+        weights = batch["weights"].double()
+        counted = (weights > 0).double()
+        for name, rows, shares in (("text", 0, weights), ("audio", slice(1, 9), weights), ("codebook_0", 1, counted)):
+            sums[name][0] += float((found[:, rows] * shares[:, rows]).sum())
+            sums[name][1] += float(shares[:, rows].sum())
+    expected = {f"eval_{name}_loss": total / weight for name, (total, weight) in sums.items()}
+    expected["eval_loss"] = expected["eval_text_loss"] + expected["eval_audio_loss"]
+    told = evaluated(trainer)[1]
+    assert {key: told[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", [LANES, SHUFFLED], ids=["lanes", "shuffled"])
+def test_evaluating_changes_nothing_of_a_run(tmp_path: Path, codes: Path, held_out: Path, mode: dict) -> None:
+    """Neither losses nor weights nor random numbers, also where a run goes on; two processes tell the same."""
+    told: dict[str, Any] = {"eval_codes": str(held_out), "eval_strategy": "steps", "eval_steps": 2, **mode}
+    trained, numbers = [], []
+    for name, settings in (("plain", mode), ("whole", told)):
+        trained.append(make_trainer(tmp_path / name, codes, **settings))
+        trained[-1].train()
+        numbers.append(torch.rand(()))
+    plain, whole = trained
+    assert losses(plain) == losses(whole) and numbers[0] == numbers[1]
+    assert list(evaluated(whole)) == [2, 4, 6, 8, 9] and len({e["eval_loss"] for e in evaluated(whole).values()}) == 5
+    make_trainer(tmp_path / "run", codes, stop_at_step=4, **told).train()
+    resumed = make_trainer(tmp_path / "run", codes, resume_from_checkpoint=True, **told)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert losses(resumed) == losses(whole) and evaluated(resumed) == evaluated(whole)
+
+
+def test_processes_share_held_out_data(tmp_path: Path, codes: Path, held_out: Path) -> None:
+    told: dict[str, Any] = {"eval_codes": str(held_out), "eval_strategy": "epoch", "num_train_epochs": 1}
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        rows = 2 // processes
+        settings = tiny_settings(folder, codes, **{**told, "max_steps": -1, "per_device_train_batch_size": rows})
+        assert train(settings, processes=processes) == [0] * processes
+        entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found += [
+            {k: v for k, v in e.items() if k.startswith("eval_") and "loss" in k} for e in entries if "eval_loss" in e
+        ]
+    assert len(found) == 2 and len(found[0]) == 5 and found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_the_best_checkpoint_is_kept_and_loaded(tmp_path: Path, codes: Path, held_out: Path) -> None:
+    """The rate is so high that a model of two steps is better than later ones."""
+    best: dict[str, Any] = dict(
+        eval_codes=str(held_out), eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+        load_best_model_at_end=True, save_total_limit=2, learning_rate=0.3, max_steps=8, max_grad_norm=0.0,
+    )  # fmt: skip
+    trainer = make_trainer(tmp_path / "run", codes, **best)
+    trainer.train()
+    by_step = {step: entry["eval_loss"] for step, entry in evaluated(trainer).items()}
+    first = min(by_step, key=by_step.get)
+    assert first < 8 and trainer.state.best_model_checkpoint == str(tmp_path / "run" / f"checkpoint-{first}")
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {f"checkpoint-{first}", "checkpoint-8"}
+    saved = load_file(tmp_path / "run" / f"checkpoint-{first}" / "model.safetensors")
+    assert all(torch.equal(saved[name], weight) for name, weight in trainer.model.state_dict().items() if name in saved)
+    with pytest.raises(
+        ValueError, match="save_total_limit=1 with metric_for_best_model='loss': in the end transformers"
+    ):
+        make_trainer(tmp_path / "one", codes, **{**best, "save_total_limit": 1})
+
+
+def test_held_out_data_needs_a_time_and_the_same_codec(tmp_path: Path, codes: Path, held_out: Path) -> None:
+    with pytest.raises(ValueError, match="eval_strategy='no': held-out data is read where eval_strategy"):
+        make_trainer(tmp_path, codes, eval_codes=str(held_out))
+    with pytest.raises(ValueError, match="eval_codes=None and eval_strategy='steps'"):
+        make_trainer(tmp_path, codes, eval_strategy="steps")
+    other = save_codes(tmp_path / "other", [30], codebook_size=64)
+    with pytest.raises(ValueError, match="other do not go together: codebook_size is 32 in the first and 64"):
+        make_trainer(tmp_path, codes, eval_codes=str(other), eval_strategy="steps")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"carry_window": True}, "carry_window carries memory along lanes, but order='shuffled'"),
+        ({"carry_window": True, "order": "lanes"}, "carry_window=true carries attention beside the memory: set"),
+        ({"state_reset_probability": 0.1}, "state_reset_probability=0.1, but no lane carries anything"),
+        (
+            {"inner_lr_warmup_steps": 3, "config": {"ttt": None}},
+            "steps=3, but the model has no learner with inner",
+        ),
+        (
+            {"inner_lr_warmup_steps": 3, "config": {"ttt": {"learner": "gated_delta"}}},
+            "has no learner with inner",
+        ),
+    ],
+    ids=str,
+)
+def test_what_the_model_has_none_of_is_refused(tmp_path: Path, codes: Path, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, codes, **settings)

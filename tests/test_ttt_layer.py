@@ -208,3 +208,14 @@ def test_every_parameter_has_a_gradient_after_one_step(options: dict, dtype: tor
     layer(x).output.sub(goal).square().mean().backward()
     for name, parameter in layer.named_parameters():
         assert torch.isfinite(parameter.grad).all() and parameter.grad.any(), name
+
+
+def test_scaled_inner_rates_are_those_of_a_scaled_base_lr() -> None:
+    layer, scaled, x = awake(make_layer(base_lr=1.0)), awake(make_layer(base_lr=0.25)), torch.randn(2, 23, 32)
+    scaled.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x, inner_lr_scale=0.25).output, scaled(x).output)
+    assert not torch.equal(layer(x).output, scaled(x).output)
+    static = awake(make_layer(learner="static"))
+    assert torch.equal(static(x, inner_lr_scale=0.25).output, static(x).output)
+    with pytest.raises(ValueError, match="lr_scale=0.25, but the gated delta rule has no inner rate to scale"):
+        make_layer(learner="gated_delta")(x, inner_lr_scale=0.25)

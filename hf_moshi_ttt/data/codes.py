@@ -225,16 +225,21 @@ def load_codes(
     return load_dataset(str(source), split="train", streaming=streaming).with_format("numpy"), Provenance.load(path)
 
 
+def require_same_codec(first_name: str, first: Provenance, second_name: str, second: Provenance) -> None:
+    """Raises a `ValueError` that names the difference where two corpora come from different codecs."""
+    for key in ("codec_type", "codebook_size", "silence_codes", "codec_sha256", "frame_rate_hz"):
+        if getattr(second, key) != getattr(first, key):
+            raise ValueError(
+                f"{first_name} and {second_name} do not go together: {key} is {getattr(first, key)!r} in the first and "
+                f"{getattr(second, key)!r} in the second. Encode both with one codec (scripts/prepare_data.py)."
+            )
+
+
 def _load_mixture(sources: Mapping[str, float], seed: int) -> tuple[Dataset, Provenance]:
     parts = {source: load_codes(source) for source in sources}
     (first_name, (_, first)), *others = parts.items()
     for name, (_, provenance) in others:
-        for key in ("codec_type", "codebook_size", "silence_codes", "codec_sha256", "frame_rate_hz"):
-            if getattr(provenance, key) != getattr(first, key):
-                raise ValueError(
-                    f"{first_name} and {name} cannot be mixed: {key} is {getattr(first, key)!r} in the first and "
-                    f"{getattr(provenance, key)!r} in the second."
-                )
+        require_same_codec(first_name, first, name, provenance)
     tokenizers = {p.tokenizer_sha256: p.text_tokenizer for _, p in parts.values() if p.text_tokenizer is not None}
     if len(tokenizers) > 1:
         raise ValueError(f"{list(parts)} cannot be mixed: their text tokenizers {list(tokenizers.values())} differ.")

@@ -23,13 +23,14 @@ class MoshiTTTCollator:
     A mono recording `[8, T]` becomes Moshi's rows; its text row is the configuration's `text_stream` ("zero" is a row
     of EPAD ids) without text loss, its user's rows the configuration's `user_stream`. A conversation `[17, T]` stays as
     it is. Labels are the codes, with -100 where nothing is to be learned: padding, absent codes, the text of mono
-    recordings and the user's rows.
+    recordings, the user's rows, and a segment's last frames of delayed codebooks, which it leaves without a prediction
+    however long the other segments of the batch are.
 
     With two codebooks (K = 5), EPAD 0, a mono segment of two frames and one of three:
 
         [[7, 8],        ->  codes[0] = [[ 0,  0, -1],   labels[0] = [[-100, -100, -100],   text: zero stream, no loss
          [1, 2]]                        [ 7,  8, -1],                [   7,    8, -100],   Moshi
-                                        [ 1,  2, -1],                [   1,    2, -100],
+                                        [ 1,  2, -1],                [   1, -100, -100],   its delayed codebook
                                         [ 7,  8, -1],                [-100, -100, -100],   user: duplicate, no loss
                                         [ 1,  2, -1]]                [-100, -100, -100]]
 
@@ -69,8 +70,9 @@ class MoshiTTTCollator:
         labels = torch.full_like(codes, IGNORE_ID)
         for place, row in enumerate(rows):
             if row is not None:
-                codes[place, :, : lengths[place]] = torch.from_numpy(row[0])
-                labels[place, :, : lengths[place]] = torch.from_numpy(row[1])
+                length, own = row[0].shape[1], slice(1, 1 + self.config.num_codebooks)
+                codes[place, :, :length], labels[place, :, :length] = map(torch.from_numpy, row)
+                labels[place, own, :length] = mask_unpredicted(labels[place, own, :length], self.config, IGNORE_ID)
         return {
             "codes": codes,
             "labels": labels,

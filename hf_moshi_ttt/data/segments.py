@@ -5,8 +5,9 @@ recordings, in shuffled order, form one long tape that is cut into B lanes of eq
 b. A segment says which recording it comes from and where it starts, and `starts_recording` says where a lane starts
 afresh: at the start of a recording, and where the tape was cut inside one.
 
-Both samplers fill the rows of the last batches that no segment is left for with empty ones, so each segment comes
-exactly once an epoch however many processes share the batches, and all of them have as many.
+The samplers fill the rows of the last batches that no segment is left for with empty ones, so each segment comes
+exactly once an epoch however many processes share the batches, and all of them have as many. Held-out segments come in
+order.
 """
 
 from collections.abc import Iterator
@@ -128,6 +129,25 @@ class ShuffledSampler(Sampler[Place]):
         for index in order:
             yield Place(int(index), self.segments.spans[index][1] == 0)
         yield from [EMPTY] * (len(self) - len(order))
+
+
+class InOrderSampler(Sampler[Place]):
+    """Every segment once, in order; rows that are left over are empty.
+
+    Args:
+        rows: rows of a batch over all processes; 1 for no empty rows.
+    """
+
+    def __init__(self, segments: SegmentDataset, rows: int) -> None:
+        self.segments, self.rows = segments, rows
+
+    def __len__(self) -> int:
+        return -(-len(self.segments) // self.rows) * self.rows
+
+    def __iter__(self) -> Iterator[Place]:
+        for index, (_, start) in enumerate(self.segments.spans):
+            yield Place(index, start == 0)
+        yield from [EMPTY] * (len(self) - len(self.segments))
 
 
 class LaneSampler(Sampler[Place]):

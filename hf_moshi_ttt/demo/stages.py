@@ -150,8 +150,7 @@ def _training_stages(demo: Demo) -> list[Stage]:
         settings = [codes, steps, f"output_dir={root / name}", *vocabulary, *size.train_changes, *changes]
         return ["train.py", "configs/demo_pretrain.yaml", *settings]
 
-    stop = f"stop_at_step={half}"
-    resume = [f"resume_from_checkpoint={root / 'pretrain' / f'checkpoint-{half}'}"]
+    stop, resume = f"stop_at_step={half}", "resume_from_checkpoint=true"
     finetune = [
         "train.py", "configs/demo_finetune.yaml", f"model_name_or_path={root / 'pretrain'}",
         f"train_codes={root / 'codes' / 'dailytalk'}", f"output_dir={root / 'finetune'}",
@@ -160,17 +159,14 @@ def _training_stages(demo: Demo) -> list[Stage]:
     return [
         Stage(
             "pre-train, stopped half-way",
-            [pretrain("pretrain", stop), pretrain("no_ttt", stop, "config.ttt=null")],
+            [pretrain("pretrain", stop, resume), pretrain("no_ttt", stop, resume, "config.ttt=null")],
             lambda: _losses(root / "pretrain" / f"checkpoint-{half}", "audio_loss"),
             root / "pretrain" / f"checkpoint-{half}",
             parallel=True,
         ),
         Stage(
             "pre-train, resumed",
-            [
-                pretrain("pretrain", *resume),
-                pretrain("no_ttt", resume[0].replace("/pretrain/", "/no_ttt/"), "config.ttt=null"),
-            ],
+            [pretrain("pretrain", resume), pretrain("no_ttt", resume, "config.ttt=null")],
             lambda: _losses(root / "pretrain", "audio_loss"),
             root / "pretrain",
             parallel=True,

@@ -1,0 +1,1 @@
+"""The parts of training that `trainer.py` is built from."""

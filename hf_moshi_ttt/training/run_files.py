@@ -1,0 +1,98 @@
+"""What a run leaves beside its checkpoints: `metrics.jsonl`, a line a log, and `run.json`, what it was made with.
+
+`run.json` has a `schema`, the model's `config`, the `data` with its fingerprint, the `parameters` by group, and the
+`sessions`: each start of the run with its settings, versions, commit and hardware. Settings that hold tokens are left
+out.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+METRICS_FILE = "metrics.jsonl"
+RUN_FILE = "run.json"
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "safetensors", "numpy", "hf_moshi_ttt")
+
+
+class MetricsFile(TrainerCallback):
+    """Keeps `metrics.jsonl` equal to what the run has logged, also when it goes on from an earlier step."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Writes what was logged up to the step that the run starts from."""
+        if state.is_world_process_zero:
+            lines = "".join(_line(entry) for entry in state.log_history)
+            write_whole(Path(str(args.output_dir), METRICS_FILE), lines)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Adds a line."""
+        if state.is_world_process_zero:
+            with Path(str(args.output_dir), METRICS_FILE).open("a", encoding="utf-8") as file:
+                file.write(_line(state.log_history[-1]))
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
+
+
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """What a run has logged.
+
+    Raises:
+        ValueError: the folder holds no metrics.jsonl.
+    """
+    path = Path(folder, METRICS_FILE)
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {METRICS_FILE}. It is no run of scripts/train.py, or has logged nothing yet.")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_run(folder: Path, settings: dict[str, Any], start: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Adds a session to `run.json`, or begins it.
+
+    Args:
+        start: how this session starts: the checkpoint it goes on from and the number of processes.
+        facts: the other keys: `config`, `data` and `parameters`.
+    """
+    path = folder / RUN_FILE
+    earlier = json.loads(path.read_text(encoding="utf-8"))["sessions"] if start["checkpoint"] and path.is_file() else []
+    session = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"), **start,
+        "settings": {key: value for key, value in settings.items() if "token" not in key},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "commit": commit(), "hardware": hardware(),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps({"schema": 1, **facts, "sessions": [*earlier, session]}, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file such that it is never seen in part."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def commit() -> str | None:
+    """The commit of this code, with `+` where files differ from it; None where it is installed without git."""
+    folder = Path(__file__).parent
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True)
+    if found.returncode != 0:
+        return None
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".."], cwd=folder).returncode != 0
+    return found.stdout.strip() + ("+" if changed else "")
+
+
+def hardware() -> dict[str, Any]:
+    """The machine of this process."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"host": platform.node(), "machine": platform.machine(), "cpus": os.cpu_count(), "gpus": gpus}
