@@ -82,6 +82,14 @@ def test_padding_is_no_loss() -> None:
     assert found["librilight_samples"] == 3 and found["librilight_loss_1_recordings"] == 2
 
 
+def test_a_frame_that_lacks_a_code_has_no_loss() -> None:
+    labels = torch.ones(1, 17, 4, dtype=torch.int64)
+    labels[0, 5, 1] = -100
+    losses = LongContextMetrics(0).preprocess((torch.zeros(1, 8, 4, 32),), labels)
+    assert losses.isnan().tolist() == [[False, True, False, False]]
+    assert losses[0, 0] == pytest.approx(np.log(32))
+
+
 def test_a_callback_needs_a_step(tmp_path: Path, codes: Path) -> None:
     with pytest.raises(ValueError, match="every_steps=0, but it must be at least 1"):
         LongContextCallback(make_trainer(tmp_path, codes), RECORDINGS, every_steps=0)
