@@ -1,11 +1,14 @@
 """Text and audio losses on logits that are aligned with their codes; codes below 0 carry no loss."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .configuration_moshi_ttt import MoshiTTTConfig
+if TYPE_CHECKING:
+    from .configuration_moshi_ttt import MoshiTTTConfig
 
 _CHUNK_VALUES = 2**24  # float32 logits that are held at once: 64 MiB
 
@@ -30,7 +33,7 @@ def _cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 
 
 def target_losses(
-    text_logits_BTV: Tensor, audio_logits_BQTV: Tensor, labels_BKT: Tensor, config: MoshiTTTConfig
+    text_logits_BTV: Tensor, audio_logits_BQTV: Tensor, labels_BKT: Tensor, config: "MoshiTTTConfig"
 ) -> tuple[Tensor, Tensor]:
     """The cross-entropy at every target of the text and of Moshi's codebooks, and its weight: both `[B, 1 + Q, T]`.
 
@@ -48,20 +51,20 @@ def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     return (losses * weights).sum() / torch.where(total > 0, total, 1.0)
 
 
-def text_weights(codes_BT: Tensor, config: MoshiTTTConfig) -> Tensor:
+def text_weights(codes_BT: Tensor, config: "MoshiTTTConfig") -> Tensor:
     """Weights `[B, T]` of text targets: `text_padding_weight` on PAD and EPAD, 0 below 0."""
     padding = (codes_BT == config.pad_token_id) | (codes_BT == config.end_pad_token_id)
     return torch.where(padding, float(config.text_padding_weight), 1.0) * (codes_BT >= 0)
 
 
-def audio_weights(codes_BQT: Tensor, config: MoshiTTTConfig) -> Tensor:
+def audio_weights(codes_BQT: Tensor, config: "MoshiTTTConfig") -> Tensor:
     """Weights `[B, Q, T]` of audio targets: `first_codebook_weight_multiplier` on codebook 0, 0 below 0."""
     weights = torch.ones_like(codes_BQT, dtype=torch.float32)
     weights[:, 0] = float(config.first_codebook_weight_multiplier)
     return weights * (codes_BQT >= 0)
 
 
-def mask_unpredicted(codes_BQT: Tensor, config: MoshiTTTConfig, absent: int = -1) -> Tensor:
+def mask_unpredicted(codes_BQT: Tensor, config: "MoshiTTTConfig", absent: int = -1) -> Tensor:
     """Audio codes `[..., Q, T]` with `absent` in the last frames of each codebook, which its delay does not predict."""
     length = codes_BQT.shape[-1]
     delays = torch.tensor(config.delays[1 : 1 + codes_BQT.shape[-2]], device=codes_BQT.device)

@@ -112,15 +112,15 @@ def _losses(log_history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _long_context(facts: ModelCardFacts) -> str:
     rows = {
-        _title(key): _estimate(value)
+        _title(key): _estimate(facts.results, key)
         for key, value in facts.results.items()
-        if key.startswith("librilight_") and isinstance(value, Mapping)
+        if key.startswith("librilight_") and isinstance(value, float)
     }
     text = _rows("Long context", rows)
     if rows:
         text += (
             "\n\nLosses are nats, means over the codebooks around that position in frames; the slope is nats per 1,000 "
-            "frames beyond the attention window. Intervals are bootstraps over n recordings."
+            "frames beyond the attention window. Intervals hold 95% over n recordings."
         )
     return text + (f"\n\n![Loss by position]({PLOT_NAME})" if facts.plot is not None else "")
 
@@ -130,9 +130,10 @@ def _title(key: str) -> str:
     return f"loss at {words[1]} frames" if words[0] == "loss" and words[1][0].isdigit() else " ".join(words)
 
 
-def _estimate(value: Mapping[str, Any]) -> str:
-    interval = "" if value["low"] is None else f" [{value['low']:.4f}, {value['high']:.4f}]"
-    return f"{value['value']:.4f}{interval}, n={value['recordings']}"
+def _estimate(results: Mapping[str, Any], key: str) -> str:
+    low_high = results.get(f"{key}_interval")
+    interval = "" if low_high is None else f" [{low_high[0]:.4f}, {low_high[1]:.4f}]"
+    return f"{results[key]:.4f}{interval}, n={results[f'{key}_recordings']}"
 
 
 def _rows(title: str, rows: Mapping[str, Any]) -> str:

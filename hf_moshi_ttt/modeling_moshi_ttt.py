@@ -284,6 +284,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         diagnostics: bool = False,
         output_hidden_states: bool | int | list[int] | None = None,
         inner_lr_scale: float = 1.0,
+        text_only: bool = False,
     ) -> MoshiTTTOutput:
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
 
@@ -295,19 +296,22 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             output_hidden_states: whether, or which of them; read by transformers' `capture_outputs`, which also takes
                 `return_dict`.
             inner_lr_scale: what the TTT layers' `base_lr` is multiplied by; training warms the inner steps up with it.
+            text_only: whether to leave out the depth transformer, and with it the audio logits.
 
         Raises:
-            ValueError: wrong shapes or ids out of range.
+            ValueError: wrong shapes, ids out of range, or labels with `text_only`.
         """
         self._check_codes(codes, state)
+        if text_only and labels is not None:
+            raise ValueError("text_only leaves out the audio, and so the losses: give it without labels.")
         sequence = self._delayed(codes, state)  # [B, K, T + 1]
         hidden, memory, window, told = self.model(sequence[:, :, :-1], state, diagnostics, inner_lr_scale)
-        own = sequence[:, : self.config.num_codebooks, 1:]
-        step_logits = self.depth_decoder(hidden, own)
         text_logits = self.lm_head(hidden)
-        audio_logits, late = self._undelayed(step_logits, state)
-        output = MoshiTTTOutput(text_logits=text_logits, audio_logits=audio_logits, last_hidden_state=hidden)
-        output.diagnostics = told or None
+        output = MoshiTTTOutput(text_logits=text_logits, last_hidden_state=hidden, diagnostics=told or None)
+        if not text_only:
+            step_logits = self.depth_decoder(hidden, sequence[:, : self.config.num_codebooks, 1:])
+            audio_logits, late = self._undelayed(step_logits, state)
+            output.audio_logits, output.late_audio_logits = audio_logits, None if state is None else late
         if labels is not None:
             if labels.shape != codes.shape:
                 raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
@@ -316,7 +320,6 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             output.audio_loss = weighted_mean(output.losses[:, 1:], weights[:, 1:])
             output.loss = self.config.text_loss_weight * output.text_loss + output.audio_loss
         if state is not None:
-            output.late_audio_logits = late
             output.state = self._advanced(state, codes, memory, window)
         return output
 

@@ -1,60 +1,95 @@
-"""Loss by position of models on the same long recordings; writes results.json and loss_by_position.png."""
+"""Loss by position in long recordings, of a model and its baselines; writes results.json, pictures and report.html.
+
+python scripts/evaluate_long_context.py configs/evaluation/librilight.yaml --model runs/my_model --output DIR \
+    --compare frozen=kyutai/moshiko-pytorch-bf16,static,window_only,gated_delta=PATH,no_reset [key=value ...]
+
+Several processes share the recordings: torchrun --nproc-per-node 8 scripts/evaluate_long_context.py ... A run that was
+stopped goes on in its output folder.
+"""
 
 import argparse
-import json
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hf_moshi_ttt.data.codes import load_codes
-from hf_moshi_ttt.evaluation import describe_model, headline, losses_by_position
-from hf_moshi_ttt.loss_curve import difference, summarize
+import torch
+from accelerate import PartialState
+
+from hf_moshi_ttt.arguments import read_settings
+from hf_moshi_ttt.evaluation.baselines import Comparison, parse_baselines
+from hf_moshi_ttt.evaluation.long_context_settings import (
+    LongContextSettings,
+    RecordingSettings,
+    describe_settings,
+    parse_settings,
+)
+from hf_moshi_ttt.evaluation.pictures import draw_pictures
+from hf_moshi_ttt.evaluation.recordings import load_recordings
+from hf_moshi_ttt.evaluation.report import write_report
+from hf_moshi_ttt.evaluation.results_file import SCHEMA_VERSION, made_with, write_results
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.plots import plot_loss_by_position
+from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+", metavar="NAME=PATH", help="models to compare; the last is the baseline")
-    parser.add_argument("--codes", required=True, help="folder of encoded recordings (scripts/prepare_data.py)")
-    parser.add_argument("--output", required=True, help="folder for the results")
-    parser.add_argument("--bin-frames", type=int, default=250, help="width of a bin of positions (%(default)s)")
-    parser.add_argument("--positions", type=int, nargs="+", default=[8000, 16000, 24000], help="%(default)s")
-    return parser.parse_args()
+def parse_arguments() -> tuple[argparse.Namespace, RecordingSettings, LongContextSettings]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=describe_settings(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="settings, see below")
+    parser.add_argument("--model", required=True, metavar="[NAME=]MODEL", help="the model: name or path")
+    parser.add_argument(
+        "--compare",
+        default="",
+        metavar="BASELINES",
+        help="with commas: frozen=MODEL (before training), gated_delta=MODEL, static[=MODEL] (no inner steps), "
+        "window_only (no TTT branch), no_reset (memory goes on over recordings), NAME=MODEL",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for results")
+    parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")
+    parser.add_argument("--device", help="where the model runs (a GPU where there is one)")
+    arguments = parser.parse_intermixed_args()
+    changes = [word for word in arguments.settings if "=" in word]
+    files = [word for word in arguments.settings if "=" not in word]
+    return arguments, *parse_settings(read_settings(files, changes))
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    codes, provenance = load_codes(arguments.codes)
-    recordings = [row["codes"] for row in codes]
-    losses, results = {}, {}
-    for named in arguments.models:
-        name, _, path = named.partition("=")
-        model = MoshiTTTForConditionalGeneration.from_pretrained(path)
-        window = model.config.sliding_window
-        losses[name] = [headline(x) for x in losses_by_position(model, recordings, provenance.silence_codes)]
-        summary = summarize(losses[name], window, arguments.bin_frames, arguments.positions)
-        results[name] = {"path": path, **describe_model(model), **summary}
-    baseline = list(results)[-1]
-    report: dict[str, Any] = {
-        "schema": 1,
-        "codes": arguments.codes,
+    arguments, which, settings = parse_arguments()
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    process = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))  # the others wait for the slowest
+    device = process.device if process.num_processes > 1 else device
+    name, given, path = arguments.model.rpartition("=")
+    name = name if given else Path(path).name
+
+    def load(checkpoint: str) -> Any:
+        model = MoshiTTTForConditionalGeneration.from_pretrained(checkpoint, dtype=arguments.dtype)
+        return model.to(device).eval()
+
+    codec = MoshiTTTProcessor.from_pretrained(path).config.codec
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with process.main_process_first():
+        recordings, provenance = load_recordings(which, codec, arguments.output / "codes")
+    keep_in = arguments.output / "losses"
+    comparison = Comparison(load, recordings, settings, provenance, keep_in, process.print)
+    found = comparison.run(name, path, parse_baselines(arguments.compare))
+    results: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "made_with": made_with(device),
+        "settings": {**asdict(which), **asdict(settings)},
+        "codes": str(which.librilight_codes or which.librilight_audio_dir),
         "codec": provenance.codec,
-        "recordings": len(recordings),
-        "sliding_window": window,
-        "baseline": baseline,
-        "models": results,
-        "differences": {
-            name: difference(losses[name], losses[baseline], window, arguments.bin_frames)
-            for name in results
-            if name != baseline
-        },
+        "recordings": [recording.description() for recording in recordings],
+        **found,
     }
-    output = Path(arguments.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "results.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    plot_loss_by_position(report, output / "loss_by_position.png")
-    for name, paired in report["differences"].items():
-        print(f"{name} beyond the window of {window} frames: {paired['verdict']}")
+    if process.is_main_process:
+        write_results(results, arguments.output / "results.json")
+        pictures = draw_pictures(results, arguments.output)
+        write_report(results, pictures, arguments.output / "report.html")
+        for key, value in results["models"][name].items():
+            if key.startswith("librilight_") and not key.endswith(("_interval", "_recordings")):
+                print(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}")
+        print(f"{arguments.output / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hf_moshi_ttt.evaluation.results_file import read_results
 from hf_moshi_ttt.model_card import PLOT_NAME, ModelCardFacts
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
@@ -30,9 +31,9 @@ def results_of(folder: Path, model: Path) -> dict[str, Any]:
     Raises:
         ValueError: the model is not among those that were evaluated.
     """
-    models = json.loads((folder / "results.json").read_text(encoding="utf-8"))["models"]
+    models = read_results(folder / "results.json")["models"]
     for result in models.values():
-        if Path(result["path"]).resolve() == model.resolve():
+        if Path(result["path"]).resolve() == model.resolve() and result["run"]["memory"] == "on":
             return result
     raise ValueError(f"{folder}: {model} was not evaluated; {', '.join(one['path'] for one in models.values())} were.")
 

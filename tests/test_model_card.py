@@ -15,8 +15,14 @@ LOG = [
     {"step": 5, "train_runtime": 3.0},
 ]
 RESULTS = {
-    "librilight_loss_8k": {"value": 4.5, "low": 4.4, "high": 4.6, "recordings": 7},
-    "librilight_slope": {"value": -0.0123, "low": -0.02, "high": -0.001, "recordings": 7},
+    "librilight_loss_8k": 4.5,
+    "librilight_loss_8k_interval": [4.4, 4.6],
+    "librilight_loss_8k_recordings": 7,
+    "librilight_slope": -0.0123,
+    "librilight_slope_interval": [-0.02, -0.001],
+    "librilight_slope_recordings": 7,
+    "librilight_loss_16k": 4.25,
+    "librilight_loss_16k_recordings": 1,
     "librilight_samples": 7,
     "curve": [{"value": 1.0}],
 }
@@ -47,6 +53,7 @@ def test_a_full_card(tmp_path: Path) -> None:
         "| audio_loss | 8.0000 at step 1, 2.5000 at step 5 |",
         "| loss at 8k frames | 4.5000 [4.4000, 4.6000], n=7 |",
         "| slope | -0.0123 [-0.0200, -0.0010], n=7 |",
+        "| loss at 16k frames | 4.2500, n=1 |",
         "![Loss by position](loss_by_position.png)",
     ):
         assert line in text.splitlines() or line in text, line

@@ -92,7 +92,7 @@ def test_python_blocks_run(demo: Path, hub: dict[str, str]) -> None:
 def test_file_tree_names_every_file_and_no_other() -> None:
     tree = next(block for kind, block in BLOCKS if kind == "text" and "hf_moshi_ttt/" in block)
     named = set(re.findall(r"([\w]+\.(?:py|yaml))", tree))
-    folders = ("hf_moshi_ttt", "scripts", "configs", "benchmarks")
+    folders = ("hf_moshi_ttt", "metrics", "scripts", "configs", "benchmarks")
     existing = {
         path.name for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")
     }

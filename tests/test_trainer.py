@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_moshi_ttt.data.codes import load_codes
-from hf_moshi_ttt.evaluation import losses_by_position
+from hf_moshi_ttt.evaluation.long_context import evaluate_long_context
 from hf_moshi_ttt.losses import code_losses
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.trainer import MoshiTTTTrainer
@@ -225,12 +225,13 @@ def test_audio_only_choices_are_stored_and_used_by_evaluation(tmp_path: Path, co
     assert (labels[0] == -100).all()
     expected = model(torch.from_numpy(frames)[None], labels=torch.from_numpy(labels)[None]).audio_logits
     own = torch.from_numpy(frames[1:9])[None]
-    losses_QT = losses_by_position(model, recording, [0] * 8)[0]
+    losses_QT = evaluate_long_context(model, recording, silence_codes=[0] * 8).losses[0]
     whole = code_losses(expected, own)[0].detach().numpy()
     assert losses_QT[:, :-1] == pytest.approx(whole[:, :-1], abs=1e-4)
     other = {"user_stream": "none", "text_stream": "zero"} if streams != ("none", "zero") else {}
     changed = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "model", **other)
-    assert (losses_by_position(changed, recording, [0] * 8)[0][:, :-1] != losses_QT[:, :-1]).mean() > 0.9
+    changed_QT = evaluate_long_context(changed, recording, silence_codes=[0] * 8).losses[0]
+    assert (changed_QT[:, :-1] != losses_QT[:, :-1]).mean() > 0.9
 
 
 def test_wrong_settings_are_refused(tmp_path: Path, codes: Path) -> None:

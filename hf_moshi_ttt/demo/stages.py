@@ -179,9 +179,10 @@ def _result_stages(demo: Demo) -> list[Stage]:
     root, size = demo.root, demo.size
     heldout, results = root / "codes" / "librilight_heldout", root / "results"
     evaluate = [
-        "evaluate_long_context.py", f"ttt={root / 'pretrain'}", f"no_ttt={root / 'no_ttt'}",
-        "--codes", str(heldout), "--output", str(results), "--bin-frames", str(size.bin_frames),
-        "--positions", *map(str, size.positions),
+        "evaluate_long_context.py", "--model", f"ttt={root / 'pretrain'}", "--output", str(results),
+        "--compare", f"no_ttt={root / 'no_ttt'},window_only,no_reset",
+        f"librilight_codes={heldout}", "librilight_evaluation_mode=chapters",
+        f"positions_frames={list(size.positions)}", f"bin_frames={size.bin_frames}",
     ]  # fmt: skip
     generate = [
         "generate.py", str(root / "pretrain"), "--codes", str(heldout), "--output", str(results / "continuation.wav"),
@@ -191,7 +192,7 @@ def _result_stages(demo: Demo) -> list[Stage]:
         Stage(
             "evaluate",
             [evaluate],
-            lambda: _json(results / "results.json")["differences"]["ttt"]["verdict"],
+            lambda: _json(results / "results.json")["comparisons"]["no_ttt"]["verdict"],
             results / "loss_by_position.png",
         ),
         Stage(

@@ -1,0 +1,1 @@
+"""Measurements: loss over position in long recordings, paired likelihoods, text perplexity, conversations."""
