@@ -24,12 +24,13 @@ from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
-from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID, MoshiTTTConfig
+from .configuration_moshi_ttt import MoshiTTTConfig
 from .depth_transformer import CodeEmbedding, DepthTransformer
 from .generation_moshi_ttt import MoshiTTTStreamingMixin
 from .loading import MoshiTTTLoadingMixin
 from .losses import target_losses, weighted_mean
 from .saving import MoshiTTTSavingMixin
+from .special_ids import FREE_ID, NO_INPUT_ID
 from .state import MoshiTTTState
 from .stream_state import StreamState
 from .ttt import MemoryDiagnostics
