@@ -38,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stream-frames", type=int, default=200, help="read one by one (%(default)s)")
     parser.add_argument("--block-frames", type=int, nargs="+", default=[128, 512, 1024])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--texts", nargs="+", default=["given", "predicted"], choices=["given", "predicted"])
     return parser.parse_args()
 
 
@@ -108,7 +109,7 @@ def main() -> None:
     print(f"{arguments.model or arguments.preset}, {arguments.dtype}, {device}, {arguments.threads} threads, ", end="")
     print(f"window {model.config.sliding_window}, torch {torch.__version__}")
     print(f"{'text':10} {'mode':14} {'batch':>5} {'frames/s':>9} {'ratio':>6} {'passes':>6} {POSITIONS} positions")
-    for text in ("given", "predicted"):
+    for text in arguments.texts:
         read = codes.clone()
         if text == "predicted":
             read[:, 0] = -2

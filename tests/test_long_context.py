@@ -100,14 +100,28 @@ def test_the_callers_codes_are_not_written_to(make_model: MakeModel) -> None:
 
 def test_evaluation_leaves_no_trace(make_model: MakeModel) -> None:
     model = make_model().train()
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     config, random_state = model.config.to_dict(), torch.get_rng_state()
     for memory in ("on", "off", "no_reset"):
         losses(model, replace(SMALL, memory=memory, text_stream="predicted", user_stream="none"))
-        assert model.training and torch.equal(torch.get_rng_state(), random_state)
+        assert [module.training for module in model.modules()] == modes
+        assert torch.equal(torch.get_rng_state(), random_state)
         assert model.config.to_dict() == config
         assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
         assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_random_numbers_go_on_behind_the_evaluation_as_if_none_had_been_drawn(make_model: MakeModel) -> None:
+    model = make_model()
+    torch.manual_seed(1)
+    with evaluation_mode(model):
+        torch.rand(3)
+        assert not torch.is_grad_enabled()
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(3))
 
 
 def test_a_failure_leaves_no_trace_either(make_model: MakeModel) -> None:

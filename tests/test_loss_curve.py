@@ -154,6 +154,11 @@ def test_numbers_have_the_positions_that_are_reached_and_no_others() -> None:
     assert "librilight_loss_2k_interval" not in numbers
 
 
+@pytest.mark.parametrize(("frames", "is_reached"), [(104, False), (105, True)])
+def test_a_position_is_reached_where_all_of_the_window_around_it_is(frames: int, is_reached: bool) -> None:
+    assert ("librilight_loss_100" in long_context_numbers([np.ones(frames)], 10, 10, [100])) == is_reached
+
+
 def test_numbers_within_the_window_have_neither_slope_nor_mean_beyond() -> None:
     numbers = long_context_numbers([np.ones(500)], window_frames=500, bin_frames=100, positions_frames=[])
     assert numbers == {"librilight_samples": 1}

@@ -12,8 +12,10 @@ import pytest
 import soundfile
 import torch
 
+from hf_moshi_ttt.evaluation.kept_losses import KeptLosses
 from hf_moshi_ttt.evaluation.long_context import evaluate_long_context
 from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings, RecordingSettings
+from hf_moshi_ttt.evaluation.recording_losses import RecordingReader
 from hf_moshi_ttt.evaluation.recordings import load_recordings
 from hf_moshi_ttt.evaluation.results_file import read_results
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -88,6 +90,14 @@ def test_the_check_is_kept_with_the_losses(make_model: MakeModel, tmp_path: Path
     assert check(mode="stream") is None and check(text_stream="pad") != first
 
 
+def test_the_worst_check_of_all_processes_is_told(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [None, *({"first_frame": 0, "frames": 1, "max_difference_nats": worst} for worst in (1e-6, 1e-3, 1e-5))]
+    monkeypatch.setattr("hf_moshi_ttt.evaluation.recording_losses.gather_object", lambda own: checks)
+    reader = RecordingReader(make_model(), SMALL, progress=False)
+    reader._agree_on_check(KeptLosses(None, ""), [])
+    assert reader.record()["block_check"]["max_difference_nats"] == 1e-3
+
+
 def test_kept_losses_belong_to_their_model_and_settings(make_model: MakeModel, tmp_path: Path) -> None:
     def kept(model: Any, settings: LongContextSettings = SMALL) -> int:
         output = evaluate_long_context(
@@ -132,6 +142,9 @@ import sys
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.evaluation.long_context import evaluate_long_context
 from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings
@@ -148,10 +161,21 @@ for memory in ("on", "no_reset"):
     np.savez(f"{sys.argv[1]}/{memory}_{process.num_processes}_{process.process_index}.npz", *output.losses)
     run = output.results["run"]
     print(memory, run["frames_read"], run["block_check"]["max_difference_nats"])
+if process.num_processes == 2:
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    assert all(isinstance(weight, DTensor) for weight in model.parameters())
+    settings = LongContextSettings(bin_frames=10, block_frames=16, check_frames=0, batch_size=1)
+    for kept in (0, 3):
+        output = evaluate_long_context(model, recordings, settings, keep_in=sys.argv[1] + "/kept", progress=False)
+        assert output.results["run"]["kept_recordings"] == kept, output.results["run"]
+        np.savez(f"{sys.argv[1]}/sharded_{kept}_{process.process_index}.npz", *output.losses)
 """
 
 
 def test_two_processes_share_the_recordings(tmp_path: Path) -> None:
+    """Each reads its part; where memory goes on or FSDP shards the weights, both read all."""
     script = tmp_path / "evaluate.py"
     script.write_text(TWO_PROCESSES)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -167,6 +191,9 @@ def test_two_processes_share_the_recordings(tmp_path: Path) -> None:
         expected, *found = (np.load(tmp_path / f"{memory}_{part}.npz") for part in ("1_0", "2_0", "2_1"))
         for one in found:
             assert_close(list(one.values()), list(expected.values()))
+    whole = list(np.load(tmp_path / "on_1_0.npz").values())
+    for part in ("0_0", "0_1", "3_0", "3_1"):
+        assert_close(list(np.load(tmp_path / f"sharded_{part}.npz").values()), whole)
 
 
 def test_the_script_shares_recordings_and_their_encoding(
@@ -179,8 +206,9 @@ def test_the_script_shares_recordings_and_their_encoding(
     model = make_model(codec=codec_path)
     model.save_pretrained(tmp_path / "model")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["scripts/evaluate_long_context.py", "--model", str(tmp_path / "model"), "--output", str(tmp_path)]
+    command += ["scripts/evaluate_long_context.py", "configs/evaluation/librilight.yaml", "--output", str(tmp_path)]
     command += [f"librilight_audio_dir={tmp_path / 'books'}", "bin_frames=5", "positions_frames=[20]", "batch_size=1"]
+    command += ["--model", str(tmp_path / "model"), "--compare", "static,window_only"]
     done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("librilight_slope ") == 1 and (tmp_path / "report.html").is_file()

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from datasets import Dataset
 
-from hf_moshi_ttt.data.codes import FEATURES, Provenance, encode_waveform, load_codec
+from hf_moshi_ttt.data.codes import FEATURES, Provenance, encode_waveform, load_codec, load_codes
 from hf_moshi_ttt.evaluation.long_context_settings import RecordingSettings
 from hf_moshi_ttt.evaluation.recordings import load_recordings, plan_recordings
 
@@ -119,6 +119,8 @@ def test_audio_is_encoded_as_far_as_it_is_used(tmp_path: Path, codec_path: str) 
     which = RecordingSettings(librilight_audio_dir=str(books), librilight_speaker_id="7")
     (recording,), provenance = load_recordings(which, codec_path, tmp_path / "cache")
     assert recording.chapters == (("7/emma/emma_2.flac", 0), ("7/emma/emma_10.flac", 25))
+    (encoded,) = (tmp_path / "cache").iterdir()
+    assert sorted(load_codes(encoded)[0]["path"]) == ["7/emma/emma_10.flac", "7/emma/emma_2.flac"]
     codec = load_codec(codec_path)
     samples, _ = soundfile.read(books / "7/emma/emma_10.flac", dtype="float32")
     np.testing.assert_array_equal(recording.codes[:, 25:], encode_waveform(codec, samples[None])[0])

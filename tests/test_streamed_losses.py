@@ -93,6 +93,21 @@ def test_both_readings_continue_each_other(make_model: MakeModel, text: str) -> 
     torch.testing.assert_close(rest, whole[:, :, 45:], **CLOSE)
 
 
+@pytest.mark.parametrize("text", ["given", "free"])
+def test_recordings_that_have_ended_are_not_read_on(make_model: MakeModel, text: str) -> None:
+    model, lengths, read = make_model(), [60, 33, 32, 9], []
+    codes = random_codes(model.config, 4, 60)
+    codes = free_text(codes) if text == "free" else codes
+    forward = model.forward
+    model.forward = lambda codes, **options: read.append(len(codes)) or forward(codes, **options)
+    losses, state = BlockReader(model, 16).losses(codes, model.init_state(4), nothing, lengths)
+    assert sorted(set(read)) == [1, 2, 3, 4] and state.batch_size == 1
+    for row, length in enumerate(lengths):
+        alone, _ = losses_by_frame(model, codes[row : row + 1, :, :length], model.init_state(1), nothing)
+        torch.testing.assert_close(losses[row, :, : length - 1], alone[0, :, :-1], **CLOSE)
+        torch.testing.assert_close(losses[row, 0, :length], alone[0, 0], **CLOSE)
+
+
 @pytest.mark.parametrize("expects_guess", [True, False])
 def test_a_block_has_the_text_of_single_frames_and_leaves_its_state_alone(
     make_model: MakeModel, expects_guess: bool

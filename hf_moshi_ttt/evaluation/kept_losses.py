@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def model_sha256(model: nn.Module, settings: Mapping[str, Any]) -> str:
@@ -24,11 +25,14 @@ def model_sha256(model: nn.Module, settings: Mapping[str, Any]) -> str:
 
     def digest(item: tuple[str, Tensor]) -> str:
         name, tensor = item
+        tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(data.data).hexdigest()}"
 
-    with ThreadPoolExecutor() as pool:
-        lines = list(pool.map(digest, sorted(model.state_dict().items())))
+    items = sorted(model.state_dict().items())
+    is_sharded = any(isinstance(tensor, DTensor) for _, tensor in items)
+    with ThreadPoolExecutor(1 if is_sharded else None) as pool:  # all processes gather shards in the same order
+        lines = list(pool.map(digest, items))
     return hashlib.sha256("\n".join([*lines, json.dumps(settings, sort_keys=True, default=str)]).encode()).hexdigest()
 
 

@@ -78,7 +78,7 @@ def evaluation_mode(model: torch.nn.Module, memory: str = "on") -> Iterator[None
     Raises:
         ValueError: `memory="static"` for a model whose memories take no inner steps anyway.
     """
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     hooks = _memory_hooks(model, memory)
     try:
@@ -86,7 +86,8 @@ def evaluation_mode(model: torch.nn.Module, memory: str = "on") -> Iterator[None
             model.eval()
             yield
     finally:
-        model.train(was_training)
+        for module, was_training in modes.items():
+            module.training = was_training
         for hook in hooks:
             hook.remove()
 

@@ -118,29 +118,33 @@ class RecordingReader:
         if before is not None and self.is_chain:
             state = replace(state, memory=before.memory)
         read = self._by_frame if self.settings.mode == "stream" else self._in_blocks
-        losses_BQT, state = read(codes_BKT, state, _Progress(bar, lengths).advance)
+        losses_BQT, state = read(codes_BKT, lengths, state, _Progress(bar, lengths).advance)
         losses = losses_BQT.cpu().numpy()
         delays = self.model.config.delays[1 : 1 + losses.shape[1]]
         return [_own_part(losses[row], length, delays) for row, length in enumerate(lengths)], state
 
-    def _by_frame(self, codes_BKT: Tensor, state: "MoshiTTTState", progress: Callable[[int], None]) -> Any:
+    def _by_frame(
+        self, codes_BKT: Tensor, lengths: list[int], state: "MoshiTTTState", progress: Callable[[int], None]
+    ) -> Any:
         self.passes += codes_BKT.shape[2]
         return losses_by_frame(self.model, codes_BKT, state, progress)
 
-    def _in_blocks(self, codes_BKT: Tensor, state: "MoshiTTTState", progress: Callable[[int], None]) -> Any:
+    def _in_blocks(
+        self, codes_BKT: Tensor, lengths: list[int], state: "MoshiTTTState", progress: Callable[[int], None]
+    ) -> Any:
         """In the first batch, some frames of the last blocks are read again one by one."""
-        length, count = codes_BKT.shape[2], self.settings.check_frames
+        length, count = lengths[0], self.settings.check_frames
         kept_from = None
         if count and self.check is None:
             kept_from = max(0, length - count - self.settings.block_frames)
         reader = BlockReader(self.model, self.settings.block_frames, kept_from)
-        losses, state = reader.losses(codes_BKT, state, progress)
+        losses, state = reader.losses(codes_BKT, state, progress, lengths)
         self.passes += reader.passes
         if reader.kept is not None:
             first, kept_state = reader.kept
-            span = slice(first, min(first + count, length))
-            singly, _ = losses_by_frame(self.model, codes_BKT[:, :, span], kept_state, lambda _: None)
-            differences = (singly - losses[:, :, span]).abs()
+            rows, span = slice(kept_state.batch_size), slice(first, min(first + count, length))
+            singly, _ = losses_by_frame(self.model, codes_BKT[rows, :, span], kept_state, lambda _: None)
+            differences = (singly - losses[rows, :, span]).abs()
             worst = float(differences[differences.isfinite()].max())
             self.check = {"first_frame": first, "frames": span.stop - first, "max_difference_nats": worst}
         return losses, state

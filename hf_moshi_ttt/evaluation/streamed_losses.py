@@ -11,7 +11,7 @@ The block is run again with these choices until they are the guess itself.
 Legend: B recordings, K streams, Q Moshi's codebooks, T frames.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,20 +88,29 @@ class BlockReader:
         self.kept: tuple[int, MoshiTTTState] | None = None
 
     @torch.no_grad()
-    def losses(self, codes_BKT: Tensor, state: "MoshiTTTState", progress: Progress) -> "tuple[Tensor, MoshiTTTState]":
-        """Losses `[B, Q, T]` in float32, NaN where there is none, and the state behind the recordings."""
+    def losses(
+        self, codes_BKT: Tensor, state: "MoshiTTTState", progress: Progress, lengths: Sequence[int] | None = None
+    ) -> "tuple[Tensor, MoshiTTTState]":
+        """Losses `[B, Q, T]` in float32, NaN where there is none, and the state behind the recordings.
+
+        Args:
+            lengths: of the recordings, the longest first, if they differ: those that have ended are not read on.
+        """
         own_BQT = codes_BKT[:, 1 : 1 + self.model.config.num_codebooks]
         losses = torch.full(own_BQT.shape, torch.nan, device=codes_BKT.device)
         start, length, last_passes = 0, codes_BKT.shape[2], 1
         is_free = bool((codes_BKT[:, 0] == FREE_ID).any())
         size = min(_FIRST_BLOCK_FRAMES, self.block_frames) if is_free else self.block_frames
         while start < length:
+            rows = sum(one > start for one in lengths) if lengths else len(codes_BKT)
+            if rows < state.batch_size:
+                state = _first_rows(state, rows)
             if self.kept is None and self.kept_from is not None and start >= self.kept_from:
                 self.kept = (start, state.clone())
-            block = run_block(self.model, codes_BKT[:, :, start : start + size], state, last_passes == 1)
+            block = run_block(self.model, codes_BKT[:rows, :, start : start + size], state, last_passes == 1)
             state, last_passes = block.output.state, block.passes
             self.passes += block.passes
-            _note(losses, own_BQT, block.output, start, self.model.config.max_delay_frames)
+            _note(losses[:rows], own_BQT[:rows], block.output, start, self.model.config.max_delay_frames)
             progress(min(size, length - start))
             start += size
             size = self._next_size(size, last_passes)
@@ -111,6 +120,10 @@ class BlockReader:
         if passes > _MANY_PASSES:
             return max(_FEWEST_BLOCK_FRAMES, size // 2)
         return min(self.block_frames, 2 * size) if passes <= _FEW_PASSES else size
+
+
+def _first_rows(state: "MoshiTTTState", rows: int) -> "MoshiTTTState":
+    return state.map(lambda _, tensor: tensor[:rows].clone())
 
 
 def _note(losses_BQT: Tensor, own_BQT: Tensor, output: Any, start: int, depth: int) -> None:
