@@ -5,8 +5,9 @@
     python benchmarks/long_context.py --preset moshi-7b --device cuda --dtype bfloat16 --batch-sizes 1 4
 
 Every case starts behind the attention window. Ratios are frames per second over those of `stream` at one recording and
-the same text. With random weights text is harder to guess than with trained ones, so `--model` tells more about
-`predicted`. Nothing else should run on the machine.
+the same text. With random weights every frame has a word piece that cannot be guessed, the worst case of `predicted`;
+`--pad-logit` makes such a model say PAD more often, and `--model` tells about a trained one. Nothing else should run on
+the machine.
 """
 
 import argparse
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor
 
 from hf_moshi_ttt import MoshiTTTConfig, MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.configuration_moshi_ttt import FREE_ID
 from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.data.collator import MoshiTTTCollator
-from hf_moshi_ttt.evaluation.streamed_losses import BlockReader, losses_by_frame
+from hf_moshi_ttt.evaluation.streamed_losses import BlockReader, losses_by_frame, run_block
 
 POSITIONS = 24_990
 
@@ -31,6 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="a trained checkpoint in place of a preset with random weights")
     parser.add_argument("--codes", help="folder of encoded recordings, needed with --model")
     parser.add_argument("--preset", default="small", help="(%(default)s)")
+    parser.add_argument("--pad-logit", type=float, default=0.0, help="added to that of PAD (%(default)s)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -52,6 +55,9 @@ def load(arguments: argparse.Namespace) -> Any:
         for layer in model.model.layers:
             if layer.has_ttt:
                 torch.nn.init.normal_(layer.ttt.o_proj.weight, std=0.02)
+    bias_V = torch.zeros(model.config.text_vocab_size, device=arguments.device)
+    bias_V[model.config.pad_token_id] = arguments.pad_logit
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + bias_V.to(logits.dtype))
     return model.to(arguments.device, getattr(torch, arguments.dtype)).eval()
 
 
@@ -82,14 +88,19 @@ def nothing(frames: int) -> None:
     pass
 
 
+def behind_window(model: Any, codes_1KT: Tensor, batch: int) -> tuple[Tensor, Any]:
+    """The codes behind the first attention window, `batch` times, and the state there."""
+    window = model.config.sliding_window
+    codes = codes_1KT.expand(batch, -1, -1).to(model.device)
+    given = codes[:, :, :window].clone()
+    given[:, 0] = model.config.end_pad_token_id
+    return codes[:, :, window:], BlockReader(model, 512).losses(given, model.init_state(batch), nothing)[1]
+
+
 def measure(model: Any, codes_1KT: Tensor, batch: int, block: int | None, frames: int) -> tuple[float, int]:
     """Frames per second behind the window, over all recordings, and passes."""
-    window, device = model.config.sliding_window, str(model.device)
-    codes = codes_1KT.expand(batch, -1, -1).to(model.device)
-    given = codes.clone()
-    given[:, 0] = model.config.end_pad_token_id
-    _, state = BlockReader(model, 512).losses(given[:, :, :window], model.init_state(batch), nothing)
-    part = codes[:, :, window : window + frames]
+    codes, state = behind_window(model, codes_1KT, batch)
+    part, device = codes[:, :, :frames], str(model.device)
     if block is None:
         losses_by_frame(model, part[:, :, :3], state.clone(), nothing)
         seconds = seconds_of(lambda: losses_by_frame(model, part, state, nothing), device)
@@ -98,6 +109,13 @@ def measure(model: Any, codes_1KT: Tensor, batch: int, block: int | None, frames
     BlockReader(model, block).losses(part[:, :, :block], state, nothing)
     seconds = seconds_of(lambda: reader.losses(part, state, nothing), device)
     return batch * part.shape[2] / seconds, reader.passes
+
+
+def pad_share(model: Any, codes_1KT: Tensor) -> float:
+    """Of the text that the model chooses in the first frames behind the window."""
+    codes, state = behind_window(model, codes_1KT, 1)
+    text = run_block(model, codes[:, :, :256], state).codes[:, 0]
+    return float((text == model.config.pad_token_id).float().mean())
 
 
 def main() -> None:
@@ -112,7 +130,8 @@ def main() -> None:
     for text in arguments.texts:
         read = codes.clone()
         if text == "predicted":
-            read[:, 0] = -2
+            read[:, 0] = FREE_ID
+            print(f"PAD in {pad_share(model, read):.0%} of frames")
         cases: list[tuple[int, int | None]] = [(1, None)]
         cases += [(batch, block) for batch in arguments.batch_sizes for block in arguments.block_frames]
         baseline = None

@@ -1,4 +1,4 @@
-"""Loss by position in long recordings, of a model and its baselines; writes results.json, pictures and report.html.
+r"""Loss by position in long recordings, of a model and its baselines; writes results.json, pictures and report.html.
 
 python scripts/evaluate_long_context.py configs/evaluation/librilight.yaml --model runs/my_model --output DIR \
     --compare frozen=kyutai/moshiko-pytorch-bf16,static,window_only,gated_delta=PATH,no_reset [key=value ...]

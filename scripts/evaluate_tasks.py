@@ -1,4 +1,4 @@
-"""Paired likelihood tasks and text perplexity of a model; writes tasks.json.
+r"""Paired likelihood tasks and text perplexity of a model; writes tasks.json.
 
 python scripts/evaluate_tasks.py --model MODEL --output DIR --task swuggy=zerospeech2021/lexical/dev \
     --task salmon=salmon_benchmark --items 500 --dailytalk CODES [text_stream=predicted batch_size=16 ...]
