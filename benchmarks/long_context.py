@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from hf_moshi_ttt import MoshiTTTConfig, MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.configuration_moshi_ttt import FREE_ID
 from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.data.collator import MoshiTTTCollator
 from hf_moshi_ttt.evaluation.streamed_losses import BlockReader, losses_by_frame, run_block
+from hf_moshi_ttt.special_ids import FREE_ID
 
 POSITIONS = 24_990
 

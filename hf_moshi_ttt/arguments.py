@@ -61,7 +61,10 @@ class DataArguments:
     )
     eval_codes: str | None = field(
         default=None,
-        metadata={"help": "Held-out recordings, whose losses are told at eval_strategy."},
+        metadata={
+            "help": "Held-out recordings: the losses of their segments are told at eval_strategy, the long-context "
+            "numbers of whole ones every eval_long_context_steps."
+        },
     )
     overlap_sec: float | int = field(
         default=0.0, metadata={"help": "What a training segment shares with the one before it, in seconds."}
@@ -147,6 +150,10 @@ class MoshiTTTTrainingArguments(TrainingArguments):
     state_reset_probability: float = field(
         default=0.0, metadata={"help": "Probability with which a lane forgets at a segment that continues the last."}
     )
+    eval_long_context_steps: int | None = field(
+        default=None,
+        metadata={"help": "After how many steps each to log eval_librilight_* of the recordings in eval_codes."},
+    )
     stop_at_step: int | None = field(
         default=None, metadata={"help": "Save a checkpoint and stop at this step, with the schedule of the whole run."}
     )
@@ -178,8 +185,10 @@ class MoshiTTTTrainingArguments(TrainingArguments):
             value = getattr(self, key)
             if not isinstance(value, (int, float)) or not value >= 0:
                 raise ValueError(f"{key}={value!r}, but it must be a number, 0 or more.")
-        if self.stop_at_step is not None and self.stop_at_step < 1:
-            raise ValueError(f"stop_at_step={self.stop_at_step!r}, but it must be at least 1.")
+        for key in ("stop_at_step", "eval_long_context_steps"):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{key}={value!r}, but it must be at least 1.")
         if not isinstance(self.inner_lr_warmup_steps, int) or self.inner_lr_warmup_steps < 0:
             raise ValueError(f"inner_lr_warmup_steps={self.inner_lr_warmup_steps!r}, but it must be 0 or more steps.")
         if not 0 <= self.state_reset_probability <= 1:
@@ -314,11 +323,12 @@ def _require_one_model(model: ModelArguments, training: MoshiTTTTrainingArgument
 
 
 def _require_held_out_data(data: DataArguments, training: MoshiTTTTrainingArguments) -> None:
-    strategy = IntervalStrategy(training.eval_strategy)
-    if (strategy != IntervalStrategy.NO) != (data.eval_codes is not None):
+    strategy, steps = IntervalStrategy(training.eval_strategy), training.eval_long_context_steps
+    if (strategy != IntervalStrategy.NO or steps is not None) != (data.eval_codes is not None):
         raise ValueError(
-            f"eval_codes={data.eval_codes!r} and eval_strategy={strategy.value!r}: held-out data is read where "
-            "eval_strategy says when ('steps' or 'epoch'). Give both or neither."
+            f"eval_codes={data.eval_codes!r}, eval_strategy={strategy.value!r} and eval_long_context_steps={steps!r}: "
+            "held-out data is read where eval_strategy ('steps' or 'epoch') or eval_long_context_steps say when. Give "
+            "data and one of them, or none."
         )
     if training.metric_for_best_model is not None and training.save_total_limit == 1:
         raise ValueError(

@@ -14,8 +14,6 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .strict_config import StrictConfig, merged
 
-NO_INPUT_ID = -1  # a code that is absent: zero embedding, no loss
-FREE_ID = -2  # a code that the model is to choose itself (streaming only)
 _BASE_LR = 3.0
 
 

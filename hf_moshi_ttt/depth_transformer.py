@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import GatedMLP, RMSNorm
-from .configuration_moshi_ttt import NO_INPUT_ID, MoshiTTTConfig
+from .configuration_moshi_ttt import MoshiTTTConfig
+from .special_ids import NO_INPUT_ID
 
 KeysValues = tuple[Tensor, Tensor]
 

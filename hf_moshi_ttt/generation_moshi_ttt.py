@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper
 from transformers.utils import ModelOutput
 
-from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID
+from .special_ids import FREE_ID, NO_INPUT_ID
 from .state import MoshiTTTState
 from .ttt import MemoryDiagnostics
 

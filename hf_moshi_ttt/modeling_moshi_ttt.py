@@ -24,12 +24,13 @@ from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
-from .configuration_moshi_ttt import FREE_ID, NO_INPUT_ID, MoshiTTTConfig
+from .configuration_moshi_ttt import MoshiTTTConfig
 from .depth_transformer import CodeEmbedding, DepthTransformer
 from .generation_moshi_ttt import MoshiTTTStreamingMixin
 from .loading import MoshiTTTLoadingMixin
 from .losses import target_losses, weighted_mean
 from .saving import MoshiTTTSavingMixin
+from .special_ids import FREE_ID, NO_INPUT_ID
 from .state import MoshiTTTState
 from .stream_state import StreamState
 from .ttt import MemoryDiagnostics
@@ -283,8 +284,8 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         state: MoshiTTTState | None = None,
         diagnostics: bool = False,
         output_hidden_states: bool | int | list[int] | None = None,
-        text_only: bool = False,
         inner_lr_scale: float = 1.0,
+        text_only: bool = False,
     ) -> MoshiTTTOutput:
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
 
@@ -295,8 +296,8 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             diagnostics: whether to tell what the memory of each TTT layer did.
             output_hidden_states: whether, or which of them; read by transformers' `capture_outputs`, which also takes
                 `return_dict`.
-            text_only: whether to leave out the depth transformer, and with it the audio logits.
             inner_lr_scale: what the TTT layers' `base_lr` is multiplied by; training warms the inner steps up with it.
+            text_only: whether to leave out the depth transformer, and with it the audio logits.
 
         Raises:
             ValueError: wrong shapes, ids out of range, or labels with `text_only`.

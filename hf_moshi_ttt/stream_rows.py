@@ -1,19 +1,23 @@
 """The rows that audio alone does not give: what stands for the text and for the user of a mono recording."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .configuration_moshi_ttt import NO_INPUT_ID, MoshiTTTConfig
+from .special_ids import NO_INPUT_ID
+
+if TYPE_CHECKING:
+    from .configuration_moshi_ttt import MoshiTTTConfig
 
 
-def text_row(config: MoshiTTTConfig, frames: int) -> np.ndarray:
+def text_row(config: "MoshiTTTConfig", frames: int) -> np.ndarray:
     """The text row `[1, T]` of audio without words, after the configuration's `text_stream`."""
     fill = {"zero": config.end_pad_token_id, "pad": config.pad_token_id, "none": NO_INPUT_ID}[config.text_stream]
     return np.full((1, frames), fill, dtype=np.int64)
 
 
-def user_rows(config: MoshiTTTConfig, codes_QT: np.ndarray, silence_codes: Sequence[int] | None) -> np.ndarray:
+def user_rows(config: "MoshiTTTConfig", codes_QT: np.ndarray, silence_codes: Sequence[int] | None) -> np.ndarray:
     """The user's rows `[Q, T]` of a mono recording, after the configuration's `user_stream`.
 
     Args:

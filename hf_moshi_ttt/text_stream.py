@@ -26,8 +26,8 @@ import numpy as np
 import sentencepiece
 
 from .audio import FRAME_RATE_HZ, Frames
-from .configuration_moshi_ttt import NO_INPUT_ID
 from .hub_files import HUB_SCHEME, local_file
+from .special_ids import NO_INPUT_ID
 
 EPAD_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3
 

@@ -20,6 +20,7 @@ from .configuration_moshi_ttt import MoshiTTTConfig
 from .data.codes import Provenance, load_codes, require_same_codec
 from .data.collator import MoshiTTTCollator
 from .data.segments import SegmentDataset
+from .evaluation.training_metrics import LongContextCallback
 from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from .trainer import MoshiTTTTrainer
 from .training.dry_run import describe_model, describe_steps, describe_time, measure, static_memory, write_first_batch
@@ -208,20 +209,26 @@ def build_trainer(
         SegmentDataset(codes, frames_from_sec(sec), overlap_frames=overlap, frame_rate_hz=provenance.frame_rate_hz)
         for sec, _ in stages
     ]
-    held_out = _held_out_segments(data, provenance) if data.eval_codes is not None else None
+    held_out = None if data.eval_codes is None else _held_out_codes(data, provenance)
     collator = MoshiTTTCollator(model.config, provenance.silence_codes)
     course = course_settings(model_args, data, args, data_fingerprint(codes, provenance))
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
     steps = [count for _, count in stages]
-    options: dict[str, Any] = {"eval_dataset": held_out, "callbacks": [MetricsFile()]}
-    return MoshiTTTTrainer(model, args, dataset, collator, data.order, steps, course, **options)
+    options: dict[str, Any] = {"callbacks": [MetricsFile()]}
+    if held_out is not None:
+        frames = segments[-1].segment_frames
+        options["eval_dataset"] = SegmentDataset(held_out, frames, frame_rate_hz=provenance.frame_rate_hz)
+    trainer = MoshiTTTTrainer(model, args, dataset, collator, data.order, steps, course, **options)
+    if held_out is not None and (every_steps := args.eval_long_context_steps) is not None:
+        recordings, silence = list(held_out["codes"]), provenance.silence_codes
+        trainer.add_callback(LongContextCallback(trainer, recordings, every_steps, silence_codes=silence))
+    return trainer
 
 
-def _held_out_segments(data: DataArguments, trained_on: Provenance) -> SegmentDataset:
+def _held_out_codes(data: DataArguments, trained_on: Provenance) -> Any:
     codes, provenance = load_codes(str(data.eval_codes))
     require_same_codec(str(data.train_codes), trained_on, str(data.eval_codes), provenance)
-    duration_sec, _ = data.stages()[-1]
-    return SegmentDataset(codes, frames_from_sec(duration_sec), frame_rate_hz=provenance.frame_rate_hz)
+    return codes
 
 
 def adopt_provenance(model: Any, provenance: Provenance) -> None:

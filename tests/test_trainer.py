@@ -57,6 +57,23 @@ def test_resumed_run_equals_one_never_stopped(tmp_path: Path, codes: Path, mode:
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
+def test_what_is_averaged_between_two_logs_goes_on(tmp_path: Path, codes: Path) -> None:
+    """A run stopped between two logs tells the same means behind it; the speed is that of the session."""
+
+    def logs(trainer: MoshiTTTTrainer) -> list[dict[str, float]]:
+        entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+        return [{k: v for k, v in entry.items() if not k.endswith("_per_second")} for entry in entries]
+
+    options = {"logging_steps": 4, "max_steps": 9, **LANES}
+    whole = make_trainer(tmp_path / "whole", codes, **options)
+    whole.train()
+    make_trainer(tmp_path / "run", codes, stop_at_step=6, **options).train()
+    resumed = make_trainer(tmp_path / "run", codes, resume_from_checkpoint=True, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
+    assert [entry["step"] for entry in logs(whole)] == [4, 8] and "audio_loss" in logs(whole)[1]
+    assert logs(resumed) == logs(whole)
+
+
 def test_memory_is_carried_along_lanes_and_not_across_recordings(tmp_path: Path, codes: Path) -> None:
     trainer = make_trainer(tmp_path, codes, **LANES)
     seen = []
@@ -302,6 +319,9 @@ def test_inner_rate_is_warmed_up_by_step(tmp_path: Path, codes: Path) -> None:
     assert given == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert [entry["inner_lr_scale"] for entry in entries] == given
+    trainer.state.global_step = 0
+    trainer.evaluate(trainer.train_dataset)
+    assert set(given[6:]) == {1.0}
     resumed = make_trainer(tmp_path / "b", codes, inner_lr_warmup_steps=4, max_steps=6, stop_at_step=2)
     resumed.train()
     resumed = make_trainer(tmp_path / "b", codes, inner_lr_warmup_steps=4, max_steps=6, resume_from_checkpoint=True)
@@ -420,10 +440,12 @@ def test_the_best_checkpoint_is_kept_and_loaded(tmp_path: Path, codes: Path, hel
 
 
 def test_held_out_data_needs_a_time_and_the_same_codec(tmp_path: Path, codes: Path, held_out: Path) -> None:
-    with pytest.raises(ValueError, match="eval_strategy='no': held-out data is read where eval_strategy"):
+    with pytest.raises(ValueError, match="eval_strategy='no' and eval_long_context_steps=None: held-out data is read"):
         make_trainer(tmp_path, codes, eval_codes=str(held_out))
-    with pytest.raises(ValueError, match="eval_codes=None and eval_strategy='steps'"):
+    with pytest.raises(ValueError, match="eval_codes=None, eval_strategy='steps'"):
         make_trainer(tmp_path, codes, eval_strategy="steps")
+    with pytest.raises(ValueError, match="eval_long_context_steps=0, but it must be at least 1"):
+        make_trainer(tmp_path, codes, eval_long_context_steps=0)
     other = save_codes(tmp_path / "other", [30], codebook_size=64)
     with pytest.raises(ValueError, match="other do not go together: codebook_size is 32 in the first and 64"):
         make_trainer(tmp_path, codes, eval_codes=str(other), eval_strategy="steps")

@@ -61,6 +61,21 @@ def test_training_does_not_notice_the_callback(tmp_path: Path, codes: Path, mode
     assert logged[0]["eval_librilight_loss_40"] != logged[-1]["eval_librilight_loss_40"]
 
 
+def test_a_run_logs_the_numbers_of_whole_recordings(tmp_path: Path, codes: Path) -> None:
+    held_out = save_codes(tmp_path / "held_out", [1600, 1510])
+    options = {"eval_codes": str(held_out), "eval_long_context_steps": 2, "max_steps": 5}
+    trainer = make_trainer(tmp_path / "run", codes, **options)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "eval_librilight_samples" in entry]
+    assert [entry["step"] for entry in logged] == [2, 4] and "eval_loss" not in logged[0]
+    again = make_trainer(tmp_path / "again", codes, **{**options, "stop_at_step": 4})
+    again.train()
+    output = evaluate_long_context(again.model, [row["codes"] for row in load_codes(held_out)[0]], progress=False)
+    expected = {f"eval_{key}": value for key, value in plain_numbers(output.results).items()}
+    assert "eval_librilight_slope" in expected and expected["eval_librilight_samples"] == 2
+    assert {key: logged[1][key] for key in expected} == pytest.approx(expected)
+
+
 def test_compute_metrics_of_trainer_equal_the_streamed_numbers(tmp_path: Path, codes: Path) -> None:
     options = {"per_device_eval_batch_size": 2, "eval_do_concat_batches": False}
     trainer = make_trainer(tmp_path / "run", codes, max_steps=1, **options)

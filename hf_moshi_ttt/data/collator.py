@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from ..audio import FRAME_RATE_HZ
-from ..configuration_moshi_ttt import NO_INPUT_ID, MoshiTTTConfig
+from ..configuration_moshi_ttt import MoshiTTTConfig
 from ..losses import audio_weights, mask_unpredicted, text_weights
+from ..special_ids import IGNORE_ID, NO_INPUT_ID
 from ..stream_rows import text_row, user_rows
-
-IGNORE_ID = -100
 
 
 @dataclass

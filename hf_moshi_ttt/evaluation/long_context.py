@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..configuration_moshi_ttt import FREE_ID
 from ..data.collator import MoshiTTTCollator
+from ..special_ids import FREE_ID
 from .long_context_settings import LongContextSettings
 from .loss_curve import bin_losses, codebook_curves, curve, headline, long_context_numbers, weighted
 from .recording_losses import RecordingReader

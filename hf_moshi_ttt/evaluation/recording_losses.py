@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
-from ..configuration_moshi_ttt import NO_INPUT_ID
+from ..special_ids import NO_INPUT_ID
 from .kept_losses import KeptLosses, model_sha256
 from .long_context_settings import LongContextSettings
 from .streamed_losses import BlockReader, losses_by_frame

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..configuration_moshi_ttt import FREE_ID
 from ..losses import code_losses
+from ..special_ids import FREE_ID
 
 if TYPE_CHECKING:
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..data.collator import IGNORE_ID, MoshiTTTCollator
+from ..data.collator import MoshiTTTCollator
 from ..losses import code_losses
+from ..special_ids import IGNORE_ID
 from .long_context import evaluation_mode
 from .loss_curve import estimate_ratio
 
