@@ -18,6 +18,8 @@ from hf_moshi_ttt.evaluation.long_context import (
 from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
+from .conftest import copying
+
 MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
 SILENCE = [1] * 8
 RECORDINGS = [
@@ -133,17 +135,8 @@ def test_a_failure_leaves_no_trace_either(make_model: MakeModel) -> None:
 
 
 def test_a_model_that_copies_scores_near_zero_only_when_aligned(make_model: MakeModel) -> None:
-    """Depth heads that answer with their own input codebook: right exactly where codebook i equals codebook i - 1."""
-    model = make_model(ttt=None)
-    decoder = model.depth_decoder
-    with torch.no_grad():
-        for parameter in [*decoder.input_projections.parameters(), *decoder.layers.parameters()]:
-            parameter.zero_()
-        embedding = torch.randn(33, 16)
-        for embed in decoder.embed_audio:
-            embed.weight.copy_(embedding)
-        for head in decoder.lm_heads:
-            head.weight.copy_(50 * embedding[:32] / embedding[:32].square().sum(-1, keepdim=True).sqrt())
+    """The copy is right exactly where codebook i equals codebook i - 1."""
+    model = copying(make_model(ttt=None))
     row = RECORDINGS[2][:1]
     aligned = np.repeat(row, 8, axis=0)
     shifted = aligned.copy()

@@ -20,7 +20,7 @@ from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings
 from hf_moshi_ttt.evaluation.paired_items import Pair
 from hf_moshi_ttt.evaluation.paired_likelihood import accuracy, evaluate_pairs
 
-from .conftest import chirps_S
+from .conftest import chirps_S, copying
 
 MakeModel = Callable[..., Any]
 SETTINGS = LongContextSettings(batch_size=5, check_frames=0)
@@ -36,20 +36,6 @@ def items(count: int, seed: int = 0) -> tuple[list[Pair], dict[str, np.ndarray]]
         codes[f"{n}w"] = rng.permuted(codes[f"{n}r"], axis=1)
         pairs.append(Pair(str(n), f"{n}r", f"{n}w", ("even" if n % 2 == 0 else "odd",)))
     return pairs, codes
-
-
-def copying(model: Any) -> Any:
-    """Depth heads that answer with their own input codebook."""
-    decoder = model.depth_decoder
-    with torch.no_grad():
-        for parameter in [*decoder.input_projections.parameters(), *decoder.layers.parameters()]:
-            parameter.zero_()
-        embedding = torch.randn(33, 16)
-        for embed in decoder.embed_audio:
-            embed.weight.copy_(embedding)
-        for head in decoder.lm_heads:
-            head.weight.copy_(50 * embedding[:32] / embedding[:32].square().sum(-1, keepdim=True).sqrt())
-    return model
 
 
 def test_a_model_that_knows_wins_every_pair(make_model: MakeModel) -> None:
