@@ -1,6 +1,7 @@
 """The settings of a training run: YAML files, changed by `key=value` arguments; unknown keys are refused."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -337,10 +338,14 @@ def _require_held_out_data(data: DataArguments, training: MoshiTTTTrainingArgume
         )
 
 
-def describe_settings() -> str:
-    """Every setting with its default and meaning, for `--help`."""
+def describe_settings(kinds: Sequence[Any] = _KINDS) -> str:
+    """Every setting with its default and meaning, for `--help`.
+
+    Args:
+        kinds: dataclasses of settings.
+    """
     lines = []
-    for kind in _KINDS:
+    for kind in kinds:
         lines += ["", f"{kind.__doc__}".strip(), ""]
         for item in fields(kind):
             if item.init:

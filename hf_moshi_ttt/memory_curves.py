@@ -12,17 +12,17 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data.collator import MoshiTTTCollator
+from .evaluation.long_context import evaluation_mode
 from .memory_means import LOG_PREFIX, QUANTITIES, layer_means, log_key, present_frames
 
 if TYPE_CHECKING:
     from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
 
-@torch.no_grad()
 def memory_by_position(
     model: "MoshiTTTForConditionalGeneration",
     recordings: Sequence[np.ndarray],
@@ -44,26 +44,31 @@ def memory_by_position(
     if bins == 0:
         raise ValueError(f"No recording has {bin_frames} frames. Use a smaller bin_frames.")
     found = np.full((len(recordings), bins, len(layers), len(QUANTITIES)), np.nan)
-    collator, was_training = MoshiTTTCollator(model.config, silence_codes), model.training
-    model.eval()
-    for row, codes in enumerate(tqdm(recordings, desc="memory", unit="recording")):
-        batch = collator([{"codes": codes, "recording": row, "start_frame": 0}])["codes"].to(model.device)
-        state = model.init_state(1)
-        for index in range(codes.shape[1] // bin_frames):
-            span = slice(index * bin_frames, (index + 1) * bin_frames)
-            chunk = batch[:, :, span]
-            output = model(codes=chunk, state=state, diagnostics=True)
-            state = output.state
-            for place, told in enumerate(output.diagnostics):
-                for name, value in layer_means(told, present_frames(chunk)).items():
-                    found[row, index, place, QUANTITIES.index(name)] = value.item()
-    model.train(was_training)
+    collator = MoshiTTTCollator(model.config, silence_codes)
+    with evaluation_mode(model):
+        for row, codes in enumerate(tqdm(recordings, desc="memory", unit="recording")):
+            batch = collator([{"codes": codes, "recording": row, "start_frame": 0}])["codes"].to(model.device)
+            _follow(model, batch, bin_frames, found[row])
     centres = [(index + 0.5) * bin_frames for index in range(bins)]
     reached = np.array([codes.shape[1] // bin_frames for codes in recordings])
     counts = [int((reached > index).sum()) for index in range(bins)]
     means = np.stack([np.nansum(found[:, index], 0) / counts[index] for index in range(bins)])
     means[np.isnan(found).all(0)] = np.nan
     return _curves("position in the recording (frames of 80 ms)", centres, layers, counts, means)
+
+
+def _follow(
+    model: "MoshiTTTForConditionalGeneration", codes_1KT: Tensor, bin_frames: int, found_NLQ: np.ndarray
+) -> None:
+    """Writes what each layer's memory does in each whole bin of a recording: bin, layer, quantity."""
+    state = model.init_state(1)
+    for index in range(codes_1KT.shape[2] // bin_frames):
+        chunk = codes_1KT[:, :, index * bin_frames : (index + 1) * bin_frames]
+        output: Any = model(codes=chunk, state=state, diagnostics=True)
+        state = output.state
+        for place, told in enumerate(output.diagnostics):
+            for name, value in layer_means(told, present_frames(chunk)).items():
+                found_NLQ[index, place, QUANTITIES.index(name)] = value.item()
 
 
 def memory_by_step(log_history: Iterable[dict[str, Any]]) -> dict[str, Any]:

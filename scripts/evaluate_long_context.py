@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hf_moshi_ttt.arguments import read_settings
+from hf_moshi_ttt.arguments import describe_settings, read_settings
 from hf_moshi_ttt.evaluation.baselines import Comparison, parse_baselines
 from hf_moshi_ttt.evaluation.long_context_settings import (
+    KINDS,
     LongContextSettings,
     RecordingSettings,
-    describe_settings,
     parse_settings,
 )
 from hf_moshi_ttt.evaluation.pictures import draw_pictures
@@ -34,7 +34,7 @@ from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
 
 def parse_arguments() -> tuple[argparse.Namespace, RecordingSettings, LongContextSettings]:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=describe_settings(), formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=describe_settings(KINDS), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="settings, see below")
     parser.add_argument("--model", required=True, metavar="[NAME=]MODEL", help="the model: name or path")

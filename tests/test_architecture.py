@@ -87,7 +87,7 @@ def test_benchmarks_find_what_they_import(path: Path) -> None:
 
 
 def test_nothing_branches_on_training_in_the_model() -> None:
-    outside = {"trainer", "evaluation.long_context", "memory_curves"}  # they train, or set the mode and restore it
+    outside = {"trainer", "evaluation.long_context"}  # they train, or set the mode and restore it
     assert [
         name_of(path)
         for path in MODULES

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from hf_moshi_ttt.arguments import read_settings
+from hf_moshi_ttt.arguments import describe_settings, read_settings
 from hf_moshi_ttt.evaluation.long_context_settings import (
+    KINDS,
     REMOVED,
     LongContextSettings,
     RecordingSettings,
-    describe_settings,
     parse_settings,
 )
 
@@ -77,7 +77,7 @@ def test_other_values_are_refused(settings: dict, message: str) -> None:
 
 
 def test_help_names_every_setting() -> None:
-    text = describe_settings()
+    text = describe_settings(KINDS)
     for kind in (RecordingSettings, LongContextSettings):
         for item in fields(kind):
             assert f"  {item.name} (" in text and item.metadata["help"] in text

@@ -4,7 +4,7 @@ Positions and lengths are frames of 80 ms: 8,000 frames are 10.7 minutes, 24,990
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -146,7 +146,7 @@ class RecordingSettings:
                 )
 
 
-_KINDS: tuple[Any, ...] = (RecordingSettings, LongContextSettings)
+KINDS: tuple[Any, ...] = (RecordingSettings, LongContextSettings)
 
 
 def parse_settings(settings: Mapping[str, Any]) -> tuple[RecordingSettings, LongContextSettings]:
@@ -155,7 +155,7 @@ def parse_settings(settings: Mapping[str, Any]) -> tuple[RecordingSettings, Long
     Raises:
         ValueError: a removed key (with what replaced it), an unknown one, a wrong type or a value out of bounds.
     """
-    which, how = _parsed(settings, _KINDS)
+    which, how = _parsed(settings, KINDS)
     return which, how
 
 
@@ -178,14 +178,3 @@ def _parsed(settings: Mapping[str, Any], kinds: tuple[Any, ...]) -> list[Any]:
         return [kind(**{key: value for key, value in settings.items() if key in names[kind]}) for kind in kinds]
     except StrictDataclassError as error:
         raise ValueError(str(error)) from error
-
-
-def describe_settings() -> str:
-    """Every setting with its default and meaning, for `--help`."""
-    lines = []
-    for kind in _KINDS:
-        lines += ["", str(kind.__doc__), ""]
-        for item in fields(kind):
-            default = item.default if item.default_factory is MISSING else item.default_factory()
-            lines.append(f"  {item.name} ({default!r}): {item.metadata['help']}")
-    return "\n".join(lines)
