@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from hf_moshi_ttt import MoshiTTTConfig, MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.kyutai import config_to_kyutai, to_kyutai
+from hf_moshi_ttt.checkpoints.kyutai import config_to_kyutai, to_kyutai
 
 SHAPE = {
     "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16, "ffn_dim": 11264, "ttt": None,

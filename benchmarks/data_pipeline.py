@@ -24,15 +24,15 @@ import soundfile
 import torch
 from datasets import Dataset, disable_progress_bars
 
-from hf_moshi_ttt.audio import read_audio
+from hf_moshi_ttt.codec.audio import read_audio
+from hf_moshi_ttt.codec.log_mel_codec import LogMelCodecConfig, LogMelCodecModel
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.data.codes import FEATURES, Provenance
 from hf_moshi_ttt.data.collator import MoshiTTTCollator
 from hf_moshi_ttt.data.index import build_index
 from hf_moshi_ttt.data.segments import SegmentDataset, ShuffledSampler
-from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig, LogMelCodecModel
-from hf_moshi_ttt.trainer import MoshiTTTTrainer
-from hf_moshi_ttt.training_run import prepare
+from hf_moshi_ttt.training.run import prepare
+from hf_moshi_ttt.training.trainer import MoshiTTTTrainer
 
 LIBRILIGHT_FILES = 18_739
 ENCODE = """

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_moshi_ttt import MoshiTTTConfig, TTTConfig, TTTLayer
+from hf_moshi_ttt.memory.naive import naive_ttt
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTDecoderLayer
-from hf_moshi_ttt.ttt import naive_ttt
 
 SKIPPED_NAIVE = "frame by frame with autograd: only up to 750 frames"
 FFN_PER_WIDTH = 5.5  # rows of Moshi's gated feed-forward by its width

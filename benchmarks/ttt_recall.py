@@ -2,8 +2,8 @@
 
     python benchmarks/ttt_recall.py                 # about 15 minutes on one core
 
-Every cell is a fresh memory that hears a stream with a known key -> value map (`hf_moshi_ttt/recall.py`); printed are
-inner losses by that of the best constant answer (1 = nothing learned, 2 = a random answer). Tasks: 32 keys, 64 keys,
+Every cell is a fresh memory that hears a stream with a known key -> value map (`memory/recall.py`); printed are inner
+losses by that of the best constant answer (1 = nothing learned, 2 = a random answer). Tasks: 32 keys, 64 keys,
 noisy values (noise as large as the values), each over 4 minutes (3,000 frames, mean loss of the last 3), and a map that
 changes every minute for 2 hours (mean loss of the last half hour). The score of a setting is the geometric mean over
 tasks and depths; each setting is scored with its best partners.
@@ -24,8 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hf_moshi_ttt import TTTConfig
-from hf_moshi_ttt.recall import RecallStream, best_constant_loss, follow, make_recall_stream
-from hf_moshi_ttt.ttt_layer import TTTLearner
+from hf_moshi_ttt.memory.layer import TTTLearner
+from hf_moshi_ttt.memory.recall import RecallStream, best_constant_loss, follow, make_recall_stream
 
 BASE_LRS = (0.3, 1.0, 3.0, 10.0, 30.0)
 SPREADS = ("0.02", "x0.3", "x1", "x3")  # N(0, 0.02) as in the paper, or fan-in times a factor

@@ -23,18 +23,18 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
+from .checkpoints.loading import MoshiTTTLoadingMixin
+from .checkpoints.saving import MoshiTTTSavingMixin
 from .configuration_moshi_ttt import MoshiTTTConfig
-from .depth_transformer import CodeEmbedding, DepthTransformer
-from .generation_moshi_ttt import MoshiTTTStreamingMixin
-from .loading import MoshiTTTLoadingMixin
-from .losses import target_losses, weighted_mean
-from .saving import MoshiTTTSavingMixin
+from .memory.layer import TTTLayer, TTTProjection
+from .memory.naive import MemoryDiagnostics
 from .special_ids import FREE_ID, NO_INPUT_ID
-from .state import MoshiTTTState
-from .stream_state import StreamState
-from .ttt import MemoryDiagnostics
-from .ttt_layer import TTTLayer, TTTProjection
+from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin
+from .streaming.state import MoshiTTTState
+from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
+from .transformer.depth_transformer import CodeEmbedding, DepthTransformer
+from .transformer.losses import target_losses, weighted_mean
+from .transformer.stream_state import StreamState
 
 
 @dataclass

@@ -17,13 +17,13 @@ import sentencepiece
 import torch
 from transformers import AutoModel, AutoProcessor, BatchFeature, ProcessorMixin
 
-from .audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Frames
-from .checkpoints import HUB_OPTIONS, Repository, read_config
+from .checkpoints.repository import HUB_OPTIONS, Repository, read_config
+from .codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Frames
+from .codec.hub_files import local_file
+from .codec.log_mel_codec import LogMelCodecModel  # noqa: F401  registered with AutoModel
+from .codec.stream_rows import text_row, user_rows
+from .codec.text_stream import build_text_row, load_text_tokenizer
 from .configuration_moshi_ttt import MoshiTTTConfig
-from .hub_files import local_file
-from .log_mel_codec import LogMelCodecModel  # noqa: F401  registered with AutoModel
-from .stream_rows import text_row, user_rows
-from .text_stream import build_text_row, load_text_tokenizer
 
 _SILENCE_SEC = 20  # Mimi looks back 10 s
 

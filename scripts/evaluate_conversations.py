@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration, Sampling
-from hf_moshi_ttt.audio import frames_from_sec
+from hf_moshi_ttt.codec.audio import frames_from_sec
 from hf_moshi_ttt.data.codes import decode_codes, load_codec, load_codes
 from hf_moshi_ttt.evaluation.conversation_measures import (
     continue_conversation,

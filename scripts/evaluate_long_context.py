@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hf_moshi_ttt.arguments import describe_settings, read_settings
 from hf_moshi_ttt.evaluation.baselines import Comparison, parse_baselines
 from hf_moshi_ttt.evaluation.long_context_settings import (
     KINDS,
@@ -30,6 +29,7 @@ from hf_moshi_ttt.evaluation.report import write_report
 from hf_moshi_ttt.evaluation.results_file import SCHEMA_VERSION, made_with, write_results
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
+from hf_moshi_ttt.training.arguments import describe_settings, read_settings
 
 
 def parse_arguments() -> tuple[argparse.Namespace, RecordingSettings, LongContextSettings]:

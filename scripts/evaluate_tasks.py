@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from hf_moshi_ttt.arguments import read_settings
 from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.evaluation.long_context import describe_model
 from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings, parse_long_context_settings
@@ -22,6 +21,7 @@ from hf_moshi_ttt.evaluation.recordings import encode_files
 from hf_moshi_ttt.evaluation.results_file import made_with
 from hf_moshi_ttt.evaluation.text_perplexity import evaluate_text_perplexity
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.training.arguments import read_settings
 
 
 def parse_arguments() -> argparse.Namespace:

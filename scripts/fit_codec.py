@@ -12,8 +12,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from hf_moshi_ttt.configuration_log_mel_codec import LogMelCodecConfig
-from hf_moshi_ttt.log_mel_codec_fit import fit_log_mel_codec, measure_codec, read_excerpts
+from hf_moshi_ttt.codec.configuration_log_mel_codec import LogMelCodecConfig
+from hf_moshi_ttt.codec.log_mel_codec_fit import fit_log_mel_codec, measure_codec, read_excerpts
 
 HELD_OUT_MINUTES = 5.0
 

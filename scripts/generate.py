@@ -8,12 +8,12 @@ from pathlib import Path
 import soundfile
 import torch
 
-from hf_moshi_ttt.audio import FRAME_RATE_HZ, SAMPLE_RATE_HZ, frames_from_sec
+from hf_moshi_ttt.codec.audio import FRAME_RATE_HZ, SAMPLE_RATE_HZ, frames_from_sec
 from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.data.collator import MoshiTTTCollator
-from hf_moshi_ttt.generation_moshi_ttt import Sampling
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
+from hf_moshi_ttt.streaming.generation_moshi_ttt import Sampling
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_moshi_ttt.data.codes import load_codes
-from hf_moshi_ttt.memory_curves import memory_by_position, memory_by_step
+from hf_moshi_ttt.evaluation.memory_curves import memory_by_position, memory_by_step
+from hf_moshi_ttt.evaluation.plots import plot_memory
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.plots import plot_memory
 
 
 def parse_arguments() -> argparse.Namespace:

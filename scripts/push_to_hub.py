@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hf_moshi_ttt.checkpoints.model_card import PLOT_NAME, ModelCardFacts
 from hf_moshi_ttt.evaluation.results_file import read_results
-from hf_moshi_ttt.model_card import PLOT_NAME, ModelCardFacts
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
 

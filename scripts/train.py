@@ -7,8 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from hf_moshi_ttt.arguments import describe_settings, read_settings
-from hf_moshi_ttt.training_run import dry_run, run
+from hf_moshi_ttt.training.arguments import describe_settings, read_settings
+from hf_moshi_ttt.training.run import dry_run, run
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from hf_moshi_ttt.text_stream import train_text_tokenizer
+from hf_moshi_ttt.codec.text_stream import train_text_tokenizer
 
 
 def main() -> None:

@@ -14,14 +14,14 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import MimiConfig, MimiModel
 
+from hf_moshi_ttt.codec.log_mel_codec import LogMelCodecConfig
+from hf_moshi_ttt.codec.log_mel_codec_fit import fit_log_mel_codec
+from hf_moshi_ttt.codec.text_stream import train_text_tokenizer
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.data.codes import Provenance
-from hf_moshi_ttt.log_mel_codec import LogMelCodecConfig
-from hf_moshi_ttt.log_mel_codec_fit import fit_log_mel_codec
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.text_stream import train_text_tokenizer
 
-from .checkpoint_fixture import lm_model, tiny_mimi, transformers_moshi  # noqa: F401  fixtures
+from .fixtures.checkpoints import lm_model, tiny_mimi, transformers_moshi  # noqa: F401  fixtures
 
 torch.set_num_threads(1)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
+from hf_moshi_ttt.codec.text_stream import train_text_tokenizer
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
-from hf_moshi_ttt.text_stream import train_text_tokenizer
 
-from .checkpoint_fixture import save_kyutai
+from .fixtures.checkpoints import save_kyutai
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,8 @@ def test_what_cannot_be_processed_is_refused(processor: MoshiTTTProcessor, call:
 def test_models_without_a_tokenizer_or_with_another_codec(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trained on audio alone: its configuration names no text_tokenizer"):
         _ = MoshiTTTProcessor(MoshiTTTConfig.from_preset("tiny")).tokenizer
-    from hf_moshi_ttt.configuration_log_mel_codec import LogMelCodecConfig
-    from hf_moshi_ttt.log_mel_codec import LogMelCodecModel
+    from hf_moshi_ttt.codec.configuration_log_mel_codec import LogMelCodecConfig
+    from hf_moshi_ttt.codec.log_mel_codec import LogMelCodecModel
 
     LogMelCodecModel(LogMelCodecConfig(frame_rate=25, pca_dim=8, codebook_size=4)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"\(samples/s, frames/s\) = \(24000, 25\), but Moshi needs \(24000, 12.5\)"):

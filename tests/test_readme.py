@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from .checkpoint_fixture import save_kyutai
-from .hub_stand_in import running_hub
+from .fixtures.checkpoints import save_kyutai
+from .fixtures.hub_stand_in import running_hub
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -100,7 +100,7 @@ def test_file_tree_names_every_file_and_no_other() -> None:
 
 
 def test_every_configuration_parses() -> None:
-    from hf_moshi_ttt.arguments import parse_settings, read_settings
+    from hf_moshi_ttt.training.arguments import parse_settings, read_settings
 
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         model, data, args = parse_settings(read_settings(path, ["use_cpu=true"]))

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..audio import SAMPLE_RATE_HZ, BadAudioError, read_audio
-from ..workers import run_jobs
+from ..codec.audio import SAMPLE_RATE_HZ, BadAudioError, read_audio
 from .bad_files import MAX_BAD_FRACTION, BadFiles
 from .corpora import list_entries
 from .forced_alignment import align_words, unknown_words
 from .word_times import MAIN_SPEAKER, OTHER_SPEAKER, read_word_times
+from .workers import run_jobs
 
 CHANNELS = {MAIN_SPEAKER: 0, OTHER_SPEAKER: 1}
 _TURN = re.compile(r"(?:\[\s*([\d.]+)\s+([\d.]+)\s*\]\s*)?(\w+):\s*(.*\S)")

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Audio
 from datasets.features.features import register_feature
 
-from ..audio import SAMPLE_RATE_HZ, read_audio
+from ..codec.audio import SAMPLE_RATE_HZ, read_audio
 
 
 class AudioFile(dict):

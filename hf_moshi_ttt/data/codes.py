@@ -20,8 +20,8 @@ from datasets import List as ListFeature
 from huggingface_hub import HfApi, hf_hub_download
 from transformers import AutoModel
 
-from .. import log_mel_codec  # noqa: F401  registers the codec with AutoModel
-from ..audio import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ, BadAudioError
+from ..codec import log_mel_codec  # noqa: F401  registers the codec with AutoModel
+from ..codec.audio import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ, BadAudioError
 from .mixture import mix
 
 NUM_CODEBOOKS = 8

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio import FRAME_RATE_HZ
+from ..codec.audio import FRAME_RATE_HZ
+from ..codec.stream_rows import text_row, user_rows
 from ..configuration_moshi_ttt import MoshiTTTConfig
-from ..losses import audio_weights, mask_unpredicted, text_weights
 from ..special_ids import IGNORE_ID, NO_INPUT_ID
-from ..stream_rows import text_row, user_rows
+from ..transformer.losses import audio_weights, mask_unpredicted, text_weights
 
 
 @dataclass

@@ -23,12 +23,12 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ..audio import BadAudioError, frames_from_sec, read_blocks
-from ..text_stream import build_text_row, load_text_tokenizer
-from ..workers import run_jobs
+from ..codec.audio import BadAudioError, frames_from_sec, read_blocks
+from ..codec.text_stream import build_text_row, load_text_tokenizer
 from .bad_files import MAX_BAD_FRACTION, BadFiles
 from .codes import FEATURES, Provenance, codec_sha256, encode_streams, load_codec, load_codes, silence_codes
 from .word_times import MAIN_SPEAKER
+from .workers import run_jobs
 
 ENCODING_VERSION = 1
 """Part of every shard's name; raised when the same input gives other rows than before."""

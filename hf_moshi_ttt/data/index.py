@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from tqdm.auto import tqdm
 
-from ..audio import AUDIO_SUFFIXES, MAX_CHANNELS, BadAudioError, read_blocks, read_header
+from ..codec.audio import AUDIO_SUFFIXES, MAX_CHANNELS, BadAudioError, read_blocks, read_header
 from .bad_files import MAX_BAD_FRACTION, BadFiles, is_utf8, require_inside
 
 

@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from ..audio import FRAME_RATE_HZ
+from ..codec.audio import FRAME_RATE_HZ
 
 
 class Place(NamedTuple):

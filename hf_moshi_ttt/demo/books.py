@@ -23,8 +23,8 @@ from hibari import Hibari
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from ..audio import SAMPLE_RATE_HZ
-from ..workers import run_jobs
+from ..codec.audio import SAMPLE_RATE_HZ
+from ..data.workers import run_jobs
 from .debian_packages import TITLES
 
 CHAPTER_SEC = (300.0, 720.0)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..codec.text_stream import load_text_tokenizer
 from ..data.codes import load_codes
-from ..text_stream import load_text_tokenizer
 
 Command = Sequence[str]
 

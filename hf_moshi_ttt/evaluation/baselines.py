@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.codes import Provenance
-from ..memory_curves import memory_by_position
 from .comparisons import compare
 from .long_context import LongContextOutput, describe_model, evaluate_long_context
 from .long_context_settings import LongContextSettings
+from .memory_curves import memory_by_position
 from .preflight import Finding, afterthoughts, preflight
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..audio import FRAME_SAMPLES, sec_from_frames
-from ..generation_moshi_ttt import Sampling
+from ..codec.audio import FRAME_SAMPLES, sec_from_frames
+from ..streaming.generation_moshi_ttt import Sampling
 from .loss_curve import bin_centres, estimate_mean
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..audio import sec_from_frames
-from ..plots import plot_memory
+from ..codec.audio import sec_from_frames
+from .plots import plot_memory
 
 _POSITION = "position in the recording (frames of 80 ms)"
 _COLUMNS = 2

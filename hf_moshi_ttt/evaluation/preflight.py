@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..audio import sec_from_frames
+from ..codec.audio import sec_from_frames
 from ..data.codes import Provenance
 from .long_context_settings import LongContextSettings
 

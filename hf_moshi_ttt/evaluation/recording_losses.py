@@ -22,7 +22,7 @@ from .streamed_losses import BlockReader, losses_by_frame
 
 if TYPE_CHECKING:
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-    from ..state import MoshiTTTState
+    from ..streaming.state import MoshiTTTState
 
 
 class RecordingReader:

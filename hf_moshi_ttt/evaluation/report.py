@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from ..audio import sec_from_frames
+from ..codec.audio import sec_from_frames
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

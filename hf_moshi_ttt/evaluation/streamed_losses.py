@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..losses import code_losses
 from ..special_ids import FREE_ID
+from ..transformer.losses import code_losses
 
 if TYPE_CHECKING:
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-    from ..state import MoshiTTTState
+    from ..streaming.state import MoshiTTTState
 
 _FIRST_BLOCK_FRAMES, _FEWEST_BLOCK_FRAMES = 64, 8
 _FEW_PASSES, _MANY_PASSES = 4, 8

@@ -8,8 +8,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.collator import MoshiTTTCollator
-from ..losses import code_losses
 from ..special_ids import IGNORE_ID
+from ..transformer.losses import code_losses
 from .long_context import evaluation_mode
 from .loss_curve import estimate_ratio
 

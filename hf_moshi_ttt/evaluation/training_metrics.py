@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..losses import code_losses
+from ..transformer.losses import code_losses
 from .long_context import evaluate_long_context
 from .long_context_settings import LongContextSettings
 from .loss_curve import long_context_numbers

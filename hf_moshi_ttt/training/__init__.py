@@ -1,1 +1,1 @@
-"""The parts of training that `trainer.py` is built from."""
+"""The HF Trainer with what TTT-Moshi needs: settings, exact resumption, carried memory, FSDP2."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..audio import SAMPLE_RATE_HZ, sec_from_frames
+from ..codec.audio import SAMPLE_RATE_HZ, sec_from_frames
 from ..data.codes import decode_codes, load_codec
 from .parameter_groups import count_parameters, parameter_groups
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
-from ..state import MoshiTTTState
+from ..streaming.state import MoshiTTTState
 
 _NOWHERE = -1
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..arguments import MoshiTTTTrainingArguments
+from .arguments import MoshiTTTTrainingArguments
 
 _RATES = ("rate_proj", "place_offset", "keep_logit", "log_decay_scale")
 

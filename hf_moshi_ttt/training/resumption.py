@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments
+from .arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments
 from .checkpoint_folders import CheckpointFolders, find_checkpoint
 
 logger = logging.get_logger(__name__)

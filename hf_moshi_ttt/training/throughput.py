@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..audio import sec_from_frames
+from ..codec.audio import sec_from_frames
 
 # Dense bfloat16 peaks in FLOP/s, from NVIDIA's data sheets; the first name that a device's name contains counts.
 PEAK_FLOPS = {

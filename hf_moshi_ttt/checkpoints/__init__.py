@@ -1,0 +1,1 @@
+"""Recognises, opens, converts, loads, saves, adapts and describes checkpoints of every layout."""

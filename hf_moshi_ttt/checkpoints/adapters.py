@@ -1,0 +1,126 @@
+"""What is trained: presets, and `peft` settings that find Moshi's linears by name.
+
+| preset   | trained                                                                  |
+| -------- | ------------------------------------------------------------------------ |
+| frozen   | nothing                                                                  |
+| lora     | LoRA on attention, feed-forward and depth linears                        |
+| ttt      | the TTT blocks: norm, layer and gate                                     |
+| lora+ttt | both; `peft` saves the TTT blocks with the adapter (`modules_to_save`)   |
+| full     | everything                                                               |
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from ..configuration_moshi_ttt import MoshiTTTConfig
+from .repository import is_ttt_weight
+
+PRESETS = ("frozen", "lora", "ttt", "lora+ttt", "full")
+TTT_MODULES = ["ttt", "ttt_norm", "ttt_gate"]
+LORA_PARTS = ("attention", "ffn", "depth", "text_head")
+DEFAULT_PARTS = ("attention", "ffn", "depth")
+
+
+class MatchedRank(NamedTuple):
+    """A LoRA rank and how well it matches: parameters of LoRA at this rank, and those it stands in for."""
+
+    rank: int
+    lora_parameters: int
+    matched_parameters: int
+
+
+def lora_targets(config: MoshiTTTConfig, parts: Sequence[str] = DEFAULT_PARTS) -> list[str]:
+    """Names of linears for `LoraConfig(target_modules=...)`; no linear of a TTT layer is among them.
+
+    Args:
+        parts: `"attention"` and `"ffn"` of the temporal transformer, `"depth"` (all linears of the depth transformer,
+            of every codebook), `"text_head"` (`peft` then saves the whole head too, unless it is told not to).
+
+    Raises:
+        ValueError: an unknown part.
+    """
+    unknown = sorted(set(parts) - set(LORA_PARTS))
+    if unknown or not parts:
+        raise ValueError(f"parts={list(parts)}, but they must be some of {', '.join(LORA_PARTS)}.")
+    codebooks = range(config.num_codebooks)
+    depth = [f"{name}.{i}" for name in ("qkv_proj", "o_proj", "input_projections", "lm_heads") for i in codebooks]
+    names = {
+        "attention": ["self_attn.qkv_proj", "self_attn.o_proj"],
+        "ffn": ["mlp.fc1", "mlp.fc2"],
+        "depth": [*depth, *(f"mlp.{i}.{name}" for i in codebooks for name in ("fc1", "fc2"))],
+        "text_head": ["lm_head"],
+    }
+    return [name for part in LORA_PARTS if part in parts for name in names[part]]
+
+
+def lora_config(
+    config: MoshiTTTConfig, rank: int = 64, scaling: float = 2.0, parts: Sequence[str] = DEFAULT_PARTS, ttt: bool = True
+) -> LoraConfig:
+    """`peft` settings; rank and scaling default to moshi-finetune's.
+
+    Args:
+        scaling: the adapter's output is multiplied by it.
+        ttt: whether the TTT blocks are trained and saved with the adapter, where the model has any.
+    """
+    return LoraConfig(
+        r=rank,
+        lora_alpha=scaling * rank,  # type: ignore[arg-type]  # peft divides it by the rank again
+        target_modules=lora_targets(config, parts),
+        modules_to_save=TTT_MODULES if ttt and config.ttt is not None else None,
+    )
+
+
+def make_trainable(model: Any, preset: str, lora: LoraConfig | None = None) -> Any:
+    """Sets what of a model is trained; with LoRA, returns it as a `PeftModel`.
+
+    Args:
+        preset: one of `PRESETS`.
+        lora: other settings than `lora_config`'s for the presets with LoRA.
+
+    Raises:
+        ValueError: an unknown preset, TTT without TTT layers, settings of LoRA that are not used, or a model that has
+            adapters already.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r}, but it must be one of {', '.join(PRESETS)}.")
+    if isinstance(model, PeftModel):
+        raise ValueError("The model has adapters already: merge them (merge_and_unload) or take its base.")
+    if "ttt" in preset and model.config.ttt is None:
+        raise ValueError(f"preset={preset!r}, but the model has no TTT layers. Load it with ttt_config.")
+    if lora is not None and "lora" not in preset:
+        raise ValueError(f"preset={preset!r} has no LoRA, but settings for it were given.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(preset == "full" or (preset == "ttt" and is_ttt_weight(name)))
+    if "lora" not in preset:
+        return model
+    return get_peft_model(model, lora or lora_config(model.config, ttt="ttt" in preset))
+
+
+def matched_lora_rank(model: nn.Module, parts: Sequence[str] = DEFAULT_PARTS, rank: int = 0) -> MatchedRank:
+    """The rank at which LoRA alone has as many parameters as LoRA of `rank` and the model's TTT blocks together.
+
+    Args:
+        model: the model with TTT, before adapters; on the meta device it costs nothing.
+    """
+    config: Any = model.config
+    targets = tuple(f".{name}" for name in lora_targets(config, parts))
+    per_rank = sum(
+        module.in_features + module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and f".{name}".endswith(targets) and not is_ttt_weight(f"{name}.")
+    )
+    ttt = sum(parameter.numel() for name, parameter in model.named_parameters() if is_ttt_weight(name))
+    matched = rank * per_rank + ttt
+    found = max(1, round(matched / per_rank))
+    return MatchedRank(found, found * per_rank, matched)
+
+
+def save_adapter(model: PeftModel, folder: str | Path) -> None:
+    """`peft`'s own `save_pretrained`, and the configuration beside it, from which `from_pretrained` builds the base."""
+    model.save_pretrained(str(folder))
+    base: Any = model.get_base_model()
+    base.config.save_pretrained(folder)

@@ -1,0 +1,35 @@
+"""The rows that audio alone does not give: what stands for the text and for the user of a mono recording."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..special_ids import NO_INPUT_ID
+
+if TYPE_CHECKING:
+    from ..configuration_moshi_ttt import MoshiTTTConfig
+
+
+def text_row(config: "MoshiTTTConfig", frames: int) -> np.ndarray:
+    """The text row `[1, T]` of audio without words, after the configuration's `text_stream`."""
+    fill = {"zero": config.end_pad_token_id, "pad": config.pad_token_id, "none": NO_INPUT_ID}[config.text_stream]
+    return np.full((1, frames), fill, dtype=np.int64)
+
+
+def user_rows(config: "MoshiTTTConfig", codes_QT: np.ndarray, silence_codes: Sequence[int] | None) -> np.ndarray:
+    """The user's rows `[Q, T]` of a mono recording, after the configuration's `user_stream`.
+
+    Args:
+        silence_codes: `[Q]`, one frame of digital silence.
+
+    Raises:
+        ValueError: `user_stream="silence"` without its codes.
+    """
+    if config.user_stream == "duplicate":
+        return codes_QT
+    if config.user_stream == "none":
+        return np.full_like(codes_QT, NO_INPUT_ID)
+    if silence_codes is None:
+        raise ValueError('user_stream="silence" needs silence_codes; they stand in the provenance of the codes.')
+    return np.repeat(np.asarray(silence_codes, dtype=np.int64)[:, None], codes_QT.shape[1], axis=1)

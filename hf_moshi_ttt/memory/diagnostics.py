@@ -1,0 +1,44 @@
+"""What the memory of a TTT layer does as one number a quantity, and the names under which training logs them.
+
+The quantities are those of `MemoryDiagnostics`, averaged over rows, heads and channels.
+"""
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from .naive import MemoryDiagnostics
+
+QUANTITIES = tuple(field.name for field in fields(MemoryDiagnostics))
+LOG_PREFIX = "ttt/layer_"
+
+
+def log_key(layer: int, name: str) -> str:
+    """The name under which the trainer logs a quantity of a layer."""
+    return f"{LOG_PREFIX}{layer}/{name}"
+
+
+def layer_means(told: MemoryDiagnostics, present_BT: Tensor) -> dict[str, Tensor]:
+    """The mean of each known quantity of a layer, as tensors on its device; of the gate, the mean size.
+
+    Args:
+        present_BT: False for frames that are padding, which losses and the branch leave out.
+    """
+    means = {}
+    for name in QUANTITIES:
+        value = getattr(told, name)
+        if value is None:
+            continue
+        value = value.abs() if name == "gate" else value
+        if name.startswith("loss_"):
+            value = value.masked_fill(~present_BT[:, None], torch.nan)
+        elif name == "branch_to_residual":
+            value = value.masked_fill(~present_BT, torch.nan)
+        means[name] = value.float().nanmean()
+    return means
+
+
+def present_frames(codes_BKT: Tensor) -> Tensor:
+    """`[B, T]`, False for frames of absent codes alone, such as padding."""
+    return (codes_BKT >= 0).any(dim=1)

@@ -1,0 +1,285 @@
+"""`TTTLayer`: the test-time-training layer as a module, between a hidden state and a branch of the residual stream.
+
+It projects the hidden state to queries, keys, values and rates per head, hands them to a learner in float32 at least,
+whatever the model's dtype or autocast, and projects the answer back. The memory is a `StreamState` that is passed in
+and out; a forward pass writes no parameter. `o_proj` starts at zero, so a fresh layer adds nothing.
+
+A learner is a module with `rates_per_head`, `reset_parameters()`, `init_state(batch_size, device)` and
+`forward(q, k, v, rates, state, diagnostics, lr_scale) -> (z, state, diagnostics)`: here `TTTLearner` and
+`StaticLearner`, and `GatedDeltaLearner` in its own file.
+
+Legend: B batch, T frames, D model width, H heads, F head width, R rates per head, C frames per mini-batch.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from ..configuration_moshi_ttt import TTTConfig
+from ..transformer.rope import apply_rope, rope_phases
+from ..transformer.stream_state import StreamState
+from .gated_delta import GatedDeltaLearner
+from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state
+from .scan import answer_at_start, diagnose, diagnose_at_start, ttt
+
+_INNER_ROPE_THETA = 10000.0
+# Keeps the spread of f_res near 1 behind each tanh-GELU, which passes 0.425 of the power of a standard normal.
+_GELU_GAIN = 1 / math.sqrt(0.425)
+_PAPER_STD = 0.02
+
+
+@dataclass
+class TTTLayerOutput:
+    """What a TTT layer returns: the branch `output` `[B, T, D]`, the memory `state` behind the last frame, and what it
+    did (`diagnostics`), where asked for."""
+
+    output: Tensor
+    state: StreamState
+    diagnostics: MemoryDiagnostics | None = None
+
+
+class TTTProjection(nn.Linear):
+    """A linear layer that starts as N(0, std) with zero bias."""
+
+    def __init__(self, in_features: int, out_features: int, std: float, bias: bool = False) -> None:
+        self.std = std
+        super().__init__(in_features, out_features, bias)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values; torch calls it when the layer is made."""
+        init.normal_(self.weight, std=self.std)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+
+class TTTLearner(nn.Module):
+    """A network per head that takes a gradient step on every frame; its parameters are every memory's start."""
+
+    rates_per_head = 1
+
+    def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
+        super().__init__()
+        self.config = ttt_config
+        self.head_dim = head_dim
+        depth = ttt_config.ttt_mlp_layers
+        hidden = [head_dim * ttt_config.ttt_mlp_expansion_factor] * (depth - 1)
+        widths = [head_dim, *hidden, head_dim]
+        num_biases = depth if ttt_config.output_bias else depth - 1
+        self.inner_weights = nn.ParameterList(
+            torch.empty(num_heads, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.inner_biases = nn.ParameterList(torch.empty(num_heads, 1, o) for o in widths[1 : num_biases + 1])
+        self.inner_norm_weight = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.inner_norm_bias = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.place_offset = nn.Parameter(torch.empty(ttt_config.mini_batch_size))
+        if ttt_config.forget == "learned":
+            self.keep_logit = nn.Parameter(torch.empty(num_heads))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values of every parameter."""
+        for layer, weight in enumerate(self.inner_weights):
+            fan_in = (_GELU_GAIN if layer else 1.0) / math.sqrt(weight.shape[1])
+            init.normal_(weight, std=_PAPER_STD if self.config.preset == "paper" else fan_in)
+        for bias in self.inner_biases:
+            init.zeros_(bias)
+        init.ones_(self.inner_norm_weight)
+        init.zeros_(self.inner_norm_bias)
+        init.zeros_(self.place_offset)
+        if self.config.forget == "learned":
+            keep = float(self.config.initial_keep_factor)
+            init.constant_(self.keep_logit, math.log(keep / (1 - keep)))
+
+    def inner_network(self) -> InnerNetwork:
+        """The trained start of every memory, in float32 at least."""
+        config = self.config
+        places = torch.arange(1, config.mini_batch_size + 1, device=self.place_offset.device)
+        base = 1 / places if config.step == "mean" else torch.full_like(1 / places, 1 / len(places))
+        return InnerNetwork(
+            weights=tuple(_fp32(w) for w in self.inner_weights),
+            biases=tuple(_fp32(b) for b in self.inner_biases),
+            norm_weight_HF=_fp32(self.inner_norm_weight),
+            norm_bias_HF=_fp32(self.inner_norm_bias),
+            place_weights_C=(base + _fp32(self.place_offset)).clamp_min(0),
+            keep_H=torch.sigmoid(_fp32(self.keep_logit)) if config.forget == "learned" else None,
+            normalize_target=config.preset == "default",
+            first_learned=config.ttt_mlp_layers - 1 if config.update == "last" else 0,
+        )
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> TTTState:
+        """A fresh memory of `batch_size` rows, in float32 at least."""
+        first = self.config.ttt_mlp_layers - 1 if self.config.update == "last" else 0
+        weights, biases = list(self.inner_weights)[first:], list(self.inner_biases)[first:]
+        dtype, device = _inner_dtype(weights[0].dtype), device or weights[0].device
+        return init_state(weights, biases, self.config.mini_batch_size, batch_size, dtype, device)
+
+    def inner_tokens(
+        self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, place_B: Tensor | None, lr_scale: float = 1.0
+    ) -> InnerTokens:
+        """Normed queries and keys with rotary positions inside the mini-batch, and learning rates.
+
+        Args:
+            place_B: frames of each row in its unfinished mini-batch, or None for rows that start.
+            lr_scale: what `base_lr` is multiplied by.
+        """
+        q, k, v, rates_BHTR = (_fp32(x) for x in (q, k, v, rates_BHTR))  # FSDP2 may have cast a learner's arguments
+        lr = torch.sigmoid(rates_BHTR[..., 0]) * (lr_scale * self.config.base_lr / self.head_dim)
+        if self.config.preset == "default":
+            q, k = (F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in (q, k))
+        size = self.config.mini_batch_size
+        start = torch.zeros(1, dtype=torch.int64, device=q.device) if place_B is None else place_B
+        places_BT = (start[:, None] + torch.arange(q.shape[2], device=q.device)) % size
+        phases = rope_phases(places_BT, self.head_dim, _INNER_ROPE_THETA)
+        return InnerTokens(apply_rope(q, phases), apply_rope(k, phases), v, lr)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rates_BHTR: Tensor,
+        state: TTTState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, StreamState, MemoryDiagnostics | None]:
+        """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and rates `[B, H, T, 1]`, with the state behind the last frame."""
+        place_B = None if state is None else state.place
+        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, rates_BHTR, place_B, lr_scale)
+        z, behind = ttt(net, tokens, state)
+        return z, behind, diagnose(net, tokens, state, behind) if diagnostics else None
+
+
+@dataclass
+class StaticState(StreamState):
+    """The place in the mini-batch `[B]`, which the rotary positions need; nothing is remembered."""
+
+    place: Tensor
+
+
+class StaticLearner(TTTLearner):
+    """The control for capacity: the same parameters, no inner steps."""
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> Any:
+        """The state of `batch_size` rows."""
+        where = device or self.place_offset.device
+        return StaticState(torch.zeros(batch_size, dtype=torch.int64, device=where))
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rates_BHTR: Tensor,
+        state: Any,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, StreamState, MemoryDiagnostics | None]:
+        """As `TTTLearner.forward`, at the start weights, whatever the rates."""
+        place = self.init_state(q.shape[0], q.device).place if state is None else state.place
+        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, rates_BHTR, place)
+        z = answer_at_start(net, tokens.q)
+        behind = StaticState((place + q.shape[2]) % self.config.mini_batch_size)
+        return z, behind, diagnose_at_start(net, tokens) if diagnostics else None
+
+
+LEARNERS: dict[str, Any] = {"ttt": TTTLearner, "static": StaticLearner, "gated_delta": GatedDeltaLearner}
+
+
+class TTTLayer(nn.Module):
+    """A TTT layer that stands alone.
+
+    Args:
+        hidden_size: D, the width of the hidden state.
+        num_attention_heads: H, the number of memories side by side.
+    """
+
+    def __init__(self, hidden_size: int, num_attention_heads: int, ttt_config: TTTConfig) -> None:
+        super().__init__()
+        if hidden_size % (2 * num_attention_heads):
+            raise ValueError(
+                f"hidden_size={hidden_size} must be a multiple of 2 * num_attention_heads={2 * num_attention_heads}: "
+                "the head width is even (RoPE)."
+            )
+        self.config = ttt_config
+        self.num_heads = num_attention_heads
+        self.head_dim = hidden_size // num_attention_heads
+        learner = LEARNERS[ttt_config.learner]
+        std = _PAPER_STD if ttt_config.preset == "paper" else 1 / math.sqrt(hidden_size)
+        self.q_proj = TTTProjection(hidden_size, hidden_size, std)
+        self.k_proj = TTTProjection(hidden_size, hidden_size, std)
+        self.v_proj = TTTProjection(hidden_size, hidden_size, std)
+        self.o_proj = TTTProjection(hidden_size, hidden_size, std=0)
+        self.rate_proj = TTTProjection(hidden_size, num_attention_heads * learner.rates_per_head, std, bias=True)
+        # In float32 also where models are made in another default dtype, as transformers does.
+        self.learner = learner(num_attention_heads, self.head_dim, ttt_config).float()
+        self.post_norm = nn.LayerNorm(hidden_size, eps=1e-6)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values of every parameter; weights that came from a checkpoint keep theirs (`transformers`' rule)."""
+        for proj in (self.q_proj, self.k_proj, self.v_proj, self.o_proj, self.rate_proj):
+            proj.reset_parameters()
+        self.learner.reset_parameters()
+        init.ones_(self.post_norm.weight)
+        init.zeros_(self.post_norm.bias)
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> StreamState:
+        """A fresh memory of `batch_size` rows.
+
+        Args:
+            device: the layer's own if None; on `"meta"` it costs nothing and `num_bytes()` still tells its size.
+        """
+        return self.learner.init_state(batch_size, device)
+
+    def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values `[B, H, T, F]` and rates `[B, H, T, R]`, in float32 at least."""
+        q, k, v = (self._heads(proj(x_BTD)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        return q, k, v, self._heads(self.rate_proj(x_BTD))
+
+    def _heads(self, x_BTD: Tensor) -> Tensor:
+        return _fp32(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(
+        self, x_BTD: Tensor, state: StreamState | None = None, diagnostics: bool = False, inner_lr_scale: float = 1.0
+    ) -> TTTLayerOutput:
+        """Learns from `x` `[B, T, D]` and answers from it, frame by frame.
+
+        Args:
+            state: the memory to continue from, or None for a fresh one. It is not changed.
+            diagnostics: whether to tell what the memory did; costs about as much again as the learner's forward pass.
+            inner_lr_scale: what `base_lr` is multiplied by, to warm the inner steps up in training.
+
+        Raises:
+            ValueError: x of another shape, or a state of another number of rows.
+        """
+        self._check(x_BTD, state)
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            x = x_BTD.to(self.q_proj.weight.dtype)
+            z_BHTF, behind, told = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
+            z_BTD = z_BHTF.transpose(1, 2).flatten(-2)
+            normed = F.layer_norm(
+                z_BTD, z_BTD.shape[-1:], _fp32(self.post_norm.weight), _fp32(self.post_norm.bias), 1e-6
+            )
+            return TTTLayerOutput(self.o_proj(normed.to(x.dtype)).to(x_BTD.dtype), behind, told)
+
+    def _check(self, x_BTD: Tensor, state: StreamState | None) -> None:
+        width = self.num_heads * self.head_dim
+        if x_BTD.dim() != 3 or x_BTD.shape[1] < 1 or x_BTD.shape[2] != width:
+            raise ValueError(f"x must be [B, T >= 1, {width}]; got {list(x_BTD.shape)}.")
+        if state is not None and state.batch_size != x_BTD.shape[0]:
+            raise ValueError(f"x has {x_BTD.shape[0]} rows, but the state has {state.batch_size}.")
+
+
+def _inner_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _fp32(x: Tensor) -> Tensor:
+    return x.to(_inner_dtype(x.dtype))

@@ -1,0 +1,70 @@
+"""`MoshiTTTState`: everything a running stream remembers, one row per sample.
+
+The memory of the TTT layers (fast weights in float32), the attention window's keys and values, the last frames of codes
+that the delays still need, and the number of frames heard. A model call may write the window of the state it is given
+in place: go on with the state it returns, or `clone()` before.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..transformer.attention import KVCache
+from ..transformer.stream_state import StreamState, per_row
+
+
+@dataclass
+class MoshiTTTState(StreamState):
+    """The state of `B` streams.
+
+    Args:
+        memory: the state of each TTT layer, in order.
+        window: one `KVCache` per temporal layer, or None: then each call starts a new segment, and only the memory is
+            carried from one to the next.
+        history: `[B, K, max_delay + 1]` int64, the codes of the last frames, -2 where one is still to be predicted.
+        initial: `[B, K]` int64, the history of a fresh stream.
+        frames: `[B]` int64, frames since the start of the stream.
+    """
+
+    memory: tuple[StreamState, ...]
+    window: tuple[KVCache, ...] | None
+    history: Tensor
+    initial: Tensor
+    frames: Tensor
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.frames.shape[0]
+
+    def fresh_value(self, name: str, tensor: Tensor) -> Tensor:
+        """What a tensor of this state holds before the first frame."""
+        if name in ("history", "initial"):
+            return self.initial[:, :, None].expand_as(tensor) if name == "history" else tensor
+        return torch.zeros_like(tensor)
+
+    def keep_rows(self, rows_B: Tensor, before: "MoshiTTTState") -> "MoshiTTTState":
+        """This state for the rows that are True, the state `before` for the others: those stand still.
+
+        The windows are this state's for all rows: the slot a frame writes is outside the window of the state before.
+        """
+        rows, old = self.row_mask(rows_B), before.named_tensors()
+
+        def chosen(name: str, tensor: Tensor) -> Tensor:
+            return tensor if name.startswith("window.") else torch.where(per_row(rows, tensor), tensor, old[name])
+
+        return self.map(chosen)
+
+    def num_bytes_by_layer(self) -> dict[str, int]:
+        """Bytes of each TTT layer's memory, in order, and of each temporal layer's window: `memory.0`, `window.0`.
+
+        Both grow with the number of streams B alone, not with their length.
+        """
+        parts = {"memory": self.memory, "window": self.window or ()}
+        return {f"{name}.{i}": part.num_bytes() for name, side in parts.items() for i, part in enumerate(side)}
+
+    def new_segment(self) -> "MoshiTTTState":
+        """The memory alone: attention, positions and delays begin anew."""
+        fresh = self.fresh_value("history", self.history).clone()
+        return replace(self, window=None, history=fresh, frames=torch.zeros_like(self.frames))

@@ -1,0 +1,254 @@
+"""A training run from its settings: the model, what of it is trained, the data, and where the run starts."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from transformers import set_seed
+from transformers.utils import logging
+
+from ..checkpoints.adapters import lora_config, make_trainable
+from ..codec.audio import frames_from_sec
+from ..configuration_moshi_ttt import MoshiTTTConfig
+from ..data.codes import Provenance, load_codes, require_same_codec
+from ..data.collator import MoshiTTTCollator
+from ..data.segments import SegmentDataset
+from ..evaluation.training_metrics import LongContextCallback
+from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from .arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments, parse_settings
+from .dry_run import describe_model, describe_steps, describe_time, measure, static_memory, write_first_batch
+from .length_stages import StagedSegments
+from .parameter_groups import count_parameters, parameter_groups
+from .resumption import Start, course_settings, plan_start, require_same_course, weights_of
+from .run_files import MetricsFile, write_run
+from .trainer import MoshiTTTTrainer
+
+logger = logging.get_logger(__name__)
+
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+def run(settings: dict[str, Any]) -> int:
+    """Trains as the settings say; returns the exit code of the process.
+
+    Raises:
+        ValueError: settings that are wrong or do not fit what is there.
+    """
+    trainer, start = prepare(settings)
+    if trainer.is_world_process_zero():
+        _write_run(trainer, settings, start)
+    trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
+    trainer.save_state()
+    if trainer.state.global_step >= trainer.state.max_steps:
+        trainer.save_final_model()
+    return trainer.exit_code
+
+
+def _write_run(trainer: MoshiTTTTrainer, settings: dict[str, Any], start: Start) -> None:
+    checkpoint = start.checkpoint and str(start.checkpoint)
+    begins = {"checkpoint": checkpoint, "processes": trainer.args.world_size}
+    stages = trainer.stages()
+    data = {
+        "codes": settings["train_codes"],
+        "fingerprint": trainer.course["data_fingerprint"],
+        "segments": [len(stage) for stage in stages],
+        "dropped_frames": [stage.dropped_frames for stage in stages],
+    }
+    groups = {
+        group["name"]: sum(p.numel() for p in group["params"])
+        for group in parameter_groups(trainer.model, trainer.args)
+    }
+    parameters = {"trained": groups, "all": count_parameters(trainer.model)}
+    facts = {"data": data, "parameters": parameters, "config": trainer.model.config.own_values()}
+    write_run(Path(str(trainer.args.output_dir)), settings, begins, facts)
+
+
+def dry_run(settings: dict[str, Any], say: Callable[[str, str], None]) -> int:
+    """Tells what `run` would do, after three steps of it; returns 1 where memory does not suffice.
+
+    Args:
+        say: takes a title and a line.
+
+    Raises:
+        ValueError: as `run`.
+    """
+    model_args, data_args, args = parse_settings(settings)
+    say = say if args.process_index == 0 else lambda *_: None
+    start = plan_start(args)
+    say("start", f"goes on from {start.checkpoint}" if start.checkpoint else "step 0")
+    set_seed(args.seed)
+    model = build_model(model_args, args)
+    for line in describe_model(model, args):
+        say("model", line)
+    is_sharded = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    memory = static_memory(model, args, args.world_size if is_sharded else 1, args.carry_window)
+    say("memory", memory.describe())
+    if not memory.fits:
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        unsaved = {"output_dir": folder, "save_strategy": "no", "report_to": "none", "stop_at_step": None}
+        trainer = build_trainer(model, model_args, data_args, parse_settings({**settings, **unsaved})[2])
+        for line in describe_steps(trainer.stages(), [steps for _, steps in data_args.stages()], args):
+            say("data", line)
+        batch = next(iter(trainer.get_train_dataloader()))
+        path = Path(str(args.output_dir), "dry_run", "first_batch.wav")
+        codes, config = batch["codes"][0].cpu().numpy(), model.config
+        say("sound", write_first_batch(codes, config.num_codebooks, config.codec, path))
+        measured = measure(trainer)
+    memory.parts["activations"] = measured.activations
+    say("memory", memory.describe())
+    frames = trainer.stages()[0].segment_frames * trainer.course["rows_per_step"]
+    say("time", describe_time(measured, frames, trainer.state.max_steps))
+    return 0 if memory.fits else 1
+
+
+def prepare(settings: dict[str, Any]) -> tuple[MoshiTTTTrainer, Start]:
+    """The trainer of a run, before its first step, and how it starts.
+
+    Raises:
+        ValueError: as `run`.
+    """
+    model_args, data_args, args = parse_settings(settings)
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs are visible, but one process was started. Use accelerate launch --num_processes "
+            f"{args.n_gpu}, or choose one of them with CUDA_VISIBLE_DEVICES=0."
+        )
+    start = plan_start(args)
+    set_seed(args.seed)
+    trainer = build_trainer(build_model(model_args, args), model_args, data_args, args)
+    if start.checkpoint is not None:
+        require_same_course(start, trainer.course, trainer.config_values())
+        trainer.fresh_optimizer = start.fresh_optimizer
+        logger.warning(f"Going on from {start.checkpoint}.")
+    return trainer, start
+
+
+def build_model(model_args: ModelArguments, args: MoshiTTTTrainingArguments) -> Any:
+    """The model with its trained part chosen; a `PeftModel` with LoRA. What is trained is kept in float32.
+
+    Raises:
+        ValueError: a checkpoint that does not fit what is asked for.
+    """
+    if args.reset_step:
+        assert args.resume_from is not None
+        source = weights_of(args.resume_from)
+    elif model_args.model_name_or_path is not None:
+        source = model_args.model_name_or_path
+    else:
+        assert model_args.preset is not None
+        config = MoshiTTTConfig.from_preset(model_args.preset, **model_args.config)
+        return _with_trained_part(MoshiTTTForConditionalGeneration(config), model_args)
+    if Path(source, _ADAPTER_CONFIG).is_file():
+        return _with_adapter(Path(source), model_args)
+    return _with_trained_part(MoshiTTTForConditionalGeneration.from_pretrained(source, **model_args.config), model_args)
+
+
+def _with_trained_part(model: MoshiTTTForConditionalGeneration, model_args: ModelArguments) -> Any:
+    lora = None
+    if "lora" in model_args.trainable:
+        has_ttt = "ttt" in model_args.trainable
+        lora = lora_config(
+            model.config, model_args.lora_rank, model_args.lora_scaling, model_args.lora_parts, ttt=has_ttt
+        )
+    return _trained_in_float32(make_trainable(model, model_args.trainable, lora))
+
+
+def _with_adapter(folder: Path, model_args: ModelArguments) -> PeftModel:
+    """An adapter over the base that it names, to be trained further.
+
+    Raises:
+        ValueError: it is to be trained with other settings than it has, or names no base.
+    """
+    described: Any = PeftConfig.from_pretrained(str(folder))
+    has_ttt = "ttt" in (described.modules_to_save or [])
+    found = {
+        "trainable": "lora+ttt" if has_ttt else "lora",
+        "lora_rank": described.r,
+        "lora_scaling": described.lora_alpha / described.r,
+    }
+    for key, value in found.items():
+        if getattr(model_args, key) != value:
+            raise ValueError(
+                f"{folder}: an adapter with {key}={value!r}, but {getattr(model_args, key)!r} is asked for."
+            )
+    base = described.base_model_name_or_path
+    if not base:
+        raise ValueError(f"{folder}: the adapter names no base model.")
+    config = MoshiTTTConfig.from_pretrained(folder)
+    model = MoshiTTTForConditionalGeneration.from_pretrained(base, config=config, **model_args.config)
+    return _trained_in_float32(PeftModel.from_pretrained(model, str(folder), is_trainable=True))
+
+
+def _trained_in_float32(model: Any) -> Any:
+    """Steps smaller than bfloat16 can tell apart are lost otherwise."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def build_trainer(
+    model: Any, model_args: ModelArguments, data: DataArguments, args: MoshiTTTTrainingArguments
+) -> MoshiTTTTrainer:
+    """A trainer on the encoded recordings that the arguments name; the model's config says which codec made them.
+
+    Raises:
+        ValueError: codes of another codec than the model's.
+    """
+    codes, provenance = load_codes(data.train_codes)
+    adopt_provenance(model, provenance)
+    stages, overlap = data.stages(), frames_from_sec(data.overlap_sec)
+    segments = [
+        SegmentDataset(codes, frames_from_sec(sec), overlap_frames=overlap, frame_rate_hz=provenance.frame_rate_hz)
+        for sec, _ in stages
+    ]
+    held_out = None if data.eval_codes is None else _held_out_codes(data, provenance)
+    collator = MoshiTTTCollator(model.config, provenance.silence_codes)
+    course = course_settings(model_args, data, args, data_fingerprint(codes, provenance))
+    dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
+    steps = [count for _, count in stages]
+    options: dict[str, Any] = {"callbacks": [MetricsFile()]}
+    if held_out is not None:
+        frames = segments[-1].segment_frames
+        options["eval_dataset"] = SegmentDataset(held_out, frames, frame_rate_hz=provenance.frame_rate_hz)
+    trainer = MoshiTTTTrainer(model, args, dataset, collator, data.order, steps, course, **options)
+    if held_out is not None and (every_steps := args.eval_long_context_steps) is not None:
+        recordings, silence = list(held_out["codes"]), provenance.silence_codes
+        trainer.add_callback(LongContextCallback(trainer, recordings, every_steps, silence_codes=silence))
+    return trainer
+
+
+def _held_out_codes(data: DataArguments, trained_on: Provenance) -> Any:
+    codes, provenance = load_codes(str(data.eval_codes))
+    require_same_codec(str(data.train_codes), trained_on, str(data.eval_codes), provenance)
+    return codes
+
+
+def adopt_provenance(model: Any, provenance: Provenance) -> None:
+    """Writes the codec and tokenizer of the data into the model's configuration.
+
+    Raises:
+        ValueError: the codec has more ids than the model.
+    """
+    if provenance.codebook_size != model.config.codebook_size:
+        raise ValueError(
+            f"The codes come from {provenance.codec} with {provenance.codebook_size} ids a codebook, "
+            f"but the model has codebook_size={model.config.codebook_size}."
+        )
+    model.config.codec = provenance.codec
+    if provenance.text_tokenizer is not None:
+        model.config.text_tokenizer = provenance.text_tokenizer
+
+
+def data_fingerprint(codes: Any, provenance: Provenance) -> str:
+    """A hash of what was encoded and how: equal for equal data in equal order, wherever it lies."""
+    described = {**asdict(provenance), "versions": None, "source": None, "codec": None, "text_tokenizer": None}
+    described["frames"] = [int(frames) for frames in codes["frames"]]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,215 @@
+"""What each preset trains, and adapters that stream, save, load, merge and are refused where they do not fit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel
+
+from hf_moshi_ttt.checkpoints.adapters import (
+    DEFAULT_PARTS,
+    LORA_PARTS,
+    PRESETS,
+    lora_config,
+    lora_targets,
+    make_trainable,
+    matched_lora_rank,
+    save_adapter,
+)
+from hf_moshi_ttt.checkpoints.repository import is_ttt_weight
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.streaming.generation_moshi_ttt import GREEDY
+
+from ..conftest import random_codes
+from ..fixtures.checkpoints import save_kyutai
+
+MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
+load = MoshiTTTForConditionalGeneration.from_pretrained
+SECTION = {"mini_batch_size": 4, "ttt_mlp_expansion_factor": 2}
+
+
+def wake(model: Any) -> Any:
+    """Moves everything that is trained, so that adapters are not zero."""
+    torch.manual_seed(7)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return model(random_codes(model.config, batch=2, frames=40)).text_logits
+
+
+@torch.no_grad()
+def streamed(model: Any) -> torch.Tensor:
+    codes, state, steps = random_codes(model.config, batch=2, frames=40), model.init_state(2), []
+    for frame in range(40):
+        step = model.step_with_logits(codes[:, :, frame], state)
+        state = step.state
+        steps.append(step.text_logits)
+    return torch.stack(steps, 1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_moves_what_it_trains_and_nothing_else(make_model: MakeModel, preset: str) -> None:
+    model = make_trainable(make_model(), preset)
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    kinds = {"lora" if "lora_" in name else "ttt" if ".ttt" in name else "base" for name in names}
+    assert kinds == {
+        "frozen": set(), "lora": {"lora"}, "ttt": {"ttt"}, "lora+ttt": {"lora", "ttt"}, "full": {"base", "ttt"},
+    }[preset]  # fmt: skip
+    if not names:
+        return
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    codes = random_codes(model.config, batch=2, frames=40, absent=0)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(2):  # LoRA's A moves once B has
+        optimizer.zero_grad()
+        model(codes, labels=codes).loss.backward()
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) is (name not in names), name
+
+
+def test_lora_finds_every_linear_of_its_parts_by_name(make_model: MakeModel) -> None:
+    model = make_model()
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    for parts in (LORA_PARTS, DEFAULT_PARTS, ["attention"], ["ffn"], ["depth"]):
+        adapted = get_peft_model(make_model(), lora_config(model.config, rank=2, parts=parts))
+        found = {
+            name.removeprefix("base_model.model.").removesuffix(".lora_A.default")
+            for name, _ in adapted.named_modules()
+            if name.endswith(".lora_A.default")
+        }
+        wanted = {
+            name for name in linears
+            if not is_ttt_weight(f"{name}.")
+            and (
+                ("attention" in parts and "self_attn" in name)
+                or ("ffn" in parts and name.startswith("model.") and "mlp" in name)
+                or ("depth" in parts and name.startswith("depth_decoder."))
+                or ("text_head" in parts and name == "lm_head")
+            )
+        }  # fmt: skip
+        assert found == wanted and wanted
+    everything = {name for name in linears if not is_ttt_weight(f"{name}.")}
+    assert len(everything) == 4 * 4 + 2 * 8 * 4 + 8 + 8 + 1  # temporal, depth, projections in, heads out, text head
+
+
+def test_streaming_works_with_adapters_and_after_merging(make_model: MakeModel) -> None:
+    model = wake(make_trainable(make_model(), "lora+ttt"))
+    whole = logits(model)
+    assert not torch.allclose(whole, logits(make_model()), atol=1e-2)
+    torch.testing.assert_close(streamed(model), whole, rtol=2e-5, atol=2e-5)
+    spoken = model.generate(random_codes(model.config, 1, 20), max_new_frames=5, sampling=GREEDY).codes
+    merged = model.merge_and_unload()
+    assert type(merged) is MoshiTTTForConditionalGeneration
+    torch.testing.assert_close(logits(merged), whole, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(streamed(merged), whole, rtol=2e-5, atol=2e-5)
+    assert torch.equal(
+        merged.generate(random_codes(merged.config, 1, 20), max_new_frames=5, sampling=GREEDY).codes, spoken
+    )
+
+
+def test_adapters_are_saved_loaded_and_merged(tmp_path: Path, lm_model: Any) -> None:
+    base = save_kyutai(tmp_path / "base", lm_model)
+    model = wake(make_trainable(load(base, ttt_config=SECTION), "lora+ttt"))
+    save_adapter(model, tmp_path / "adapter")
+    files = {"adapter_model.safetensors", "adapter_config.json", "config.json", "README.md"}
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == files
+    expected = logits(model)
+    ours, info = load(tmp_path / "adapter", output_loading_info=True)
+    assert (info["layout"], info["new_keys"]) == ("adapter", [])
+    theirs = PeftModel.from_pretrained(load(base, ttt_config=SECTION), tmp_path / "adapter").eval()
+    for loaded in (ours, theirs):
+        assert torch.equal(logits(loaded), expected)
+        torch.testing.assert_close(streamed(loaded), expected, rtol=2e-5, atol=2e-5)
+    with pytest.raises(ValueError, match="The model holds adapters: merge them first"):
+        ours.to_kyutai(tmp_path / "kyutai")
+    with pytest.raises(ValueError, match="The model holds adapters: save them with peft's own save_pretrained"):
+        ours.save_pretrained(tmp_path / "part", trainable_only=True)
+    merged = theirs.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(load(tmp_path / "merged")), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_an_adapter_without_ttt_goes_with_auto_model_and_to_kyutai(tmp_path: Path, make_model: MakeModel) -> None:
+    make_model(ttt=None).save_pretrained(tmp_path / "base")
+    model = wake(make_trainable(load(tmp_path / "base"), "lora"))
+    model.save_pretrained(tmp_path / "adapter")
+    assert torch.equal(logits(AutoModel.from_pretrained(tmp_path / "adapter")), logits(model))
+    merged = model.merge_and_unload()
+    merged.to_kyutai(tmp_path / "kyutai")
+    assert torch.equal(logits(load(tmp_path / "kyutai")), logits(merged))
+
+
+def test_adapters_that_do_not_fit_are_refused(tmp_path: Path, lm_model: Any) -> None:
+    base, folder = save_kyutai(tmp_path / "base", lm_model), tmp_path / "adapter"
+    save_adapter(wake(make_trainable(load(base, ttt_config=SECTION), "lora+ttt")), folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match="the adapter holds TTT layers, but its base .* has none. Give ttt_config"):
+        load(folder)
+    assert load(folder, ttt_config=SECTION).config.ttt is not None
+    weights = {name: weight.clone() for name, weight in load_file(folder / "adapter_model.safetensors").items()}
+    save_file(dict(list(weights.items())[3:]), folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="the adapter and its base .*base' do not fit: "):
+        load(folder, ttt_config=SECTION)
+    (folder / "adapter_model.safetensors").write_bytes(b"\x80\x02 pickled")
+    with pytest.raises(ValueError, match="adapter_model.safetensors: pickled weights are not loaded"):
+        load(folder, ttt_config=SECTION)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no adapter_model.safetensors. Pickled adapters are not loaded"):
+        load(folder)
+    described = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**described, "base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match="the adapter names no base model. Give base_model_name_or_path"):
+        load(folder)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("rank", [0, 32])
+def test_rank_that_matches_ttt_at_full_size(depth: int, rank: int) -> None:
+    """LoRA alone has as many parameters as LoRA and TTT together, to within half a rank."""
+    with torch.device("meta"):
+        model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("moshi-7b", ttt={"ttt_mlp_layers": depth}))
+        matched = matched_lora_rank(model, rank=rank)
+        ttt = sum(parameter.numel() for name, parameter in model.named_parameters() if is_ttt_weight(name))
+        if rank:
+            model = get_peft_model(model, lora_config(model.config, rank, ttt=False))
+            ttt += sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" in name)
+        baseline = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("moshi-7b", ttt=None))
+        counted = get_peft_model(baseline, lora_config(baseline.config, matched.rank))
+    trained = sum(parameter.numel() for parameter in counted.parameters() if parameter.requires_grad)
+    assert (trained, ttt) == (matched.lora_parameters, matched.matched_parameters)
+    assert abs(matched.lora_parameters - matched.matched_parameters) <= matched.lora_parameters / matched.rank / 2
+
+
+def test_settings_are_moshi_finetunes(make_model: MakeModel) -> None:
+    config = make_model().config
+    settings = lora_config(config)
+    assert (settings.r, settings.lora_alpha / settings.r) == (64, 2.0)
+    assert settings.modules_to_save == ["ttt", "ttt_norm", "ttt_gate"]
+    assert lora_config(config, ttt=False).modules_to_save is None
+    assert lora_config(MoshiTTTConfig.from_preset("tiny", ttt=None)).modules_to_save is None
+
+
+def test_requests_that_cannot_be_met_are_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="preset='all', but it must be one of frozen, lora, ttt, lora.ttt, full"):
+        make_trainable(make_model(), "all")
+    with pytest.raises(ValueError, match="preset='lora.ttt', but the model has no TTT layers. Load it with ttt_config"):
+        make_trainable(make_model(ttt=None), "lora+ttt")
+    with pytest.raises(ValueError, match="preset='ttt' has no LoRA, but settings for it were given"):
+        make_trainable(make_model(), "ttt", LoraConfig(target_modules=["mlp.fc1"]))
+    with pytest.raises(ValueError, match="The model has adapters already: merge them"):
+        make_trainable(make_trainable(make_model(), "lora"), "full")
+    with pytest.raises(ValueError, match=r"parts=\['mlp'\], but they must be some of attention, ffn, depth, text_head"):
+        lora_targets(make_model().config, ["mlp"])

@@ -1,0 +1,27 @@
+"""What stands in the rows that audio alone does not give."""
+
+import numpy as np
+import pytest
+
+from hf_moshi_ttt.codec.stream_rows import text_row, user_rows
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+
+CODES = np.arange(24).reshape(8, 3)
+
+
+@pytest.mark.parametrize(("stream", "fill"), [("zero", 0), ("pad", 3), ("none", -1)])
+def test_text_row(stream: str, fill: int) -> None:
+    row = text_row(MoshiTTTConfig.from_preset("tiny", text_stream=stream), 5)
+    assert (row.shape, row.dtype, set(row.flat)) == ((1, 5), np.int64, {fill})
+
+
+def test_user_rows() -> None:
+    silence = list(range(8))
+    rows = {
+        stream: user_rows(MoshiTTTConfig.from_preset("tiny", user_stream=stream), CODES, silence)
+        for stream in ("duplicate", "silence", "none")
+    }
+    assert (rows["duplicate"] == CODES).all() and (rows["none"] == -1).all()
+    assert (rows["silence"] == np.array(silence)[:, None]).all() and rows["silence"].shape == CODES.shape
+    with pytest.raises(ValueError, match="needs silence_codes; they stand in the provenance"):
+        user_rows(MoshiTTTConfig.from_preset("tiny", user_stream="silence"), CODES, None)

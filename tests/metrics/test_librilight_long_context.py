@@ -1,0 +1,46 @@
+"""The `evaluate` module loads from its folder, offline, and gives the numbers of the function underneath."""
+
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import numpy as np
+import pytest
+
+from hf_moshi_ttt.evaluation.loss_curve import long_context_numbers
+
+from ..evaluation.test_loss_curve import planted
+
+FOLDER = Path(__file__).parents[2] / "metrics" / "librilight_long_context"
+
+
+@pytest.fixture(scope="module")
+def metric(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.mktemp("modules")
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", cache)
+        patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+        return evaluate.load(str(FOLDER), cache_dir=str(cache))
+
+
+def test_a_planted_slope_is_found_with_its_interval(metric: Any) -> None:
+    losses = planted(0, slope=-0.1)
+    found = metric.compute(losses=losses, window=300, bin_frames=100, positions_frames=[500, 5000])
+    low, high = found["librilight_slope_interval"]
+    assert low < -0.1 < high < 0 and found["librilight_samples"] == 30
+    assert "librilight_loss_500" in found and "librilight_loss_5k" not in found
+    expected = long_context_numbers(losses, 300, 100, [500, 5000])
+    assert set(found) == set(expected)
+    assert all(np.allclose(found[key], expected[key], atol=1e-5) for key in expected)
+
+
+def test_missing_predictions_stay_missing(metric: Any) -> None:
+    losses = [np.array([1.0, 1.0, 3.0, np.nan]), np.array([2.0, 2.0])]
+    found = metric.compute(losses=losses, window=0, bin_frames=1, positions_frames=[2, 3])
+    assert found["librilight_loss_2"] == 3.0 and "librilight_loss_3" not in found
+
+
+def test_batches_are_gathered(metric: Any) -> None:
+    for losses in planted(1, slope=0.0, recordings=4):
+        metric.add(losses=losses)
+    assert metric.compute(window=300)["librilight_samples"] == 4

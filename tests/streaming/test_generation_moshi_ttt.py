@@ -1,0 +1,122 @@
+"""Frame by frame: steps equal the whole forward, forced and free codes mix, and generation continues itself."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.streaming.generation_moshi_ttt import GREEDY, Sampling
+
+from ..conftest import random_codes
+
+MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
+CLOSE = dict(rtol=2e-5, atol=2e-5)
+OWN = torch.arange(9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ttt", [None, {"layers": "all"}, {"ttt_mlp_layers": 5}], ids=str)
+def test_forced_steps_equal_forward(make_model: MakeModel, ttt: dict | None) -> None:
+    model = make_model(ttt=ttt)
+    codes = random_codes(model.config, 2, 50)  # three windows
+    whole, state = model(codes), model.init_state(2)
+    for frame in range(50):
+        step = model.step_with_logits(codes[:, :, frame], state)
+        state = step.state
+        assert step.frames[0].tolist() == [frame, frame, *[frame - 1] * 7]
+        torch.testing.assert_close(step.text_logits, whole.text_logits[:, frame], **CLOSE)
+        torch.testing.assert_close(step.audio_logits[:, 0], whole.audio_logits[:, 0, frame], **CLOSE)
+        assert torch.equal(step.codes[:, :2], codes[:, :2, frame])
+        if frame:
+            torch.testing.assert_close(step.audio_logits[:, 1:], whole.audio_logits[:, 1:, frame - 1], **CLOSE)
+            assert torch.equal(step.complete_codes, codes[:, :, frame - 1])
+        else:
+            assert step.audio_logits[:, 1:].isnan().all() and not step.audio_logits[:, 0].isnan().any()
+
+
+@torch.no_grad()
+def test_steps_continue_a_chunk_and_chunks_continue_steps(make_model: MakeModel) -> None:
+    model = make_model()
+    codes = random_codes(model.config, 2, 40)
+    whole = model(codes).text_logits
+    state = model(codes[:, :, :19], state=model.init_state(2)).state
+    for frame in range(19, 25):
+        step = model.step_with_logits(codes[:, :, frame], state)
+        state = step.state
+        torch.testing.assert_close(step.text_logits, whole[:, frame], **CLOSE)
+    torch.testing.assert_close(model(codes[:, :, 25:], state=state).text_logits, whole[:, 25:], **CLOSE)
+
+
+@torch.no_grad()
+def test_greedy_generation_is_what_the_logits_say(make_model: MakeModel) -> None:
+    """Every generated code is the most likely one of a teacher-forced pass over the result."""
+    model = make_model()
+    prompt = random_codes(model.config, 2, 20, absent=0)
+    user = random_codes(model.config, 2, 31, seed=5)[:, 9:]
+    result = model.generate(prompt, max_new_frames=30, user_codes=user, sampling=GREEDY).codes
+    assert result.shape == (2, 17, 30)
+    assert torch.equal(result[:, 9:], user[:, :, :30])
+    whole = model(torch.cat([prompt, result], dim=2))
+    assert torch.equal(whole.text_logits[:, 20:].argmax(-1), result[:, 0])
+    assert torch.equal(whole.audio_logits[:, 0, 20:].argmax(-1), result[:, 1])
+    assert torch.equal(whole.audio_logits[:, 1:, 20:-1].argmax(-1), result[:, 2:9, :-1])
+
+
+@torch.no_grad()
+def test_generation_in_two_calls_equals_one(make_model: MakeModel) -> None:
+    model = make_model()
+    prompt = random_codes(model.config, 1, 20, absent=0)
+    whole = model.generate(prompt, max_new_frames=30, sampling=GREEDY).codes
+    first = model.generate(prompt, max_new_frames=13, sampling=GREEDY)
+    second = model.generate(state=first.state, max_new_frames=17, sampling=GREEDY)
+    assert torch.equal(torch.cat([first.codes, second.codes], dim=2), whole)
+
+
+@torch.no_grad()
+def test_sampling_is_seeded_and_bounded(make_model: MakeModel) -> None:
+    model = make_model()
+
+    def drawn(seed: int, **options: float) -> torch.Tensor:
+        sampling = Sampling(generator=torch.Generator().manual_seed(seed), **options)
+        return model.generate(max_new_frames=20, sampling=sampling).codes[:, :9]
+
+    assert torch.equal(drawn(1), drawn(1)) and not torch.equal(drawn(1), drawn(2))
+    assert torch.equal(drawn(1, top_k=1, text_top_k=1), model.generate(max_new_frames=20, sampling=GREEDY).codes[:, :9])
+    assert drawn(1).min() >= 0 and drawn(1)[:, 1:].max() < 32 and drawn(1)[:, 0].max() < 64
+
+
+@torch.no_grad()
+def test_forced_and_free_codes_mix_by_row_and_codebook(make_model: MakeModel) -> None:
+    """Row 0 is forced to the text of a greedy run and free in audio; row 1 is wholly free: both give that run."""
+    model = make_model()
+    greedy = model.generate(max_new_frames=25, sampling=GREEDY).codes.expand(2, -1, -1)
+    state = model.init_state(2)
+    for frame in range(25):
+        given = greedy[:, :, frame].clone()
+        given[0, 1:9], given[1, :9] = -2, -2
+        step = model.step_with_logits(given, state)
+        state = step.state
+        if frame:
+            assert torch.equal(step.complete_codes, greedy[:, :, frame - 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame[:, :16], r"codes_frame must be int64 \[2, 17\]; got torch.int64 \[2, 16\]"),
+        (lambda frame: frame.float(), r"got torch.float32 \[2, 17\]"),
+        (lambda frame: frame.index_fill(1, torch.tensor([12]), -2), "in Moshi's own rows, -2"),
+        (lambda frame: frame.index_fill(1, torch.tensor([2]), -3), "codes_frame must hold ids"),
+        (lambda frame: frame.index_fill(1, torch.tensor([2]), 33), "codes_frame must hold ids"),
+    ],
+)
+def test_bad_frames_are_refused(make_model: MakeModel, change: Callable, message: str) -> None:
+    model = make_model()
+    with pytest.raises(ValueError, match=message):
+        model.step_with_logits(change(torch.zeros(2, 17, dtype=torch.int64)), model.init_state(2))
+
+
+def test_short_user_codes_are_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match=r"user_codes must be \[B, Q, T\] = \[1, 8, 11\] or longer; got \[1, 8, 10\]"):
+        make_model().generate(max_new_frames=10, user_codes=torch.zeros(1, 8, 10, dtype=torch.int64))

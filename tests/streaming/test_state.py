@@ -1,0 +1,128 @@
+"""Laws 4 and 7 of the streaming state: rows are isolated, and a state is saved and loaded at any place."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.streaming.state import MoshiTTTState
+
+from ..conftest import random_codes
+
+MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
+
+
+def heard(model: MoshiTTTForConditionalGeneration, frames: int, batch: int = 3) -> MoshiTTTState:
+    with torch.no_grad():
+        return model(random_codes(model.config, batch, frames), state=model.init_state(batch)).state
+
+
+def assert_equal_rows(a: MoshiTTTState, b: MoshiTTTState, rows: list[int]) -> None:
+    for (name, x), y in zip(a.named_tensors().items(), b.named_tensors().values(), strict=True):
+        assert torch.equal(x[rows], y[rows]), name
+
+
+@torch.no_grad()
+def test_reset_row_is_fresh_and_others_are_bit_equal(make_model: MakeModel) -> None:
+    model = make_model()
+    state = heard(model, 23)
+    reset = state.reset(torch.tensor([False, True, False]))
+    assert_equal_rows(reset, state, [0, 2])
+    assert_equal_rows(reset, model.init_state(3), [1])
+    codes = random_codes(model.config, 3, 30, seed=1)
+    after, untouched, fresh = (
+        model(codes, state=start.clone()).text_logits for start in (reset, state, model.init_state(3))
+    )
+    assert torch.equal(after[[0, 2]], untouched[[0, 2]])
+    torch.testing.assert_close(after[1], fresh[1], rtol=2e-5, atol=2e-5)
+
+
+@torch.no_grad()
+def test_frozen_row_stands_still_and_others_are_bit_equal(make_model: MakeModel) -> None:
+    """Row 1 pauses for 7 of 40 frames, past the window of 16, and then goes on as if nothing had happened."""
+    model = make_model()
+    codes = random_codes(model.config, 3, 40, seed=1)
+    alone = [model(codes[row : row + 1]).text_logits[0] for row in range(3)]
+    state, everyone = model.init_state(3), torch.tensor([True, True, True])
+    position, running = [0, 0, 0], model.init_state(3)
+    for step in range(40):
+        active = torch.tensor([True, not 20 <= step < 27, True])
+        frame = torch.stack([codes[row, :, position[row]] for row in range(3)])
+        output = model.step_with_logits(frame, state, active_rows=active)
+        assert_equal_rows(output.state, state, [] if active[1] else [1]) if not active[1] else None
+        state = output.state
+        full = model.step_with_logits(codes[:, :, step], running, active_rows=everyone)
+        running = full.state
+        assert torch.equal(output.text_logits[[0, 2]], full.text_logits[[0, 2]])
+        for row in range(3):
+            if active[row]:
+                expected = alone[row][position[row]]
+                torch.testing.assert_close(output.text_logits[row], expected, rtol=2e-5, atol=2e-5)
+                position[row] += 1
+    assert state.frames.tolist() == [40, 33, 40]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [0, 3, 4, 41])
+def test_saved_state_goes_on_exactly(make_model: MakeModel, tmp_path: Path, frames: int) -> None:
+    model = make_model()
+    state = heard(model, frames) if frames else model.init_state(3)
+    state.save(tmp_path / "state.safetensors", model.config)
+    loaded = model.init_state(3).load(tmp_path / "state.safetensors", model.config)
+    assert_equal_rows(loaded, state, [0, 1, 2])
+    codes = random_codes(model.config, 3, 10, seed=1)
+    assert torch.equal(model(codes, state=state).text_logits, model(codes, state=loaded).text_logits)
+
+
+def test_state_in_the_middle_of_a_mini_batch_holds_its_frames(make_model: MakeModel) -> None:
+    memory = heard(make_model(), 23).memory[0]
+    assert memory.place.tolist() == [3, 3, 3]
+    assert ((memory.ring_lr > 0).sum(-1) == 3).all()
+    assert memory.delta_weights[0].abs().max() > 0
+
+
+def test_bad_files_are_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    model, path = make_model(), tmp_path / "state.safetensors"
+    model.init_state(3).save(path, model.config)
+    with pytest.raises(
+        ValueError, match=r"frames is int64 \[3\], but int64 \[2\] in this state .* init_state\(\) of the saved"
+    ):
+        model.init_state(2).load(path, model.config)
+    other = make_model(ttt={"mini_batch_size": 8})
+    with pytest.raises(ValueError, match=r"saved with ttt.mini_batch_size=4, but the model has ttt.mini_batch_size=8"):
+        other.init_state(3).load(path, other.config)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="format None, but a saved state is 'moshi_ttt_state_v2'"):
+        model.init_state(3).load(path, model.config)
+
+
+def test_rows_must_be_a_mask(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match=r"bool tensor of 3 values, one a row; got torch.int64 of shape \[1\]"):
+        make_model().init_state(3).reset(torch.tensor([1]))
+
+
+def test_detach_and_clone_leave_nothing_shared(make_model: MakeModel) -> None:
+    model = make_model()
+    state = model(random_codes(model.config, 1, 9), state=model.init_state(1)).state
+    assert state.memory[0].delta_weights[0].requires_grad
+    assert not any(tensor.requires_grad for tensor in state.detach().named_tensors().values())
+    pointers = {tensor.data_ptr() for tensor in state.named_tensors().values()}
+    assert not pointers & {tensor.data_ptr() for tensor in state.clone().named_tensors().values()}
+
+
+@torch.no_grad()
+def test_new_segment_carries_the_memory_alone(make_model: MakeModel) -> None:
+    model = make_model()
+    segment = heard(model, 20).new_segment()
+    assert segment.window is None and segment.frames.tolist() == [0, 0, 0]
+    codes = random_codes(model.config, 3, 12, seed=1)
+    remembered = model(codes, state=segment)
+    assert remembered.state.window is None and remembered.state.frames.tolist() == [0, 0, 0]
+    fresh = model(codes, state=model.init_state(3, window=False))
+    assert torch.equal(fresh.text_logits, model(codes).text_logits)
+    assert not torch.equal(remembered.text_logits, fresh.text_logits)
+    with pytest.raises(ValueError, match="no attention window"):
+        model.step_with_logits(codes[:, :, 0], segment)

@@ -1,0 +1,246 @@
+"""Settings are YAML with `key=value` changes: 3e-4 is a number, and what is unknown or out of bounds is refused."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_moshi_ttt.checkpoints import adapters
+from hf_moshi_ttt.training.arguments import (
+    LORA_PARTS,
+    TRAINABLE,
+    DataArguments,
+    ModelArguments,
+    MoshiTTTTrainingArguments,
+    describe_settings,
+    parse_settings,
+    read_settings,
+)
+
+
+def read(folder: Path, text: str, *changes: str) -> dict[str, Any]:
+    (folder / "run.yaml").write_text(text, encoding="utf-8")
+    return read_settings(folder / "run.yaml", list(changes))
+
+
+def parsed(tmp_path: Path, **settings: Any) -> Any:
+    own = {"preset": "tiny", "train_codes": "codes", "output_dir": str(tmp_path), "use_cpu": True, "report_to": "none"}
+    return parse_settings({**own, **settings})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 3e-4), ("1E5", 1e5), ("-2e+3", -2000.0), ("1.e3", 1000.0), (".5e1", 5.0), ("2.0e-3", 0.002),
+        ("0.1", 0.1), ("100", 100), ("true", True), ("no", False), ("null", None), ("", None), ("[0, 3]", [0, 3]),
+        ("{a: 3e-4}", {"a": 3e-4}), ("lanes", "lanes"), ('"3e-4"', "3e-4"), ("e5", "e5"), ("3e", "3e"),
+    ],
+)  # fmt: skip
+def test_values_mean_the_same_in_the_file_and_on_the_command_line(tmp_path: Path, text: str, value: object) -> None:
+    in_file = read(tmp_path, f"key: {text}")["key"]
+    changed = read(tmp_path, "key: 7", f"key={text}")["key"]
+    assert (in_file, type(in_file)) == (changed, type(changed)) == (value, type(value))
+
+
+def test_changes_reach_into_sections_and_leave_the_rest(tmp_path: Path) -> None:
+    text = "preset: tiny\nconfig:\n  hidden_size: 64\n  ttt:\n    layers: all\n"
+    changes = ["config.ttt.layers=[1]", "config.ttt.step=mean", "max_steps=5", "new.section.key=a=b", "max_steps=6"]
+    assert read(tmp_path, text, *changes) == {
+        "preset": "tiny",
+        "config": {"hidden_size": 64, "ttt": {"layers": [1], "step": "mean"}},
+        "max_steps": 6,
+        "new": {"section": {"key": "a=b"}},
+    }
+    assert read(tmp_path, text, "config.ttt=null")["config"] == {"hidden_size": 64, "ttt": None}
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.yaml: no such configuration file"):
+        read_settings(tmp_path / "none.yaml", [])
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "preset"])
+def test_a_file_without_settings_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match=r"run\.yaml: expected `key: value` lines, got "):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("change", ["max_steps", "=5", "--max_steps", ""])
+def test_a_change_that_is_none_is_refused(tmp_path: Path, change: str) -> None:
+    with pytest.raises(ValueError, match=f"'{change}': expected key=value"):
+        read(tmp_path, "preset: tiny", change)
+
+
+def test_a_change_within_a_plain_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'preset\.a\.b=1': preset is 'tiny', not a section"):
+        read(tmp_path, "preset: tiny", "preset.a.b=1")
+
+
+def test_settings_go_to_the_three_arguments(tmp_path: Path) -> None:
+    settings = {"config": {"ttt": None}, "duration_sec": 20.0, "order": "lanes", "learning_rate": 3e-4, "max_steps": 9}
+    model, data, training = parsed(tmp_path, **settings, ttt_lr_multiplier=2.0, stop_at_step=4)
+    assert model == ModelArguments(preset="tiny", config={"ttt": None})
+    assert data == DataArguments(train_codes="codes", duration_sec=20.0, order="lanes")
+    assert (training.learning_rate, training.max_steps, training.output_dir) == (3e-4, 9, str(tmp_path))
+    assert (training.ttt_lr_multiplier, training.gate_lr_multiplier, training.stop_at_step) == (2.0, 100.0, 4)
+
+
+def test_defaults_show_bad_losses_and_progress_and_keep_columns(tmp_path: Path) -> None:
+    model, data, training = parsed(tmp_path)
+    assert (model.model_name_or_path, model.config) == (None, {})
+    assert (data.duration_sec, data.order) == (60.0, "shuffled")
+    assert (training.ttt_lr_multiplier, training.gate_lr_multiplier, training.stop_at_step) == (10.0, 100.0, None)
+    assert not training.logging_nan_inf_filter
+    assert not training.remove_unused_columns
+    assert not training.disable_tqdm
+
+
+def test_two_runs_do_not_share_their_configuration(tmp_path: Path) -> None:
+    parsed(tmp_path)[0].config["hidden_size"] = 1
+    assert parsed(tmp_path)[0].config == {}
+
+
+def test_unknown_settings_are_refused_with_the_known_ones(tmp_path: Path) -> None:
+    known = r"Known: .*, config, duration_sec, .*, trainable, .*, and transformers' TrainingArguments\."
+    with pytest.raises(ValueError, match=rf"Unknown settings \['lerning_rate', 'ttt'\]\. {known}"):
+        parsed(tmp_path, lerning_rate=1, ttt={})
+
+
+def test_the_training_data_must_be_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"train_codes is missing: the folder of encoded recordings \(scripts/prepare_"
+    ):
+        parse_settings({"preset": "tiny", "output_dir": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": None}, "give exactly one of model_name_or_path, preset, and resume_from .*; none is given"),
+        ({"model_name_or_path": "a"}, "resets; model_name_or_path='a' and preset='tiny'"),
+        ({"order": "random"}, "order='random', but order must be 'shuffled' or 'lanes'"),
+        ({"duration_sec": 0}, "duration_sec=0, but it must be above 0 seconds"),
+        ({"duration_sec": -1.5}, r"duration_sec=-1\.5, but it must be above 0 seconds"),
+        ({"duration_sec": float("nan")}, "duration_sec=nan, but it must be above 0 seconds"),
+        ({"overlap_sec": -1}, r"overlap_sec=-1, but it must be 0 or more and below duration_sec=60\.0"),
+        ({"overlap_sec": 5, "duration_sec": 5}, "overlap_sec=5, but it must be 0 or more and below duration_sec=5"),
+        ({"lr_scheduler_type": "wavy"}, "wavy is not a valid SchedulerType"),
+        ({"trainable": "frozen"}, r"trainable='frozen', but it must be one of lora, ttt, lora\+ttt, full"),
+        ({"lora_rank": 0}, "lora_rank=0, but it must be at least 1"),
+        ({"lora_scaling": 0}, "lora_scaling=0, but it must be above 0"),
+        ({"lora_parts": ["ffn", "nose"]}, "lora_parts=.*'nose'.*some of attention, ffn, depth, text_head"),
+        ({"fp16": True}, "fp16=True is not supported: Moshi's weights need the range of bfloat16: use bf16"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size=True is not supported: lanes and exact resumption need"),
+        ({"reset_step": True}, "reset_step=true, but there is nothing to reset: it belongs to resume_from"),
+        ({"resume_from": "a", "reset_step": True}, "reset_step=true with reset_optimizer=false: moments belong to"),
+        ({"resume_from": "a", "resume_from_checkpoint": "b"}, "both name a run to start from: give one of them"),
+        ({"duration_sec": []}, r"duration_sec=\[\], but it must be a number or at least one stage"),
+        (
+            {"duration_sec": [{"duration_sec": 5}, {"duration_sec": 9}]},
+            "stage 1 is {'duration_sec': 5}, but a stage is",
+        ),
+        ({"duration_sec": [{"duration_sec": 5, "steps": 1.5}, {"duration_sec": 9}]}, "stage 1 .*steps: whole number"),
+        ({"duration_sec": [{"duration_sec": 5, "steps": 3}]}, "stage 1 .*the last one without steps"),
+        (
+            {"duration_sec": [{"duration_sec": 5, "steps": 3}, {"duration_sec": 9}]},
+            "stages, which need max_steps",
+        ),
+    ],
+    ids=str,
+)
+def test_values_out_of_bounds_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parsed(tmp_path, **settings)
+
+
+def test_a_checkpoint_replaces_the_preset_on_the_command_line(tmp_path: Path) -> None:
+    settings = read(tmp_path, "preset: tiny\ntrain_codes: c\n", "preset=null", "model_name_or_path=runs/a")
+    model, _, _ = parse_settings({**settings, "output_dir": str(tmp_path), "use_cpu": True})
+    assert (model.preset, model.model_name_or_path) == (None, "runs/a")
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_of_the_repository_parses(path: Path, tmp_path: Path) -> None:
+    model, data, training = parse_settings(read_settings(path, [f"output_dir={tmp_path}", "use_cpu=true"]))
+    assert data.train_codes.startswith("runs/")
+    assert training.learning_rate > 0
+    assert training.reset_step or (model.preset is None) != (model.model_name_or_path is None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("config=5", "config"),
+        ("train_codes=5", "train_codes"),
+        ("duration_sec=abc", "duration_sec"),
+        ("learning_rate=abc", "learning_rate='abc', but it must be a number, 0 or more"),
+        ("ttt_lr_multiplier=-1", "ttt_lr_multiplier=-1, but it must be a number, 0 or more"),
+        ("stop_at_step=0", "stop_at_step=0, but it must be at least 1"),
+        ("inner_lr_warmup_steps=0.5", "inner_lr_warmup_steps=0.5, but it must be 0 or more steps"),
+        ("state_reset_probability=1.5", "state_reset_probability=1.5, but it must lie in 0..1"),
+    ],
+)
+def test_wrong_types_and_bounds_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    (tmp_path / "run.yaml").write_text("preset: tiny\ntrain_codes: codes\noutput_dir: out\nuse_cpu: true\n")
+    with pytest.raises(Exception, match=message):
+        parse_settings(read_settings(tmp_path / "run.yaml", [change]))
+
+
+def test_invalid_yaml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("a: [1")
+    with pytest.raises(ValueError, match="run.yaml: not valid YAML"):
+        read_settings(tmp_path / "run.yaml", [])
+    (tmp_path / "run.yaml").write_text("a: 1")
+    with pytest.raises(ValueError, match=r"b=\[1: not valid YAML"):
+        read_settings(tmp_path / "run.yaml", ["b=[1"])
+
+
+def test_an_empty_section_takes_changes(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("config:")
+    assert read_settings(tmp_path / "run.yaml", ["config.ttt=null"]) == {"config": {"ttt": None}}
+
+
+def test_files_lie_on_top_of_each_other(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "seed: 1\nmax_steps: 5\nconfig: {sliding_window: 9, ttt: {base_lr: 1, layers: all}}"
+    )
+    (tmp_path / "run.yaml").write_text("extends: base.yaml\nmax_steps: 6\nconfig: {ttt: {layers: [2]}}")
+    (tmp_path / "small.yaml").write_text("duration_sec: 3\nconfig: {sliding_window: 4}")
+    files = [str(tmp_path / name) for name in ("run.yaml", "small.yaml")]
+    assert read_settings(files, ["config.ttt.base_lr=2"]) == {
+        "seed": 1, "max_steps": 6, "duration_sec": 3,
+        "config": {"sliding_window": 4, "ttt": {"base_lr": 2, "layers": [2]}},
+    }  # fmt: skip
+    (tmp_path / "base.yaml").write_text("extends: run.yaml")
+    with pytest.raises(ValueError, match="run.yaml: extends itself"):
+        read_settings(files, [])
+    (tmp_path / "run.yaml").write_text("extends: gone.yaml")
+    with pytest.raises(ValueError, match="gone.yaml: no such configuration file"):
+        read_settings(files, [])
+
+
+def test_the_choices_are_those_of_the_adapters() -> None:
+    assert {"frozen", *TRAINABLE} == set(adapters.PRESETS) and set(LORA_PARTS) == set(adapters.LORA_PARTS)
+
+
+def test_ways_to_start_that_go_together(tmp_path: Path) -> None:
+    both = {"reset_optimizer": True, "reset_step": True}
+    _, _, args = parsed(tmp_path, preset=None, resume_from="a", resume_from_checkpoint=True, **both)
+    assert (args.resume_from, args.resume_from_checkpoint, args.reset_step) == ("a", True, True)
+    with pytest.raises(ValueError, match="preset='tiny' and resume_from='a'"):
+        parsed(tmp_path, resume_from="a", **both)
+    assert parsed(tmp_path, resume_from="a", reset_optimizer=True)[2].reset_optimizer
+
+
+def test_help_names_every_setting_and_its_default(tmp_path: Path) -> None:
+    text = describe_settings()
+    for kind in (ModelArguments, DataArguments, MoshiTTTTrainingArguments):
+        assert [f.name for f in fields(kind) if f.init and f"\n  {f.name} (" not in text] == []
+    assert "\n  train_codes (required): Folder of" in text and "\n  gate_lr_multiplier (100.0): Learning" in text
+
+
+def test_stages_of_lengths(tmp_path: Path) -> None:
+    stages = [{"duration_sec": 5, "steps": 3}, {"duration_sec": 9.5}]
+    assert parsed(tmp_path, duration_sec=stages, max_steps=7)[1].stages() == [(5, 3), (9.5, None)]
+    assert parsed(tmp_path, duration_sec=4)[1].stages() == [(4, None)]

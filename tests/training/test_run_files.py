@@ -1,0 +1,63 @@
+"""A run leaves one line a log, whatever it was stopped by, and says what it was made with."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_moshi_ttt.training.run import run
+from hf_moshi_ttt.training.run_files import commit, read_metrics, write_run
+
+from ..conftest import save_codes
+from ..fixtures.training_runs import tiny_settings
+
+
+@pytest.fixture
+def codes(tmp_path: Path) -> Path:
+    return save_codes(tmp_path / "codes", [100, 61, 44, 37, 12])
+
+
+def test_metrics_hold_every_log_once_after_going_on(tmp_path: Path, codes: Path) -> None:
+    settings = tiny_settings(tmp_path / "run", codes, save_steps=3, max_steps=7)
+    run({**settings, "stop_at_step": 5})
+    for folder in (tmp_path / "run").glob("checkpoint-5"):
+        (folder / "files.json").unlink()  # as if killed: the run goes on from step 3
+    run(settings)
+    entries = read_metrics(tmp_path / "run")
+    assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 6, 7]
+    assert entries == json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    expected = {
+        "loss", "audio_loss", "codebook_0_loss", "codebooks_1_7_loss", "grad_norm", "epoch", "step",
+        "frames_per_second", "audio_seconds_per_second", "learning_rate/ttt", "learning_rate/gate_no_decay",
+        "ttt/layer_1/loss_after", "ttt/layer_1/delta_ratio", "ttt/layer_1/gate",
+    }  # fmt: skip
+    assert expected <= entries[0].keys()
+    with pytest.raises(ValueError, match="codes: no metrics.jsonl. It is no run of scripts/train.py, or has logged"):
+        read_metrics(codes)
+
+
+def test_run_json_tells_how_the_run_was_made(tmp_path: Path, codes: Path) -> None:
+    settings = tiny_settings(tmp_path / "run", codes, max_steps=4, hub_token="secret")
+    run({**settings, "stop_at_step": 2})
+    run(settings)
+    text = (tmp_path / "run" / "run.json").read_text()
+    told = json.loads(text)
+    first, second = told["sessions"]
+    assert first["checkpoint"] is None and second["checkpoint"].endswith("checkpoint-2") and first["processes"] == 1
+    assert first["settings"]["stop_at_step"] == 2 and "stop_at_step" not in second["settings"]
+    assert "secret" not in text and first["versions"]["torch"] == torch.__version__
+    assert first["hardware"]["cpus"] >= 1 and first["hardware"]["gpus"] == [] and first["commit"] == commit()
+    # Segments of 11 of 100, 61, 44, 37 and 12 frames: 9, 6, 4, 4 and 1, and one frame left of the first and the last.
+    assert told["data"]["segments"] == [24] and told["data"]["dropped_frames"] == [2]
+    assert len(told["data"]["fingerprint"]) == 64 and told["config"]["ttt.mini_batch_size"] == 4
+    assert sum(told["parameters"]["trained"].values()) == told["parameters"]["all"]
+
+
+def test_another_run_in_the_same_folder_begins_anew(tmp_path: Path) -> None:
+    for checkpoint in (None, None, "checkpoint-2"):
+        write_run(tmp_path, {"a": 1}, {"checkpoint": checkpoint, "processes": 1}, {})
+    assert [s["checkpoint"] for s in json.loads((tmp_path / "run.json").read_text())["sessions"]] == [
+        None,
+        "checkpoint-2",
+    ]

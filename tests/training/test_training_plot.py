@@ -1,0 +1,53 @@
+"""The curves of a run are drawn from its logs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from hf_moshi_ttt.training.run import run
+from hf_moshi_ttt.training.training_plot import plot_training
+
+from ..conftest import save_codes
+from ..fixtures.training_runs import tiny_settings
+
+ENTRIES = [
+    {
+        "step": step, "loss": 9 / step, "audio_loss": 8 / step, "grad_norm": 1.0,
+        "learning_rate/base": 1e-3 * step, "learning_rate/base_no_decay": 1e-3 * step,
+    }
+    for step in range(1, 101)
+]  # fmt: skip
+
+
+def test_every_quantity_is_drawn_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(plt, "close", kept.append)
+    plot_training([*ENTRIES, {"step": 100, "train_runtime": 3.0}], tmp_path / "curves.png", "a run")
+    losses, norms, rates, speed = kept[0].axes
+    raw = losses.lines[2]  # the first is the other loss, each with its running mean
+    assert list(raw.get_xdata())[:3] == [1, 2, 3] and list(raw.get_ydata())[:2] == [9, 4.5]
+    mean = losses.lines[3].get_ydata()
+    assert (
+        mean[0] == 9 and mean[1] == (9 + 4.5) / 2 and mean[-1] == pytest.approx(sum(9 / s for s in range(81, 101)) / 20)
+    )
+    assert [text.get_text() for text in losses.get_legend().get_texts()] == ["audio_loss", "loss"]
+    assert rates.get_yscale() == norms.get_yscale() == "log" and len(rates.lines) == 1 and not speed.lines
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    monkeypatch.undo()
+    plt.close("all")
+
+
+def test_nothing_logged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"No step was logged \(logging_steps\): there are no curves to draw"):
+        plot_training([{"step": 3, "train_runtime": 1.0}], tmp_path / "curves.png", "a run")
+
+
+def test_the_script_draws_a_run(tmp_path: Path) -> None:
+    run(tiny_settings(tmp_path / "run", save_codes(tmp_path / "codes", [60, 50]), max_steps=3))
+    command = [sys.executable, "scripts/plot.py", str(tmp_path / "run")]
+    result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all((tmp_path / "run" / name).is_file() for name in ("curves.png", "memory.png"))
