@@ -4,7 +4,7 @@
     python benchmarks/long_context.py --model runs/demo/finetune --codes runs/demo/codes/librilight_heldout
     python benchmarks/long_context.py --preset moshi-7b --device cuda --dtype bfloat16 --batch-sizes 1 4
 
-Every case starts behind the attention window. Ratios are frames per second over those of `stream` at one recording and
+Every case starts after the attention window. Ratios are frames per second over those of `stream` at one recording and
 the same text. With random weights every frame has a word piece that cannot be guessed, the worst case of `predicted`;
 `--pad-logit` makes such a model say PAD more often, and `--model` tells about a trained one. Nothing else should run on
 the machine.
@@ -89,7 +89,7 @@ def nothing(frames: int) -> None:
 
 
 def behind_window(model: Any, codes_1KT: Tensor, batch: int) -> tuple[Tensor, Any]:
-    """The codes behind the first attention window, `batch` times, and the state there."""
+    """The codes after the first attention window, `batch` times, and the state there."""
     window = model.config.sliding_window
     codes = codes_1KT.expand(batch, -1, -1).to(model.device)
     given = codes[:, :, :window].clone()
@@ -98,7 +98,7 @@ def behind_window(model: Any, codes_1KT: Tensor, batch: int) -> tuple[Tensor, An
 
 
 def measure(model: Any, codes_1KT: Tensor, batch: int, block: int | None, frames: int) -> tuple[float, int]:
-    """Frames per second behind the window, over all recordings, and passes."""
+    """Frames per second after the window, over all recordings, and passes."""
     codes, state = behind_window(model, codes_1KT, batch)
     part, device = codes[:, :, :frames], str(model.device)
     if block is None:
@@ -112,7 +112,7 @@ def measure(model: Any, codes_1KT: Tensor, batch: int, block: int | None, frames
 
 
 def pad_share(model: Any, codes_1KT: Tensor) -> float:
-    """Of the text that the model chooses in the first frames behind the window."""
+    """Of the text that the model chooses in the first frames after the window."""
     codes, state = behind_window(model, codes_1KT, 1)
     text = run_block(model, codes[:, :, :256], state).codes[:, 0]
     return float((text == model.config.pad_token_id).float().mean())

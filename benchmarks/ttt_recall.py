@@ -1,4 +1,4 @@
-"""The sweep behind the defaults of `base_lr`, the initialisation and `initial_keep_factor`.
+"""The sweep that chose the defaults of `base_lr`, the initialisation and `initial_retention`.
 
     python benchmarks/ttt_recall.py                 # about 15 minutes on one core
 
@@ -29,7 +29,7 @@ from hf_moshi_ttt.memory.recall import RecallStream, best_constant_loss, follow,
 
 BASE_LRS = (0.3, 1.0, 3.0, 10.0, 30.0)
 SPREADS = ("0.02", "x0.3", "x1", "x3")  # N(0, 0.02) as in the paper, or fan-in times a factor
-KEEPS = (0.98, 0.99, 0.995, 0.998, 0.9999)
+RETENTIONS = (0.98, 0.99, 0.995, 0.998, 0.9999)
 SHORT_TASKS = {"32 keys": {}, "64 keys": {"num_keys": 64}, "noise": {"noise": 1.0}}
 WIDTH, SHORT_FRAMES, MINUTE_FRAMES = 64, 3000, 750
 Setting = tuple[float, str, float]
@@ -52,7 +52,7 @@ def make_learner(depth: int, heads: Sequence[tuple[str, float]], seed: int) -> T
             fan_in = weight[0].clone()
             for head, (spread, _) in enumerate(heads):
                 weight[head] = fan_in * (0.02 / fan_in.std() if spread == "0.02" else float(spread[1:]))
-        learner.keep_logit.copy_(torch.tensor([math.log(keep / (1 - keep)) for _, keep in heads]))
+        learner.keep_logit.copy_(torch.tensor([math.log(retention / (1 - retention)) for _, retention in heads]))
     return learner
 
 
@@ -65,10 +65,10 @@ def losses(learner: TTTLearner, stream: RecallStream, heads: int, last_frames: i
     """Mean loss over the last frames by that of the best constant answer, `[rate, head]`."""
     before, after = stream.part(0, len(stream.keys_TF) - last_frames), stream.part(-last_frames, len(stream.keys_TF))
     logits = rate_logits(BASE_LRS)
-    _, state = follow(learner, before, heads, rate_logits_B=logits, diagnostics=False, chunk_frames=3000)
-    told, _ = follow(learner, after, heads, state, logits)
-    assert told is not None, "diagnostics were asked for"
-    return told.loss_before.mean(-1) / best_constant_loss(learner, stream)
+    _, state = follow(learner, before, heads, gate_logits_B=logits, diagnostics=False, chunk_frames=3000)
+    found, _ = follow(learner, after, heads, state, logits)
+    assert found is not None, "diagnostics were asked for"
+    return found.loss_before.mean(-1) / best_constant_loss(learner, stream)
 
 
 def gradient_growth(depth: int, heads: Sequence[tuple[str, float]], seed: int) -> Tensor:
@@ -78,8 +78,8 @@ def gradient_growth(depth: int, heads: Sequence[tuple[str, float]], seed: int) -
     for base_lr in BASE_LRS:
         shape = (1, len(heads), *stream.keys_TF.shape)
         k, v = stream.keys_TF.expand(shape), stream.values_TF.expand(shape).clone().requires_grad_()
-        rates = rate_logits([2 * base_lr]).expand(*shape[:3], 1)
-        z, _, _ = learner(k, k, v, rates, None, False)
+        gates = rate_logits([2 * base_lr]).expand(*shape[:3], 1)
+        z, _, _ = learner(k, k, v, gates, None, False)
         probe = torch.randn(z[:, :, -16:].shape, generator=torch.Generator().manual_seed(seed))
         (grad,) = torch.autograd.grad((z[:, :, -16:] * probe).sum(), v)
         norms = grad.norm(dim=-1)[0]
@@ -97,13 +97,15 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
     start, seed = time.monotonic(), arguments.seed
-    heads = list(itertools.product(SPREADS, KEEPS))
+    heads = list(itertools.product(SPREADS, RETENTIONS))
     scores = {setting: 0.0 for setting in ((lr, *head) for lr in BASE_LRS for head in heads)}
     trainable = dict.fromkeys(scores, True)
-    middle = KEEPS.index(TTTConfig().initial_keep_factor)
+    middle = RETENTIONS.index(TTTConfig().initial_retention)
     for depth in tqdm(arguments.depths, desc="depth"):
         growth = gradient_growth(depth, heads, seed)
-        print_table(f"depth {depth}: growth of the outer gradient, by spread", SPREADS, growth[:, middle :: len(KEEPS)])
+        print_table(
+            f"depth {depth}: growth of the outer gradient, by spread", SPREADS, growth[:, middle :: len(RETENTIONS)]
+        )
         tasks = {}
         for name, options in SHORT_TASKS.items():
             stream = make_recall_stream(SHORT_FRAMES, WIDTH, seed=seed, **options)
@@ -113,10 +115,12 @@ def main() -> None:
         tasks["changing"] = losses(make_learner(depth, heads, seed), changing, len(heads), frames // 4)
         for name, found in tasks.items():
             print_table(
-                f"depth {depth}, {name}: by spread, keep {KEEPS[middle]}", SPREADS, found[:, middle :: len(KEEPS)]
+                f"depth {depth}, {name}: by spread, retention {RETENTIONS[middle]}",
+                SPREADS,
+                found[:, middle :: len(RETENTIONS)],
             )
-        fan_in = slice(SPREADS.index("x1") * len(KEEPS), (SPREADS.index("x1") + 1) * len(KEEPS))
-        print_table(f"depth {depth}, changing: by keep, spread x1", KEEPS, tasks["changing"][:, fan_in])
+        fan_in = slice(SPREADS.index("x1") * len(RETENTIONS), (SPREADS.index("x1") + 1) * len(RETENTIONS))
+        print_table(f"depth {depth}, changing: by retention, spread x1", RETENTIONS, tasks["changing"][:, fan_in])
         for (row, base_lr), (column, head) in itertools.product(enumerate(BASE_LRS), enumerate(heads)):
             setting = (base_lr, *head)
             scores[setting] += sum(math.log(found[row, column]) for found in tasks.values())
@@ -127,16 +131,19 @@ def main() -> None:
 
 def print_verdict(scores: dict[Setting, float], trainable: dict[Setting, bool], cells: int) -> None:
     means = {setting: math.exp(score / cells) for setting, score in scores.items()}
-    kept = {setting: mean for setting, mean in means.items() if trainable[setting]}
-    for index, name in enumerate(("base_lr", "initial spread", "keep factor")):
+    retained = {setting: mean for setting, mean in means.items() if trainable[setting]}
+    for index, name in enumerate(("base_lr", "initial spread", "retention")):
         values = dict.fromkeys(setting[index] for setting in scores)
-        best = {v: min((mean for s, mean in kept.items() if s[index] == v), default=None) for v in values}
-        told = ", ".join(f"{v}: {'cannot be trained' if mean is None else f'{mean:.3f}'}" for v, mean in best.items())
-        print(f"\n{name}, with the best partners: {told}")
-    best_setting = min(kept, key=kept.__getitem__)
+        best = {v: min((mean for s, mean in retained.items() if s[index] == v), default=None) for v in values}
+        found = ", ".join(f"{v}: {'cannot be trained' if mean is None else f'{mean:.3f}'}" for v, mean in best.items())
+        print(f"\n{name}, with the best partners: {found}")
+    best_setting = min(retained, key=retained.__getitem__)
     config = TTTConfig()
-    default = (config.base_lr, "x1", config.initial_keep_factor)
-    print(f"\nbest: base_lr, spread, keep = {best_setting} with {kept[best_setting]:.3f}; default {default}", end="")
+    default = (config.base_lr, "x1", config.initial_retention)
+    print(
+        f"\nbest: base_lr, spread, retention = {best_setting} with {retained[best_setting]:.3f}; default {default}",
+        end="",
+    )
     print(f" with {means[default]:.3f}" if default in means else " is not in the sweep")
 
 

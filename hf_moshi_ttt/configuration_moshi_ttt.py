@@ -26,8 +26,8 @@ class TTTConfig(StrictConfig):
             layer indices.
         learner: What remembers. `"ttt"`: an inner network that takes gradient steps. `"static"`: the same network and
             parameters without inner steps, the control for capacity. `"gated_delta"`: a matrix per head under the gated
-            delta rule, the linear baseline; of the keys below it reads `forget`, `initial_keep_factor` and
-            `mini_batch_size` (frames per keep factor) alone.
+            delta rule, the linear baseline; of the keys below it reads `forget`, `initial_retention` and
+            `mini_batch_size` (frames per retention) alone.
         preset: Which published form the inner learner follows. `"default"`: RMS-normed q and k, fan-in weights,
             layer-normed target. `"paper"`: the TTT-LM equations (raw q and k, N(0, 0.02) weights, target v - k).
         ttt_mlp_layers: Depth N of the inner network of each head; 1 is linear, 2 the usual TTT-MLP.
@@ -37,10 +37,10 @@ class TTTConfig(StrictConfig):
         base_lr: Inner learning rate; a token's rate is `base_lr * sigmoid(...) / head width`. None takes the preset's:
             the best of `benchmarks/ttt_recall.py`, or the paper's 1.0 (linear) and 0.1 (MLP).
         step: Weight of the inner step inside a mini-batch: `"mean"` 1/i as in TTT-LM, `"constant"` 1/C as in TTT-Video.
-        update: Which inner layers take steps: `"all"`, or the `"last"` one behind the others as fixed features.
+        update: Which inner layers take steps: `"all"`, or the `"last"` one after the others as fixed features.
         forget: `"learned"` shrinks what was learned by a trained factor per head after each mini-batch; `"none"` keeps
             all of it. None takes the preset's: learned, or the paper's none.
-        initial_keep_factor: Initial value of that factor; with mini-batches of 16 frames, 0.998 halves what was learned
+        initial_retention: Initial value of that factor; with mini-batches of 16 frames, 0.998 halves what was learned
             in 7 minutes.
         output_bias: Whether the last inner layer has a bias.
         initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
@@ -48,9 +48,10 @@ class TTTConfig(StrictConfig):
     """
 
     model_type = "moshi_ttt_section"
+    renamed_keys: ClassVar[dict[str, str]] = {"initial_keep_factor": "initial_retention"}
 
     state_free_keys: ClassVar[frozenset[str]] = frozenset(
-        {"layers", "initial_keep_factor", "initial_gating_alpha", "persistent_states"}
+        {"layers", "initial_retention", "initial_gating_alpha", "persistent_states"}
     )
 
     layers: str | list[int] = "middle"
@@ -61,7 +62,7 @@ class TTTConfig(StrictConfig):
     mini_batch_size: int = 16
     step: Literal["mean", "constant"] = "mean"
     update: Literal["all", "last"] = "all"  # type: ignore[assignment]  # hides PreTrainedConfig.update, a method
-    initial_keep_factor: float | int = 0.998
+    initial_retention: float | int = 0.998
     output_bias: bool = True
     initial_gating_alpha: float | int = 0.1
     persistent_states: bool = False
@@ -86,7 +87,7 @@ class TTTConfig(StrictConfig):
         self.require("ttt_mlp_expansion_factor", self.ttt_mlp_expansion_factor >= 1, "at least 1")
         self.require("mini_batch_size", self.mini_batch_size >= 1, "at least 1 frame")
         self.require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use learner='static')")
-        self.require("initial_keep_factor", 0 < self.initial_keep_factor < 1, "between 0 and 1, both excluded")
+        self.require("initial_retention", 0 < self.initial_retention < 1, "between 0 and 1, both excluded")
         if isinstance(self.layers, str):
             self.require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
         else:

@@ -51,9 +51,9 @@ class MoshiTTTOutput(ModelOutput):
         late_audio_logits: `[B, Q, max_delay, V]`, where a state was given: the predictions for the last frames before
             these codes that could not be made earlier; NaN elsewhere.
         last_hidden_state: `[B, T, D]`, of the temporal transformer.
-        hidden_states: with `output_hidden_states`, `[B, T, D]` before the first temporal layer and behind each one; the
+        hidden_states: with `output_hidden_states`, `[B, T, D]` before the first temporal layer and after each one; the
             last is `last_hidden_state`.
-        state: the state behind the last frame, where one was given.
+        state: the state after the last frame, where one was given.
         diagnostics: what the memory of each TTT layer did, in order of the layers, where asked for.
     """
 
@@ -115,8 +115,8 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         diagnostics: bool = False,
         inner_lr_scale: float = 1.0,
     ) -> tuple[Tensor, KVCache | None, StreamState | None, MemoryDiagnostics | None]:
-        """`[B, T, D]` -> `[B, T, D]`, with the window and the memory behind the last frame, and what the memory did."""
-        told = None
+        """`[B, T, D]` -> `[B, T, D]`, with the window and the memory after the last frame, and what the memory did."""
+        memory_diagnostics = None
         attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B)
         x_BTD = x_BTD + attended
         if self.has_ttt:
@@ -127,9 +127,9 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
                 branch_rms, residual_rms = (x.detach().float().square().mean(-1).sqrt() for x in (branch, x_BTD))
                 ratio = (branch_rms / residual_rms).masked_fill(residual_rms == 0, torch.nan)
                 gate = self.ttt_gate.factor().detach()
-                told = replace(learned.diagnostics, gate=gate, branch_to_residual=ratio)
+                memory_diagnostics = replace(learned.diagnostics, gate=gate, branch_to_residual=ratio)
             x_BTD = x_BTD + branch
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory, told
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory, memory_diagnostics
 
 
 @contextmanager
@@ -198,7 +198,7 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         diagnostics: bool = False,
         inner_lr_scale: float = 1.0,
     ) -> tuple[Tensor, tuple[StreamState, ...], tuple[KVCache, ...], tuple[MemoryDiagnostics, ...]]:
-        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows behind the last frame.
+        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows after the last frame.
 
         The last value holds what the memories did, where asked for.
         """
@@ -208,18 +208,18 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         memories = iter(state.memory) if state else None
         windows = state.window if state else None
         frames = state.frames if state and windows else None
-        new_memories, new_windows, told = [], [], []
+        new_memories, new_windows, memory_diagnostics = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None
             window = windows[index] if windows else None
-            x, window, memory, layer_told = layer(x, window, memory, frames, diagnostics, inner_lr_scale)
+            x, window, memory, layer_diagnostics = layer(x, window, memory, frames, diagnostics, inner_lr_scale)
             if memory is not None:
                 new_memories.append(memory)
             if window is not None:
                 new_windows.append(window)
-            if layer_told is not None:
-                told.append(layer_told)
-        return self.norm(x), tuple(new_memories), tuple(new_windows), tuple(told)
+            if layer_diagnostics is not None:
+                memory_diagnostics.append(layer_diagnostics)
+        return self.norm(x), tuple(new_memories), tuple(new_windows), tuple(memory_diagnostics)
 
 
 class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub takes more than transformers'
@@ -237,7 +237,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         self.post_init()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Not possible: the row behind the vocabulary is the initial token.
+        """Not possible: the row after the vocabulary is the initial token.
 
         Raises:
             ValueError: always.
@@ -260,7 +260,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
 
         Args:
             window: whether attention goes on across calls. False carries the memory alone from segment to segment.
-            device: the model's own if None; on `"meta"` it costs nothing, and `num_bytes_by_layer()` still tells the
+            device: the model's own if None; on `"meta"` it costs nothing, and `num_bytes_by_layer()` still gives the
                 memory it needs, for a model on `"meta"` too.
         """
         device = device or self.device
@@ -293,7 +293,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             codes: `[B, K, T]` int64; -1 is an absent code (zero embedding, no loss).
             labels: `[B, K, T]`, the codes again with -100 or -1 where no loss is wanted; only Moshi's rows are used.
             state: the stream that the codes continue, any number of frames at a time. Go on with the returned one.
-            diagnostics: whether to tell what the memory of each TTT layer did.
+            diagnostics: whether to return what the memory of each TTT layer did.
             output_hidden_states: whether, or which of them; read by transformers' `capture_outputs`, which also takes
                 `return_dict`.
             inner_lr_scale: what the TTT layers' `base_lr` is multiplied by; training warms the inner steps up with it.
@@ -306,9 +306,11 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         if text_only and labels is not None:
             raise ValueError("text_only leaves out the audio, and so the losses: give it without labels.")
         sequence = self._delayed(codes, state)  # [B, K, T + 1]
-        hidden, memory, window, told = self.model(sequence[:, :, :-1], state, diagnostics, inner_lr_scale)
+        hidden, memory, window, memory_diagnostics = self.model(sequence[:, :, :-1], state, diagnostics, inner_lr_scale)
         text_logits = self.lm_head(hidden)
-        output = MoshiTTTOutput(text_logits=text_logits, last_hidden_state=hidden, diagnostics=told or None)
+        output = MoshiTTTOutput(
+            text_logits=text_logits, last_hidden_state=hidden, diagnostics=memory_diagnostics or None
+        )
         if not text_only:
             step_logits = self.depth_decoder(hidden, sequence[:, : self.config.num_codebooks, 1:])
             audio_logits, late = self._undelayed(step_logits, state)

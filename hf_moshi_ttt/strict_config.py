@@ -30,10 +30,14 @@ class StrictConfig(PreTrainedConfig):
 
     # Keys of `own_values` that a stream's state does not depend on.
     state_free_keys: ClassVar[frozenset[str]] = frozenset()
+    # Former names of keys: stored configurations load with them, callers are told the new name.
+    renamed_keys: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
         if kwargs.pop("tie_word_embeddings", False):
             raise ValueError("tie_word_embeddings=True, but Moshi's embeddings and heads are not tied: leave it out.")
+        for former in sorted(set(kwargs) & set(self.renamed_keys)):
+            raise ValueError(f"{type(self).__name__}: {former} is now called {self.renamed_keys[former]}.")
         unknown = sorted(set(kwargs) - _LIBRARY_KEYS)
         if unknown:
             raise ValueError(
@@ -67,7 +71,17 @@ class StrictConfig(PreTrainedConfig):
         """As transformers' `from_dict`; keys of this configuration in `kwargs` are checked like those of the dict."""
         own = cls.own_keys()
         changes = {key: kwargs.pop(key) for key in list(kwargs) if key in own}
-        return super().from_dict(merged(config_dict, changes), **kwargs)
+        return super().from_dict(merged(cls.with_current_names(config_dict), changes), **kwargs)
+
+    @classmethod
+    def with_current_names(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """A stored configuration, and its sections, with former keys under their current names."""
+        current = {cls.renamed_keys.get(key, key): value for key, value in stored.items()}
+        for section, spec in getattr(cls, "sub_configs_defaults", {}).items():
+            if isinstance(current.get(section), dict):
+                section_class = getattr(spec, "config_class", spec)
+                current[section] = section_class.with_current_names(current[section])
+        return current
 
     def validate_bounds(self) -> None:
         """Raises ValueError for a value out of bounds."""

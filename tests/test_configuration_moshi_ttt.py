@@ -55,7 +55,7 @@ def test_an_empty_ttt_section_is_the_usual_ttt_mlp() -> None:
     assert (ttt.layers, ttt.preset, ttt.ttt_mlp_layers, ttt.ttt_mlp_expansion_factor) == ("middle", "default", 2, 4)
     assert (ttt.mini_batch_size, ttt.base_lr, ttt.step, ttt.forget) == (16, 3.0, "mean", "learned")
     assert (ttt.learner, ttt.update) == ("ttt", "all")
-    assert (ttt.initial_gating_alpha, ttt.initial_keep_factor) == (0.1, 0.998)
+    assert (ttt.initial_gating_alpha, ttt.initial_retention) == (0.1, 0.998)
     assert (ttt.output_bias, ttt.persistent_states) == (True, False)
 
 
@@ -185,8 +185,8 @@ def test_wrong_types_are_refused(changes: dict[str, Any], message: str) -> None:
         ({"ttt": {"ttt_mlp_expansion_factor": 0}}, "ttt_mlp_expansion_factor must be at least 1"),
         ({"ttt": {"mini_batch_size": 0}}, "mini_batch_size=0, but mini_batch_size must be at least 1 frame"),
         ({"ttt": {"base_lr": 0}}, r"base_lr=0, but .* be above 0 \(for no inner steps use learner='static'\)"),
-        ({"ttt": {"initial_keep_factor": 1}}, "initial_keep_factor=1, but .* between 0 and 1, both excluded"),
-        ({"ttt": {"initial_keep_factor": 0.0}}, "initial_keep_factor=0.0, but .* between 0 and 1, both excluded"),
+        ({"ttt": {"initial_retention": 1}}, "initial_retention=1, but .* between 0 and 1, both excluded"),
+        ({"ttt": {"initial_retention": 0.0}}, "initial_retention=0.0, but .* between 0 and 1, both excluded"),
         ({"ttt": {"layers": "odd"}}, "layers='odd', but layers must be \"middle\", \"all\" or a list of layer indices"),
         ({"ttt": {"layers": []}}, r"layers=\[\], but layers must be a non-empty list of increasing indices"),
         ({"ttt": {"layers": [2, 1]}}, r"layers=\[2, 1\], but layers must be a non-empty list of increasing indices"),
@@ -251,3 +251,13 @@ def test_unknown_keys_of_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**stored, "ttt_layers": [1]}))
     with pytest.raises(ValueError, match=r"MoshiTTTConfig does not know \['ttt_layers'\]"):
         MoshiTTTConfig.from_pretrained(tmp_path)
+
+
+def test_former_keys_load_from_files_and_are_refused_elsewhere(tmp_path: Path) -> None:
+    tiny(ttt={"initial_retention": 0.9}).save_pretrained(tmp_path)
+    stored = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(stored.replace("initial_retention", "initial_keep_factor"))
+    assert MoshiTTTConfig.from_pretrained(tmp_path).ttt.initial_retention == 0.9
+    assert MoshiTTTConfig.from_pretrained(tmp_path, ttt={"initial_retention": 0.8}).ttt.initial_retention == 0.8
+    with pytest.raises(ValueError, match="TTTConfig: initial_keep_factor is now called initial_retention"):
+        tiny(ttt={"initial_keep_factor": 0.9})

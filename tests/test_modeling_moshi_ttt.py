@@ -149,7 +149,7 @@ def test_training_step_of_ttt_alone_changes_ttt_alone(make_model: MakeModel) -> 
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     codes = random_codes(model.config, batch=2, frames=40)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    for _ in range(2):  # o_proj moves in the first step, everything behind it in the second
+    for _ in range(2):  # o_proj moves in the first step, everything after it in the second
         optimizer.zero_grad()
         model(codes, labels=codes).loss.backward()
         optimizer.step()

@@ -77,7 +77,7 @@ def combined(
 
 
 def concatenated(parts: Sequence[LazyTensor]) -> LazyTensor:
-    """The parts one behind the other along the first axis."""
+    """The parts one after the other along the first axis."""
     rows = sum(part.shape[0] for part in parts)
     return combined(parts, torch.cat, (rows, *parts[0].shape[1:]))
 

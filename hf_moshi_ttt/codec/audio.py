@@ -87,7 +87,7 @@ def read_audio(source: str | Path | bytes, start_sec: float = 0.0, duration_sec:
     """Samples of a file, given by its path or content, or a part of it, found by seeking: float32 `[C, S]` at 24 kHz.
 
     Raises:
-        BadAudioError: missing, unreadable, damaged or empty file, a start behind its end, or NaN samples.
+        BadAudioError: missing, unreadable, damaged or empty file, a start after its end, or NaN samples.
         ValueError: a duration that is not above 0.
     """
     return np.concatenate(list(read_blocks(source, start_sec, duration_sec)), axis=1)

@@ -1,4 +1,4 @@
-"""A small real audio codec behind the interface of transformers' `MimiModel`: 24 kHz audio <-> codes, 12.5 frames/s.
+"""A small real audio codec after the interface of transformers' `MimiModel`: 24 kHz audio <-> codes, 12.5 frames/s.
 
 For work where Kyutai's Mimi weights cannot be had: `AutoModel.from_pretrained` loads either codec, and `encode` and
 `decode` are called alike. What differs from Mimi: nothing is trained by gradient descent. A frame is 8 sub-frames of 80

@@ -1,7 +1,7 @@
 """Words with times as the text row of a recording: one token a frame.
 
 A word's tokens stand from the frame in which it starts, PAD fills the gaps, and the frame before a word is EPAD. Tokens
-that do not fit before the next word are shifted behind it, never lost inside the recording. Behind the labels' end the
+that do not fit before the next word are shifted after it, never lost inside the recording. After the labels' end the
 row is -1: whether somebody speaks there is unknown, so nothing is learned from it.
 
 moshi-finetune's `Interleaver` (as its training calls it) places the first token of a word alike and differs in this:
@@ -11,7 +11,7 @@ moshi-finetune's `Interleaver` (as its training calls it) places the first token
 - a segment's first frames lose the tokens of a word that began before it there; here a segment is a piece of the
   recording's row;
 - the frames between the last label and the recording's end are PAD there, -1 here;
-- behind the end of a recording's last, short segment the row is PAD there, and trained, since its length is handed over
+- after the end of a recording's last, short segment the row is PAD there, and trained, since its length is handed over
   in frames where seconds are expected; here the row is as long as the codes beside it, and batches pad both with -1.
 """
 
@@ -34,7 +34,7 @@ EPAD_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3
 
 @dataclass
 class TextRow:
-    """The text row `ids` `[T]` int16 and the number of tokens that lie behind the recording's end."""
+    """The text row `ids` `[T]` int16 and the number of tokens that lie after the recording's end."""
 
     ids: np.ndarray
     tokens_beyond_end: int
@@ -103,7 +103,7 @@ def build_text_row(
         words: `{word, start_sec, ...}` of Moshi's speaker in order of their starts, from the row's start on; words that
             start before it have negative times, and what is left of them comes first.
         frames: length of the row, that of the codes beside it.
-        labelled_frames: up to where all words are listed, None for everywhere. Tokens that are shifted behind it stay.
+        labelled_frames: up to where all words are listed, None for everywhere. Tokens that are shifted after it stay.
 
     Raises:
         ValueError: a number of frames that is not a whole number, such as seconds.

@@ -140,8 +140,8 @@ class Comparison:
         description = describe_model(model, settings)
         after = afterthoughts(output.results, model.config.codebook_size, description["dtype"])
         self._tell(name, after)
-        told = [asdict(finding) for finding in [*findings, *after]]
-        output.results = {"path": path, "description": description, **output.results, "findings": told}
+        found = [asdict(finding) for finding in [*findings, *after]]
+        output.results = {"path": path, "description": description, **output.results, "findings": found}
         return output
 
     def _tell(self, name: str, findings: Sequence[Finding]) -> None:

@@ -39,7 +39,7 @@ def continue_conversation(
 ) -> np.ndarray:
     """What the model adds to the first frames of a conversation, `[K, new_frames]`.
 
-    The user's side goes on as recorded, and in silence behind its end.
+    The user's side goes on as recorded, and in silence after its end.
 
     Args:
         silence_codes: `[Q]`, one frame of digital silence.

@@ -73,7 +73,7 @@ def evaluate_long_context(
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module, memory: str = "on") -> Iterator[None]:
-    """The model in evaluation mode, its memories as `memory` says; behind it all is as it was before.
+    """The model in evaluation mode, its memories as `memory` says; after it all is as it was before.
 
     Raises:
         ValueError: `memory="static"` for a model whose memories take no inner steps anyway.

@@ -66,8 +66,8 @@ def _follow(
         chunk = codes_1KT[:, :, index * bin_frames : (index + 1) * bin_frames]
         output: Any = model(codes=chunk, state=state, diagnostics=True)
         state = output.state
-        for place, told in enumerate(output.diagnostics):
-            for name, value in layer_means(told, present_frames(chunk)).items():
+        for place, layer_diagnostics in enumerate(output.diagnostics):
+            for name, value in layer_means(layer_diagnostics, present_frames(chunk)).items():
                 found_NLQ[index, place, QUANTITIES.index(name)] = value.item()
 
 

@@ -35,7 +35,7 @@ class RecordingReader:
         self.settings = settings
         self.progress = progress and PartialState().is_local_main_process
         self.is_chain = settings.memory == "no_reset"
-        self.told: dict[str, Any] = {"mode": settings.mode, "memory": settings.memory}
+        self.report: dict[str, Any] = {"mode": settings.mode, "memory": settings.memory}
         self.passes = 0
         self.check: dict[str, Any] | None = None
 
@@ -53,7 +53,7 @@ class RecordingReader:
         is_shared = processes.num_processes > 1 and not self._every_process_reads_all()
         mine = batches[processes.process_index :: processes.num_processes] if is_shared else batches
         frames = sum(framed[i].shape[1] for batch in mine for i in batch)
-        self.told |= {"processes": processes.num_processes, "kept_recordings": len(found), "frames_read": frames}
+        self.report |= {"processes": processes.num_processes, "kept_recordings": len(found), "frames_read": frames}
         started = time.monotonic()
         with tqdm(total=frames, desc="evaluate", unit="frame", disable=not self.progress) as bar, _memory_remedy():
             state = None
@@ -64,7 +64,7 @@ class RecordingReader:
                     kept.write(framed[i], losses_QT)
                 if self.check is not None and batch is mine[0]:
                     kept.write_check(framed, self.check)
-        self.told["seconds"] = time.monotonic() - started
+        self.report["seconds"] = time.monotonic() - started
         self._agree_on_check(kept, framed)
         if is_shared:
             found = {i: losses for part in gather_object([found]) for i, losses in part.items()}
@@ -108,7 +108,7 @@ class RecordingReader:
     def _read(
         self, framed: Sequence[np.ndarray], before: "MoshiTTTState | None", bar: Any
     ) -> "tuple[list[np.ndarray], MoshiTTTState]":
-        """Losses of one batch and the state behind it."""
+        """Losses of one batch and the state after it."""
         lengths = [codes.shape[1] for codes in framed]
         codes_BKT = torch.full((len(framed), self.model.config.num_streams, max(lengths)), NO_INPUT_ID)
         for row, codes_KT in enumerate(framed):
@@ -151,12 +151,12 @@ class RecordingReader:
 
     def record(self) -> dict[str, Any]:
         """How it went, on this process."""
-        told = {**self.told, "passes": self.passes}
-        return told if self.check is None else {**told, "block_check": self.check}
+        report = {**self.report, "passes": self.passes}
+        return report if self.check is None else {**report, "block_check": self.check}
 
 
 class _Progress:
-    """A bar that counts frames of recordings, not of the padding behind the shorter ones."""
+    """A bar that counts frames of recordings, not of the padding after the shorter ones."""
 
     def __init__(self, bar: Any, lengths: Sequence[int]) -> None:
         self.bar = bar

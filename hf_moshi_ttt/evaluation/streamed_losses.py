@@ -5,7 +5,7 @@ faster. Memory does not grow with length. In the text row, -2 stands for the mod
 
 A frame's text is chosen from all frames before it, so the frames of a block wait for each other. But most of them can
 be guessed: a block is run with a guess, and the greedy choices it gives are right up to and with the first one that
-differs from the guess, because all before it was right. What lies behind it is a better guess than the one before.
+differs from the guess, because all before it was right. What lies after it is a better guess than the one before.
 The block is run again with these choices until they are the guess itself.
 
 Legend: B recordings, K streams, Q Moshi's codebooks, T frames.
@@ -47,7 +47,7 @@ def run_block(
     """Runs a block with the model's greedy choice in place of every text code that is -2.
 
     Args:
-        state: the stream before the block; `output.state` is the one behind it.
+        state: the stream before the block; `output.state` is the one after it.
         expects_guess: whether the first guess, PAD, is likely to be right. If so, the depth transformer runs along with
             it; if not, only with the pass that confirms a guess. The result is the same.
     """
@@ -71,7 +71,7 @@ class BlockReader:
     Args:
         block_frames: the longest block. Where the model chooses the text, blocks start shorter, are halved where
             guesses need many passes and doubled where they need few.
-        kept_from: the state before the first block that starts here or behind is kept; None keeps none.
+        kept_from: the state before the first block that starts here or after is kept; None keeps none.
 
     Attributes:
         passes: runs of the model so far; more than there are blocks where text had to be guessed again.
@@ -91,7 +91,7 @@ class BlockReader:
     def losses(
         self, codes_BKT: Tensor, state: "MoshiTTTState", progress: Progress, lengths: Sequence[int] | None = None
     ) -> "tuple[Tensor, MoshiTTTState]":
-        """Losses `[B, Q, T]` in float32, NaN where there is none, and the state behind the recordings.
+        """Losses `[B, Q, T]` in float32, NaN where there is none, and the state after the recordings.
 
         Args:
             lengths: of the recordings, the longest first, if they differ: those that have ended are not read on.
@@ -146,7 +146,7 @@ def _losses(logits: Tensor, codes: Tensor) -> Tensor:
 def losses_by_frame(
     model: "MoshiTTTForConditionalGeneration", codes_BKT: Tensor, state: "MoshiTTTState", progress: Progress
 ) -> "tuple[Tensor, MoshiTTTState]":
-    """Losses `[B, Q, T]` in float32, NaN where there is none, and the state behind the frames; one frame a step.
+    """Losses `[B, Q, T]` in float32, NaN where there is none, and the state after the frames; one frame a step.
 
     Those of frames before the first one, which its step gives too, are left out.
     """

@@ -45,11 +45,11 @@ class LongContextMetrics:
         """Losses by position, `[B, T]`, the means over codebooks: all that is kept of a batch.
 
         Args:
-            logits: the model's outputs behind the loss, among them audio logits `[B, Q, T, V]`.
+            logits: the model's outputs after the loss, among them audio logits `[B, Q, T, V]`.
             labels: `[B, K, T]`; negative where there is none.
 
         Returns:
-            NaN where a codebook has no prediction, -100 behind a recording's end.
+            NaN where a codebook has no prediction, -100 after a recording's end.
         """
         (audio_logits,) = (output for output in logits if isinstance(output, Tensor) and output.dim() == 4)
         own = labels[:, 1 : 1 + audio_logits.shape[1]]

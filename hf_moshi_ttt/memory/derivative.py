@@ -1,7 +1,7 @@
 """A run of whole mini-batches of the inner loop with its derivative written by hand.
 
 Autograd would keep every intermediate of every mini-batch, the weights included. Here the forward pass keeps what was
-learned at about sqrt(M) places; the backward pass recomputes one group of mini-batches at a time and walks it in
+learned at about sqrt(M) positions; the backward pass recomputes one group of mini-batches at a time and walks it in
 reverse. The formulas are those of `dual_form.py`, differentiated line by line.
 
 Legend: M mini-batches, N samples times heads, H heads, C frames per mini-batch, F head width, I and O the input and
@@ -35,7 +35,7 @@ _GELU_CUBIC = 0.044715
 
 
 def run_mini_batches(frames: Frames, rule: Rule, start: Layers, delta: Layers) -> tuple[Tensor, Layers]:
-    """The normed answers LN(f_res(q)) `[M, N, C, F]` of all mini-batches, and what is learned behind the last.
+    """The normed answers LN(f_res(q)) `[M, N, C, F]` of all mini-batches, and what is learned after the last.
 
     Args:
         frames: `[M, N, C, ...]`.
@@ -78,9 +78,9 @@ class _MiniBatches(torch.autograd.Function):
 
 
 def _unpacked(eps: float, count: int, inputs: Any) -> tuple[Frames, Rule, Layers, Layers]:
-    place_weights, keep, norm_weight, norm_bias, *layers = inputs[4:]
+    position_weights, retention, norm_weight, norm_bias, *layers = inputs[4:]
     half = len(layers) // 2
-    rule = Rule(place_weights, keep, norm_weight, norm_bias, eps)
+    rule = Rule(position_weights, retention, norm_weight, norm_bias, eps)
     return Frames(*inputs[:4]), rule, Layers.of(layers[:half], count), Layers.of(layers[half:], count)
 
 
@@ -99,11 +99,11 @@ class _Tape(NamedTuple):
 
 
 def _mini_batch(frames: Frames, rule: Rule, start: Layers, delta: Layers) -> tuple[Tensor, Layers, _Tape]:
-    """The answers `[N, C, F]` of one mini-batch and what is learned behind it."""
+    """The answers `[N, C, F]` of one mini-batch and what is learned after it."""
     layers = start.plus(delta)
     first_k, first_q = first_hidden(frames.k, frames.q, layers)
     keys = keys_pass(frames.k, first_k, frames.target, rule, layers)
-    mixing = (rule.place_weights[:, None] * frames.lr[:, None, :]).tril()
+    mixing = (rule.position_weights[:, None] * frames.lr[:, None, :]).tril()
     answers, queries = queries_pass(frames.q, first_q, mixing, rule, layers, keys.inputs, keys.grads)
     delta = commit(mixing[:, -1], rule, delta, keys.inputs, keys.grads)
     return answers, delta, _Tape(frames, layers, mixing, keys, queries)
@@ -132,15 +132,15 @@ class _Backward:
         self.grad_frames = Frames(*(torch.empty_like(x) for x in frames))
         self.grad_delta = Layers(*([x.clone() for x in side] for side in grad_delta))
         self.grad_start = Layers(*([-x for x in side] for side in grad_delta))  # `_carry` says why
-        self.grad_mixing_lr = torch.zeros_like(frames.lr[0][:, None] * rule.place_weights[:, None])
-        self.grad_keep = None if rule.keep is None else torch.zeros_like(rule.keep)
+        self.grad_mixing_lr = torch.zeros_like(frames.lr[0][:, None] * rule.position_weights[:, None])
+        self.grad_retention = None if rule.retention is None else torch.zeros_like(rule.retention)
         self.grad_norm_weight = torch.zeros_like(frames.target[0])
         self.grad_norm_bias = torch.zeros_like(frames.target[0])
 
-    def group(self, places: range, delta: Layers, grad_output: Tensor) -> None:
-        """Recomputes the mini-batches at `places` from what was learned before the first, then walks back."""
+    def group(self, positions: range, delta: Layers, grad_output: Tensor) -> None:
+        """Recomputes the mini-batches at `positions` from what was learned before the first, then walks back."""
         done = []
-        for index in places:
+        for index in positions:
             before = delta
             _, delta, tape = _mini_batch(_at(self.frames, index), self.rule, self.start, before)
             done.append((index, tape, before))
@@ -148,13 +148,13 @@ class _Backward:
             self._walk(index, tape, before, grad_output[index])
 
     def _walk(self, index: int, tape: _Tape, delta: Layers, grad_answers: Tensor) -> None:
-        """Back over one mini-batch, from the gradients of its answers and of what is learned behind it."""
+        """Back over one mini-batch, from the gradients of its answers and of what is learned after it."""
         own = _Gradients([], [], [], [], torch.zeros_like(tape.mixing), [])
         self.grad_frames.q[index] = self._queries(tape, grad_answers, own)
         self._commit(tape, delta, own)
         self.grad_frames.target[index] = self._inner_gradients(tape, own)
         self.grad_frames.k[index] = self._keys(tape, own)
-        self.grad_frames.lr[index] = (own.mixing.tril() * self.rule.place_weights[:, None]).sum(1)
+        self.grad_frames.lr[index] = (own.mixing.tril() * self.rule.position_weights[:, None]).sum(1)
         self.grad_mixing_lr += own.mixing * tape.frames.lr[:, None]
         for layer, (left, right) in enumerate(own.factors):
             self._carry(0, layer).baddbmm_(torch.cat(left, 1).mT, torch.cat(right, 1))
@@ -168,9 +168,9 @@ class _Backward:
         mini-batches, are what is there at the end, less what came in, plus what the carries have taken away.
         """
         grad = self.grad_delta[side][layer]
-        if self.rule.keep is not None:
-            self.grad_start[side][layer].addcmul_(grad, 1 - self.rule.keep)
-            grad.mul_(self.rule.keep)
+        if self.rule.retention is not None:
+            self.grad_start[side][layer].addcmul_(grad, 1 - self.rule.retention)
+            grad.mul_(self.rule.retention)
         return grad
 
     def _queries(self, tape: _Tape, grad_answers: Tensor, own: _Gradients) -> Tensor:
@@ -194,7 +194,7 @@ class _Backward:
         return grad_x
 
     def _commit(self, tape: _Tape, delta: Layers, own: _Gradients) -> None:
-        """Through the step: adds to the gradients of X_l, G_l, the mixing's last row and the keep factor."""
+        """Through the step: adds to the gradients of X_l, G_l, the mixing's last row and the retention."""
         last = tape.mixing[:, -1, :, None]
         for layer, grad in enumerate(self.grad_delta.weights):
             x, g, has_bias = tape.keys.inputs[layer], tape.keys.grads[layer], layer < len(delta.biases)
@@ -202,10 +202,10 @@ class _Backward:
             own.mixing[:, -1].sub_((along * g).sum(-1))
             own.grads[layer].addcmul_(along, last, value=-1)
             own.inputs[layer].addcmul_(torch.bmm(g, grad.mT), last, value=-1)
-        if self.grad_keep is not None:
+        if self.grad_retention is not None:
             for side in (0, 1):
                 for grad, learned in zip(self.grad_delta[side], delta[side], strict=True):
-                    self.grad_keep.add_(_dot(grad, learned))
+                    self.grad_retention.add_(_dot(grad, learned))
 
     def _inner_gradients(self, tape: _Tape, own: _Gradients) -> Tensor:
         """Through the inner gradients G_l down to those of Z_l; returns the gradient of the target."""
@@ -259,7 +259,7 @@ class _Backward:
         start, delta = ((*side.weights, *side.biases) for side in (self.grad_start, self.grad_delta))
         heads = self.start.weights[0].shape[0]
         by_head = ((a + b).unflatten(0, (-1, heads)).sum(0) for a, b in zip(start, delta, strict=True))
-        return *self.grad_frames, grad_place, self.grad_keep, *norm, *by_head, *delta
+        return *self.grad_frames, grad_place, self.grad_retention, *norm, *by_head, *delta
 
 
 def _gelu_curvature(x: Tensor) -> Tensor:

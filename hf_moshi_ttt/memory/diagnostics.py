@@ -19,7 +19,7 @@ def log_key(layer: int, name: str) -> str:
     return f"{LOG_PREFIX}{layer}/{name}"
 
 
-def layer_means(told: MemoryDiagnostics, present_BT: Tensor) -> dict[str, Tensor]:
+def layer_means(found: MemoryDiagnostics, present_BT: Tensor) -> dict[str, Tensor]:
     """The mean of each known quantity of a layer, as tensors on its device; of the gate, the mean size.
 
     Args:
@@ -27,7 +27,7 @@ def layer_means(told: MemoryDiagnostics, present_BT: Tensor) -> dict[str, Tensor
     """
     means = {}
     for name in QUANTITIES:
-        value = getattr(told, name)
+        value = getattr(found, name)
         if value is None:
             continue
         value = value.abs() if name == "gate" else value

@@ -43,8 +43,8 @@ class Rule(NamedTuple):
         eps: of the layer norm.
     """
 
-    place_weights: Tensor
-    keep: Tensor | None
+    position_weights: Tensor
+    retention: Tensor | None
     norm_weight: Tensor
     norm_bias: Tensor
     eps: float
@@ -175,7 +175,7 @@ def queries_pass(
     inputs: list[Tensor],
     grads: list[Tensor],
 ) -> tuple[Tensor, QueriesPass]:
-    """Answers LN(f_res(q)) `[N, R, F]` to queries `[N, R, I]`, each with the weights of its own place.
+    """Answers LN(f_res(q)) `[N, R, F]` to queries `[N, R, I]`, each with the weights of its own position.
 
     Args:
         first: the queries' part of `first_hidden`.
@@ -196,18 +196,18 @@ def queries_pass(
 
 
 def commit(last: Tensor, rule: Rule, delta: Layers, inputs: list[Tensor], grads: list[Tensor]) -> Layers:
-    """What is learned behind a full mini-batch whose steps weigh `last` `[N, C]`."""
-    kept = Layers(*([kept_of(d, rule) for d in side] for side in delta))
+    """What is learned after a full mini-batch whose steps weigh `last` `[N, C]`."""
+    remaining = Layers(*([retained(d, rule) for d in side] for side in delta))
     steps = [(x * last[:, :, None]).mT for x in inputs]
     return Layers(
-        [d.baddbmm_(x, g, alpha=-1) for d, x, g in zip(kept.weights, steps, grads, strict=True)],
-        [d.baddbmm_(last[:, None], g, alpha=-1) for d, g in zip(kept.biases, grads, strict=False)],
+        [d.baddbmm_(x, g, alpha=-1) for d, x, g in zip(remaining.weights, steps, grads, strict=True)],
+        [d.baddbmm_(last[:, None], g, alpha=-1) for d, g in zip(remaining.biases, grads, strict=False)],
     )
 
 
-def kept_of(x: Tensor, rule: Rule) -> Tensor:
-    """A new tensor: what the keep factor leaves."""
-    return x.clone() if rule.keep is None else x * rule.keep
+def retained(x: Tensor, rule: Rule) -> Tensor:
+    """A new tensor: what the retention leaves."""
+    return x.clone() if rule.retention is None else x * rule.retention
 
 
 def norm_of(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

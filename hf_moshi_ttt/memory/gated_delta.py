@@ -1,6 +1,6 @@
 """The gated delta rule as a learner of a TTT layer: the strong linear baseline.
 
-Each head keeps a matrix S that maps keys to values. With unit keys k, write strength beta and keep factor alpha of each
+Each head keeps a matrix S that maps keys to values. With unit keys k, write strength beta and retention alpha of each
 frame (Yang et al. 2024, "Gated Delta Networks", equation 10):
 
     S_t = alpha_t S_{t-1} + beta_t k_t (v_t - alpha_t S_{t-1}^T k_t)^T;  o_t = S_t^T q_t / sqrt(F)
@@ -31,9 +31,9 @@ class GatedDeltaState(StreamState):
 
 
 class GatedDeltaLearner(nn.Module):
-    """The learner; its rates per frame and head are the logit of beta and the logarithm of the decay's scale."""
+    """The learner; its gates per frame and head are the logit of beta and the logarithm of the decay's scale."""
 
-    rates_per_head = 2
+    gates_per_head = 2
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__()
@@ -47,10 +47,10 @@ class GatedDeltaLearner(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A decay of `initial_keep_factor` over every `mini_batch_size` frames, where it forgets at all."""
+        """A decay of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
         init.ones_(self.output_norm_weight)
         if self.config.forget == "learned":
-            decay = -math.log(self.config.initial_keep_factor) / self.config.mini_batch_size
+            decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
             init.constant_(self.decay_bias, math.log(math.expm1(decay)))  # the inverse of softplus
             init.zeros_(self.log_decay_scale)
 
@@ -64,36 +64,36 @@ class GatedDeltaLearner(nn.Module):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        rates_BHTR: Tensor,
+        gates_BHTR: Tensor,
         state: GatedDeltaState | None,
         diagnostics: bool,
         lr_scale: float = 1.0,
     ) -> tuple[Tensor, GatedDeltaState, MemoryDiagnostics | None]:
-        """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and rates `[B, H, T, 2]`, with the state behind the last frame.
+        """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame.
 
         Raises:
             ValueError: another `lr_scale` than 1, as the rule has no inner rate.
         """
         if lr_scale != 1:
             raise ValueError(f"lr_scale={lr_scale!r}, but the gated delta rule has no inner rate to scale.")
-        q, k, v, rates_BHTR = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v, rates_BHTR))
-        beta = torch.sigmoid(rates_BHTR[..., 0])
-        log_keep = torch.zeros_like(beta)
+        q, k, v, gates_BHTR = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v, gates_BHTR))
+        beta = torch.sigmoid(gates_BHTR[..., 0])
+        log_retention = torch.zeros_like(beta)
         if self.config.forget == "learned":
-            decay = F.softplus(rates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
-            log_keep = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
+            decay = F.softplus(gates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
+            log_retention = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
         before = None if state is None else state.matrix
-        answers, matrix = _rule(q, k, v, log_keep, beta, before)
+        answers, matrix = _rule(q, k, v, log_retention, beta, before)
         z = F.rms_norm(answers, (self.head_dim,), eps=1e-6) * self.output_norm_weight.to(q.dtype)[:, None]
-        told = self._diagnose(k, v, log_keep, beta, before, matrix) if diagnostics else None
-        return z, GatedDeltaState(matrix), told
+        found = self._diagnose(k, v, log_retention, beta, before, matrix) if diagnostics else None
+        return z, GatedDeltaState(matrix), found
 
     @torch.no_grad()
     def _diagnose(
-        self, k: Tensor, v: Tensor, log_keep: Tensor, beta: Tensor, before: Tensor | None, matrix: Tensor
+        self, k: Tensor, v: Tensor, log_retention: Tensor, beta: Tensor, before: Tensor | None, matrix: Tensor
     ) -> MemoryDiagnostics:
         """The rule asked with its own keys gives v's reconstruction after each step, and from it the one before."""
-        after = _rule(k, k, v, log_keep, beta, before)[0] * math.sqrt(self.head_dim)
+        after = _rule(k, k, v, log_retention, beta, before)[0] * math.sqrt(self.head_dim)
         error_after = v - after
         error_before = error_after / (1 - beta[..., None])
         share = key_dependent_share(F.normalize(k, dim=-1).to(matrix.dtype) @ matrix)
@@ -102,13 +102,13 @@ class GatedDeltaLearner(nn.Module):
 
 
 def _rule(
-    q: Tensor, k: Tensor, v: Tensor, log_keep: Tensor, beta: Tensor, before: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, log_retention: Tensor, beta: Tensor, before: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Answers `[B, H, T, F]` and the matrices behind the last frame."""
+    """Answers `[B, H, T, F]` and the matrices after the last frame."""
     rule = qwen3_next.torch_recurrent_gated_delta_rule if q.shape[2] == 1 else qwen3_next.torch_chunk_gated_delta_rule
     answers, matrix = rule(
         *(x.transpose(1, 2) for x in (q, k, v)),
-        g=log_keep.transpose(1, 2),
+        g=log_retention.transpose(1, 2),
         beta=beta.transpose(1, 2),
         initial_state=before,
         output_final_state=True,

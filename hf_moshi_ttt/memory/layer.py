@@ -1,14 +1,14 @@
 """`TTTLayer`: the test-time-training layer as a module, between a hidden state and a branch of the residual stream.
 
-It projects the hidden state to queries, keys, values and rates per head, hands them to a learner in float32 at least,
+It projects the hidden state to queries, keys, values and gates per head, hands them to a learner in float32 at least,
 whatever the model's dtype or autocast, and projects the answer back. The memory is a `StreamState` that is passed in
 and out; a forward pass writes no parameter. `o_proj` starts at zero, so a fresh layer adds nothing.
 
-A learner is a module with `rates_per_head`, `reset_parameters()`, `init_state(batch_size, device)` and
-`forward(q, k, v, rates, state, diagnostics, lr_scale) -> (z, state, diagnostics)`: here `TTTLearner` and
+A learner is a module with `gates_per_head`, `reset_parameters()`, `init_state(batch_size, device)` and
+`forward(q, k, v, gates, state, diagnostics, lr_scale) -> (z, state, diagnostics)`: here `TTTLearner` and
 `StaticLearner`, and `GatedDeltaLearner` in its own file.
 
-Legend: B batch, T frames, D model width, H heads, F head width, R rates per head, C frames per mini-batch.
+Legend: B batch, T frames, D model width, H heads, F head width, R gates per head, C frames per mini-batch.
 """
 
 import math
@@ -28,14 +28,14 @@ from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_
 from .scan import answer_at_start, diagnose, diagnose_at_start, ttt
 
 _INNER_ROPE_THETA = 10000.0
-# Keeps the spread of f_res near 1 behind each tanh-GELU, which passes 0.425 of the power of a standard normal.
+# Keeps the spread of f_res near 1 after each tanh-GELU, which passes 0.425 of the power of a standard normal.
 _GELU_GAIN = 1 / math.sqrt(0.425)
 _PAPER_STD = 0.02
 
 
 @dataclass
 class TTTLayerOutput:
-    """What a TTT layer returns: the branch `output` `[B, T, D]`, the memory `state` behind the last frame, and what it
+    """What a TTT layer returns: the branch `output` `[B, T, D]`, the memory `state` after the last frame, and what it
     did (`diagnostics`), where asked for."""
 
     output: Tensor
@@ -61,7 +61,7 @@ class TTTProjection(nn.Linear):
 class TTTLearner(nn.Module):
     """A network per head that takes a gradient step on every frame; its parameters are every memory's start."""
 
-    rates_per_head = 1
+    gates_per_head = 1
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__()
@@ -94,21 +94,21 @@ class TTTLearner(nn.Module):
         init.zeros_(self.inner_norm_bias)
         init.zeros_(self.place_offset)
         if self.config.forget == "learned":
-            keep = float(self.config.initial_keep_factor)
-            init.constant_(self.keep_logit, math.log(keep / (1 - keep)))
+            retention = float(self.config.initial_retention)
+            init.constant_(self.keep_logit, math.log(retention / (1 - retention)))
 
     def inner_network(self) -> InnerNetwork:
         """The trained start of every memory, in float32 at least."""
         config = self.config
-        places = torch.arange(1, config.mini_batch_size + 1, device=self.place_offset.device)
-        base = 1 / places if config.step == "mean" else torch.full_like(1 / places, 1 / len(places))
+        positions = torch.arange(1, config.mini_batch_size + 1, device=self.place_offset.device)
+        base = 1 / positions if config.step == "mean" else torch.full_like(1 / positions, 1 / len(positions))
         return InnerNetwork(
             weights=tuple(_fp32(w) for w in self.inner_weights),
             biases=tuple(_fp32(b) for b in self.inner_biases),
             norm_weight_HF=_fp32(self.inner_norm_weight),
             norm_bias_HF=_fp32(self.inner_norm_bias),
-            place_weights_C=(base + _fp32(self.place_offset)).clamp_min(0),
-            keep_H=torch.sigmoid(_fp32(self.keep_logit)) if config.forget == "learned" else None,
+            position_weights_C=(base + _fp32(self.place_offset)).clamp_min(0),
+            retention_H=torch.sigmoid(_fp32(self.keep_logit)) if config.forget == "learned" else None,
             normalize_target=config.preset == "default",
             first_learned=config.ttt_mlp_layers - 1 if config.update == "last" else 0,
         )
@@ -121,22 +121,22 @@ class TTTLearner(nn.Module):
         return init_state(weights, biases, self.config.mini_batch_size, batch_size, dtype, device)
 
     def inner_tokens(
-        self, q: Tensor, k: Tensor, v: Tensor, rates_BHTR: Tensor, place_B: Tensor | None, lr_scale: float = 1.0
+        self, q: Tensor, k: Tensor, v: Tensor, gates_BHTR: Tensor, position_B: Tensor | None, lr_scale: float = 1.0
     ) -> InnerTokens:
         """Normed queries and keys with rotary positions inside the mini-batch, and learning rates.
 
         Args:
-            place_B: frames of each row in its unfinished mini-batch, or None for rows that start.
+            position_B: frames of each row in its unfinished mini-batch, or None for rows that start.
             lr_scale: what `base_lr` is multiplied by.
         """
-        q, k, v, rates_BHTR = (_fp32(x) for x in (q, k, v, rates_BHTR))  # FSDP2 may have cast a learner's arguments
-        lr = torch.sigmoid(rates_BHTR[..., 0]) * (lr_scale * self.config.base_lr / self.head_dim)
+        q, k, v, gates_BHTR = (_fp32(x) for x in (q, k, v, gates_BHTR))  # FSDP2 may have cast a learner's arguments
+        lr = torch.sigmoid(gates_BHTR[..., 0]) * (lr_scale * self.config.base_lr / self.head_dim)
         if self.config.preset == "default":
             q, k = (F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in (q, k))
         size = self.config.mini_batch_size
-        start = torch.zeros(1, dtype=torch.int64, device=q.device) if place_B is None else place_B
-        places_BT = (start[:, None] + torch.arange(q.shape[2], device=q.device)) % size
-        phases = rope_phases(places_BT, self.head_dim, _INNER_ROPE_THETA)
+        start = torch.zeros(1, dtype=torch.int64, device=q.device) if position_B is None else position_B
+        positions_BT = (start[:, None] + torch.arange(q.shape[2], device=q.device)) % size
+        phases = rope_phases(positions_BT, self.head_dim, _INNER_ROPE_THETA)
         return InnerTokens(apply_rope(q, phases), apply_rope(k, phases), v, lr)
 
     def forward(
@@ -144,23 +144,23 @@ class TTTLearner(nn.Module):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        rates_BHTR: Tensor,
+        gates_BHTR: Tensor,
         state: TTTState | None,
         diagnostics: bool,
         lr_scale: float = 1.0,
     ) -> tuple[Tensor, StreamState, MemoryDiagnostics | None]:
-        """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and rates `[B, H, T, 1]`, with the state behind the last frame."""
-        place_B = None if state is None else state.place
-        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, rates_BHTR, place_B, lr_scale)
-        z, behind = ttt(net, tokens, state)
-        return z, behind, diagnose(net, tokens, state, behind) if diagnostics else None
+        """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 1]`, with the state after the last frame."""
+        position_B = None if state is None else state.position
+        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, gates_BHTR, position_B, lr_scale)
+        z, state_after = ttt(net, tokens, state)
+        return z, state_after, diagnose(net, tokens, state, state_after) if diagnostics else None
 
 
 @dataclass
 class StaticState(StreamState):
-    """The place in the mini-batch `[B]`, which the rotary positions need; nothing is remembered."""
+    """The position in the mini-batch `[B]`, which the rotary positions need; nothing is remembered."""
 
-    place: Tensor
+    position: Tensor
 
 
 class StaticLearner(TTTLearner):
@@ -176,17 +176,17 @@ class StaticLearner(TTTLearner):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        rates_BHTR: Tensor,
+        gates_BHTR: Tensor,
         state: Any,
         diagnostics: bool,
         lr_scale: float = 1.0,
     ) -> tuple[Tensor, StreamState, MemoryDiagnostics | None]:
-        """As `TTTLearner.forward`, at the start weights, whatever the rates."""
-        place = self.init_state(q.shape[0], q.device).place if state is None else state.place
-        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, rates_BHTR, place)
+        """As `TTTLearner.forward`, at the start weights, whatever the gates."""
+        position = self.init_state(q.shape[0], q.device).position if state is None else state.position
+        net, tokens = self.inner_network(), self.inner_tokens(q, k, v, gates_BHTR, position)
         z = answer_at_start(net, tokens.q)
-        behind = StaticState((place + q.shape[2]) % self.config.mini_batch_size)
-        return z, behind, diagnose_at_start(net, tokens) if diagnostics else None
+        state_after = StaticState((position + q.shape[2]) % self.config.mini_batch_size)
+        return z, state_after, diagnose_at_start(net, tokens) if diagnostics else None
 
 
 LEARNERS: dict[str, Any] = {"ttt": TTTLearner, "static": StaticLearner, "gated_delta": GatedDeltaLearner}
@@ -216,7 +216,7 @@ class TTTLayer(nn.Module):
         self.k_proj = TTTProjection(hidden_size, hidden_size, std)
         self.v_proj = TTTProjection(hidden_size, hidden_size, std)
         self.o_proj = TTTProjection(hidden_size, hidden_size, std=0)
-        self.rate_proj = TTTProjection(hidden_size, num_attention_heads * learner.rates_per_head, std, bias=True)
+        self.rate_proj = TTTProjection(hidden_size, num_attention_heads * learner.gates_per_head, std, bias=True)
         # In float32 also where models are made in another default dtype, as transformers does.
         self.learner = learner(num_attention_heads, self.head_dim, ttt_config).float()
         self.post_norm = nn.LayerNorm(hidden_size, eps=1e-6)
@@ -234,12 +234,12 @@ class TTTLayer(nn.Module):
         """A fresh memory of `batch_size` rows.
 
         Args:
-            device: the layer's own if None; on `"meta"` it costs nothing and `num_bytes()` still tells its size.
+            device: the layer's own if None; on `"meta"` it costs nothing and `num_bytes()` still gives its size.
         """
         return self.learner.init_state(batch_size, device)
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys and values `[B, H, T, F]` and rates `[B, H, T, R]`, in float32 at least."""
+        """Queries, keys and values `[B, H, T, F]` and gates `[B, H, T, R]`, in float32 at least."""
         q, k, v = (self._heads(proj(x_BTD)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         return q, k, v, self._heads(self.rate_proj(x_BTD))
 
@@ -253,7 +253,7 @@ class TTTLayer(nn.Module):
 
         Args:
             state: the memory to continue from, or None for a fresh one. It is not changed.
-            diagnostics: whether to tell what the memory did; costs about as much again as the learner's forward pass.
+            diagnostics: whether to return what the memory did; costs about as much again as the learner's forward pass.
             inner_lr_scale: what `base_lr` is multiplied by, to warm the inner steps up in training.
 
         Raises:
@@ -262,12 +262,12 @@ class TTTLayer(nn.Module):
         self._check(x_BTD, state)
         with torch.autocast(x_BTD.device.type, enabled=False):
             x = x_BTD.to(self.q_proj.weight.dtype)
-            z_BHTF, behind, told = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
+            z_BHTF, state_after, found = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
             z_BTD = z_BHTF.transpose(1, 2).flatten(-2)
             normed = F.layer_norm(
                 z_BTD, z_BTD.shape[-1:], _fp32(self.post_norm.weight), _fp32(self.post_norm.bias), 1e-6
             )
-            return TTTLayerOutput(self.o_proj(normed.to(x.dtype)).to(x_BTD.dtype), behind, told)
+            return TTTLayerOutput(self.o_proj(normed.to(x.dtype)).to(x_BTD.dtype), state_after, found)
 
     def _check(self, x_BTD: Tensor, state: StreamState | None) -> None:
         width = self.num_heads * self.head_dim

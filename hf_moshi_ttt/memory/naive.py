@@ -29,9 +29,9 @@ class InnerNetwork:
     Args:
         weights: N tensors `[H, I, O]`.
         biases: N tensors `[H, 1, O]`; the last one is absent when the output has no bias.
-        norm_weight_HF, norm_bias_HF: affine of the layer norm behind the network.
-        place_weights_C: c_i, the weight of the inner step at each place of a mini-batch, not negative.
-        keep_H: factor on what was learned after each mini-batch, or None to keep all of it.
+        norm_weight_HF, norm_bias_HF: affine of the layer norm after the network.
+        position_weights_C: c_i, the weight of the inner step at each position of a mini-batch, not negative.
+        retention_H: factor on what was learned after each mini-batch, or None to keep all of it.
         normalize_target: whether the target v - k is layer-normed with the affine (default preset) or raw (paper).
         first_learned: the first layer that inner steps change; the layers before it stay at their start.
     """
@@ -40,15 +40,15 @@ class InnerNetwork:
     biases: tuple[Tensor, ...]
     norm_weight_HF: Tensor
     norm_bias_HF: Tensor
-    place_weights_C: Tensor
-    keep_H: Tensor | None = None
+    position_weights_C: Tensor
+    retention_H: Tensor | None = None
     normalize_target: bool = True
     first_learned: int = 0
 
     @property
     def mini_batch_size(self) -> int:
         """C."""
-        return self.place_weights_C.shape[0]
+        return self.position_weights_C.shape[0]
 
 
 class InnerTokens(NamedTuple):
@@ -70,7 +70,7 @@ class TTTState(StreamState):
         ring_inputs, ring_grads: inputs and output gradients of each learned inner layer for the frames of the
             unfinished mini-batch, `[B, H, C, I]` and `[B, H, C, O]`; anything where there is no frame yet.
         ring_lr: their learning rates `[B, H, C]`, 0 where there is no frame yet.
-        place: `[B]` int64, frames in the unfinished mini-batch, 0..C-1.
+        position: `[B]` int64, frames in the unfinished mini-batch, 0..C-1.
     """
 
     delta_weights: tuple[Tensor, ...]
@@ -78,7 +78,7 @@ class TTTState(StreamState):
     ring_inputs: tuple[Tensor, ...]
     ring_grads: tuple[Tensor, ...]
     ring_lr: Tensor
-    place: Tensor
+    position: Tensor
 
 
 @dataclass
@@ -93,7 +93,7 @@ class MemoryDiagnostics:
             W_0, with the weights just before the frame's own step, and just after it (Sun et al. 2024, figure 5).
         delta_ratio: `[B, H]`, norm of what was learned by the norm of the start weights; None without start weights.
         key_dependent_share: `[B, H]`, the share of the answers' mean square that is variance between the keys of this
-            call, all asked of the memory behind it. A collapsed memory answers every key alike: 0. NaN for one frame.
+            call, all asked of the memory after it. A collapsed memory answers every key alike: 0. NaN for one frame.
         gate: `[D]`, the factor on the branch, where the layer is part of a model.
         branch_to_residual: `[B, T]`, RMS of the branch by that of the residual stream it is added to, likewise; NaN
             where the stream is zero (a frame of absent codes).
@@ -134,7 +134,7 @@ def init_state(
         ring_inputs=tuple(zeros(mini_batch_size, w.shape[1]) for w in weights),
         ring_grads=tuple(zeros(mini_batch_size, w.shape[2]) for w in weights),
         ring_lr=zeros(mini_batch_size),
-        place=torch.zeros(batch_size, dtype=torch.int64, device=device),
+        position=torch.zeros(batch_size, dtype=torch.int64, device=device),
     )
 
 
@@ -188,7 +188,7 @@ def naive_ttt(net: InnerNetwork, tokens: InnerTokens) -> tuple[Tensor, TTTState]
     """The definition: one frame at a time from a fresh memory, the inner gradient by autograd.
 
     Returns:
-        z `[B, H, T, F]` and the state behind the last frame (without the rings, which only the fast form needs).
+        z `[B, H, T, F]` and the state after the last frame (without the rings, which only the fast form needs).
     """
     batch, length, size, first = tokens.q.shape[0], tokens.q.shape[2], net.mini_batch_size, net.first_learned
     state = fresh_state(net, tokens)
@@ -203,16 +203,18 @@ def naive_ttt(net: InnerNetwork, tokens: InnerTokens) -> tuple[Tensor, TTTState]
             grads = _naive_gradient(net, at_start, tokens.k[:, :, t : t + 1], target[:, :, t : t + 1])
             lr = tokens.lr[:, :, t, None, None]
             summed = [total + lr * grad for total, grad in zip(summed, grads, strict=True)]
-            place_weight = net.place_weights_C[t - begin]
-            now = [p - place_weight * total for p, total in zip(at_start, summed, strict=True)]
+            position_weight = net.position_weights_C[t - begin]
+            now = [p - position_weight * total for p, total in zip(at_start, summed, strict=True)]
             q = tokens.q[:, :, t : t + 1]
             outputs.append(answer(net, q, _with_learned(net, q, now)))
         if begin + size <= length:
-            keep = 1 if net.keep_H is None else net.keep_H[:, None, None]
-            deltas = [keep * d - net.place_weights_C[-1] * total for d, total in zip(deltas, summed, strict=True)]
+            retention = 1 if net.retention_H is None else net.retention_H[:, None, None]
+            deltas = [
+                retention * d - net.position_weights_C[-1] * total for d, total in zip(deltas, summed, strict=True)
+            ]
     count = len(state.delta_weights)
     state = replace(state, delta_weights=tuple(deltas[:count]), delta_biases=tuple(deltas[count:]))
-    return torch.cat(outputs, dim=2), replace(state, place=torch.full_like(state.place, length % size))
+    return torch.cat(outputs, dim=2), replace(state, position=torch.full_like(state.position, length % size))
 
 
 def _naive_gradient(net: InnerNetwork, learned: list[Tensor], k: Tensor, target: Tensor) -> tuple[Tensor, ...]:

@@ -53,7 +53,7 @@ def follow(
     stream: RecallStream,
     num_heads: int,
     state: StreamState | None = None,
-    rate_logits_B: Tensor | None = None,
+    gate_logits_B: Tensor | None = None,
     diagnostics: bool = True,
     chunk_frames: int = 1000,
 ) -> tuple[MemoryDiagnostics | None, StreamState]:
@@ -62,28 +62,28 @@ def follow(
     Args:
         state: the memory before the stream, or None for a fresh one.
         rate_logits_B: the logit of every frame's rate, one a row; one row at 0 (a rate of one half) if None.
-        diagnostics: whether to tell what the memory did.
+        diagnostics: whether to return what the memory did.
 
     Returns:
-        The losses `[B, H, T]` of all frames, and the other diagnostics as they are behind the last chunk; and the
-        state behind the stream.
+        The losses `[B, H, T]` of all frames, and the other diagnostics as they are after the last chunk; and the
+        state after the stream.
     """
-    logits = torch.zeros(1) if rate_logits_B is None else rate_logits_B
-    told = []
+    logits = torch.zeros(1) if gate_logits_B is None else gate_logits_B
+    found = []
     for first in range(0, len(stream.keys_TF), chunk_frames):
         part = stream.part(first, first + chunk_frames)
         shape = (len(logits), num_heads, *part.keys_TF.shape)
         k, v = (x.expand(shape) for x in (part.keys_TF, part.values_TF))
-        rates = logits[:, None, None, None].expand(*shape[:3], learner.rates_per_head)
-        _, state, chunk_told = learner(k, k, v, rates, state, diagnostics)
-        told.append(chunk_told)
+        gates = logits[:, None, None, None].expand(*shape[:3], learner.gates_per_head)
+        _, state, chunk_diagnostics = learner(k, k, v, gates, state, diagnostics)
+        found.append(chunk_diagnostics)
     assert state is not None, "a stream has frames"
-    return (_joined(told) if diagnostics else None), state
+    return (_joined(found) if diagnostics else None), state
 
 
-def _joined(told: list[MemoryDiagnostics]) -> MemoryDiagnostics:
+def _joined(found: list[MemoryDiagnostics]) -> MemoryDiagnostics:
     losses = [field.name for field in fields(MemoryDiagnostics) if field.name.startswith("loss_")]
-    return replace(told[-1], **{name: torch.cat([getattr(part, name) for part in told], dim=2) for name in losses})
+    return replace(found[-1], **{name: torch.cat([getattr(part, name) for part in found], dim=2) for name in losses})
 
 
 def best_constant_loss(learner: Any, stream: RecallStream) -> float:

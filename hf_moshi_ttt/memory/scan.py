@@ -1,7 +1,7 @@
-"""The fast form of the inner loop: any number of frames, each row at its own place of a mini-batch.
+"""The fast form of the inner loop: any number of frames, each row at its own position of a mini-batch.
 
 `ttt` computes what `naive.naive_ttt` says, in the dual form. Training is one call from a fresh memory, prefill a call
-with a state, a live frame a call of length 1. Frames are laid on the grid of mini-batches behind the rows' unfinished
+with a state, a live frame a call of length 1. Frames are laid on the grid of mini-batches after the rows' unfinished
 ones; how many mini-batches that takes follows from T alone, so nothing is read back from the device. The mini-batches
 that are whole for every row run with a derivative written by hand (`derivative.py`), the others with autograd's;
 a single frame touches only its own slot of the rings.
@@ -50,12 +50,12 @@ class _Grid(NamedTuple):
 
     def mini_batches(self, first: int, last: int) -> Frames:
         """Mini-batches `first` .. `last - 1`."""
-        size = len(self.rule.place_weights)
+        size = len(self.rule.position_weights)
         return Frames(*(x[:, first * size : last * size] for x in self.frames))
 
     def frames_from(self, index: int) -> Tensor:
         """Frames `[B]` of each row from mini-batch `index` on."""
-        return self.frames_B - index * len(self.rule.place_weights)
+        return self.frames_B - index * len(self.rule.position_weights)
 
     def taken_back(self, x: Tensor) -> Tensor:
         """The frames' values `[N, T, ...]` from the grid's `[N, M * C, ...]`."""
@@ -71,42 +71,42 @@ def ttt(net: InnerNetwork, tokens: InnerTokens, state: TTTState | None = None) -
         state: the memory to continue from, or None for a fresh one. It is not changed.
 
     Returns:
-        z `[B, H, T, F]` and the state behind the last frame.
+        z `[B, H, T, F]` and the state after the last frame.
     """
     (batch, heads, length), size = tokens.q.shape[:3], net.mini_batch_size
     grid, count = _laid_out(net, tokens, state)
     fresh, state = state is None, state or fresh_state(net, tokens)
     if length == 1 and not fresh:
-        normed, behind = _single_frame(grid, _flat(state))
+        normed, state_after = _single_frame(grid, _flat(state))
     else:
         whole = range(0 if fresh else 1, length // size)
-        normed, behind = _scan(grid, _flat(state), whole, count)
+        normed, state_after = _scan(grid, _flat(state), whole, count)
         normed = grid.taken_back(normed)
-    place = (state.place + length) % size
-    behind = behind.map(lambda name, x: place if name == "place" else x.unflatten(0, (batch, heads)))
-    return tokens.q + normed.unflatten(0, (batch, heads)), behind
+    position = (state.position + length) % size
+    state_after = state_after.map(lambda name, x: position if name == "position" else x.unflatten(0, (batch, heads)))
+    return tokens.q + normed.unflatten(0, (batch, heads)), state_after
 
 
 def _laid_out(net: InnerNetwork, tokens: InnerTokens, state: TTTState | None) -> tuple[_Grid, int]:
-    """Frames on the grid behind the rows' unfinished mini-batches, and the number of mini-batches.
+    """Frames on the grid after the rows' unfinished mini-batches, and the number of mini-batches.
 
     A single frame of a stream stays as it is, `[N, 1, ...]`.
     """
     (batch, heads, length), size, first = tokens.q.shape[:3], net.mini_batch_size, net.first_learned
-    place = tokens.q.new_zeros(batch, dtype=torch.int64) if state is None else state.place
-    slots = (place[:, None] + torch.arange(length, device=place.device)).repeat_interleave(heads, 0)
+    position = tokens.q.new_zeros(batch, dtype=torch.int64) if state is None else state.position
+    slots = (position[:, None] + torch.arange(length, device=position.device)).repeat_interleave(heads, 0)
     count = math.ceil(length / size) if state is None else (length + size - 2) // size + 1
     q, k, target = (x.flatten(0, 1) for x in _learned_tokens(net, tokens))
     frames = Frames(q, k, target, tokens.lr.flatten(0, 1))
     if state is None or length > 1:
         frames = Frames(*(_to_grid(x, slots, count * size) for x in frames))
     start = Layers(list(net.weights[first:]), list(net.biases[first:]))
-    return _Grid(_rule_of(net, batch), start, frames, slots, place + length), count
+    return _Grid(_rule_of(net, batch), start, frames, slots, position + length), count
 
 
 def _flat(state: TTTState) -> TTTState:
     """The state with samples and heads on one axis, N."""
-    return state.map(lambda name, x: x if name == "place" else x.flatten(0, 1))
+    return state.map(lambda name, x: x if name == "position" else x.flatten(0, 1))
 
 
 def _rule_of(net: InnerNetwork, batch: int) -> Rule:
@@ -115,8 +115,8 @@ def _rule_of(net: InnerNetwork, batch: int) -> Rule:
     def per_row(x_HF: Tensor) -> Tensor:
         return x_HF.expand(batch, -1, -1).flatten(0, 1)[:, None]
 
-    keep = None if net.keep_H is None else per_row(net.keep_H[:, None])
-    return Rule(net.place_weights_C, keep, per_row(net.norm_weight_HF), per_row(net.norm_bias_HF), LN_EPS)
+    retention = None if net.retention_H is None else per_row(net.retention_H[:, None])
+    return Rule(net.position_weights_C, retention, per_row(net.norm_weight_HF), per_row(net.norm_bias_HF), LN_EPS)
 
 
 def _learned_tokens(net: InnerNetwork, tokens: InnerTokens) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +132,7 @@ def _learned_tokens(net: InnerNetwork, tokens: InnerTokens) -> tuple[Tensor, Ten
 
 def _to_grid(x: Tensor, slots_NT: Tensor, grid_frames: int) -> Tensor:
     """`[N, T, ...]` on the grid `[N, grid_frames, ...]`, zeros elsewhere."""
-    if x.shape[1] == grid_frames:  # then every row starts at place 0
+    if x.shape[1] == grid_frames:  # then every row starts at position 0
         return x
     index = slots_NT if x.dim() == 2 else slots_NT[:, :, None].expand_as(x)
     return x.new_zeros(x.shape[0], grid_frames, *x.shape[2:]).scatter(1, index, x)
@@ -153,7 +153,7 @@ def _scan(grid: _Grid, state: TTTState, whole: range, count: int) -> tuple[Tenso
 
 def _whole_mini_batches(grid: _Grid, whole: range, state: TTTState) -> tuple[Tensor, TTTState]:
     """Mini-batches whose rings are empty before and after."""
-    part, size = grid.mini_batches(whole.start, whole.stop), len(grid.rule.place_weights)
+    part, size = grid.mini_batches(whole.start, whole.stop), len(grid.rule.position_weights)
     frames = Frames(*(x.unflatten(1, (-1, size)).transpose(0, 1).contiguous() for x in part))
     normed, learned = run_mini_batches(frames, grid.rule, grid.start, _delta(state))
     state = replace(state, delta_weights=tuple(learned.weights), delta_biases=tuple(learned.biases))
@@ -169,7 +169,7 @@ def _mini_batch(grid: _Grid, index: int, state: TTTState) -> tuple[Tensor, TTTSt
 
 
 def _single_frame(grid: _Grid, state: TTTState) -> tuple[Tensor, TTTState]:
-    """One frame a row, at the row's own place of its rings."""
+    """One frame a row, at the row's own position of its rings."""
     frame, layers, slot = grid.frames, UnmergedLayers(grid.start, _delta(state)), grid.slots
     first_k, first_q = first_hidden(frame.k, frame.q, layers)
     keys = keys_pass(frame.k, first_k, frame.target, grid.rule, layers)
@@ -178,7 +178,7 @@ def _single_frame(grid: _Grid, state: TTTState) -> tuple[Tensor, TTTState]:
         for rings, news in ((state.ring_inputs, keys.inputs), (state.ring_grads, keys.grads))
     )
     lr = state.ring_lr.scatter(1, slot, frame.lr)
-    mixing = (grid.rule.place_weights[slot] * lr)[:, None]  # [N, 1, C]; slots to come have lr 0
+    mixing = (grid.rule.position_weights[slot] * lr)[:, None]  # [N, 1, C]; slots to come have lr 0
     step = _Step(layers, inputs, grads, lr, mixing, first_q)
     normed, _ = queries_pass(frame.q, first_q, mixing, grid.rule, layers, inputs, grads)
     return normed, _behind(grid, step, state, grid.frames_B)
@@ -209,12 +209,12 @@ def _step_in_mini_batch(grid: _Grid, part: Frames, state: TTTState) -> _Step:
         for rings, news in ((state.ring_inputs, keys.inputs), (state.ring_grads, keys.grads))
     )
     lr = torch.where(held, state.ring_lr, part.lr)
-    mixing = (grid.rule.place_weights[:, None] * lr[:, None, :]).tril()
+    mixing = (grid.rule.position_weights[:, None] * lr[:, None, :]).tril()
     return _Step(layers, inputs, grads, lr, mixing, first_q)
 
 
 def _behind(grid: _Grid, step: _Step, state: TTTState, frames_B: Tensor) -> TTTState:
-    """The state behind a mini-batch that holds `frames_B` frames of each row, C or more where it is full.
+    """The state after a mini-batch that holds `frames_B` frames of each row, C or more where it is full.
 
     Rows whose mini-batch is full take its step, and no frame of their rings has a rate any more; the others keep it in
     their rings.
@@ -224,7 +224,7 @@ def _behind(grid: _Grid, step: _Step, state: TTTState, frames_B: Tensor) -> TTTS
     looks = full_B.device.type == "cpu"  # where looking costs no wait for a device
     if looks and not full_B.any():
         return state_with
-    learned = commit(grid.rule.place_weights[-1] * step.lr, grid.rule, _delta(state), step.inputs, step.grads)
+    learned = commit(grid.rule.position_weights[-1] * step.lr, grid.rule, _delta(state), step.inputs, step.grads)
     full, all_full = full_B.repeat_interleave(len(step.lr) // len(full_B)), looks and bool(full_B.all())
 
     def chosen(learned: list[Tensor], before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -254,8 +254,10 @@ def answer_at_start(net: InnerNetwork, q: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def diagnose(net: InnerNetwork, tokens: InnerTokens, state: TTTState | None, behind: TTTState) -> MemoryDiagnostics:
-    """What the memory did in a call of `ttt` with these arguments and the state `behind` it.
+def diagnose(
+    net: InnerNetwork, tokens: InnerTokens, state: TTTState | None, state_after: TTTState
+) -> MemoryDiagnostics:
+    """What the memory did in a call of `ttt` with these arguments and the state `after` it.
 
     The mini-batches are walked once more, and each is asked its own keys with the weights before and after each frame.
     """
@@ -279,7 +281,7 @@ def diagnose(net: InnerNetwork, tokens: InnerTokens, state: TTTState | None, beh
         errors.append(torch.stack([(a - part.target).square().mean(-1) for a in answers], dim=2))
         flat = _behind(grid, step, flat, grid.frames_from(index))
     initial, before, after = grid.taken_back(torch.cat(errors, dim=1)).unflatten(0, shape[:2]).unbind(3)
-    return MemoryDiagnostics(initial, before, after, _delta_ratio(net, behind), _share(net, tokens.k, behind))
+    return MemoryDiagnostics(initial, before, after, _delta_ratio(net, state_after), _share(net, tokens.k, state_after))
 
 
 def _delta_ratio(net: InnerNetwork, state: TTTState) -> Tensor:

@@ -58,7 +58,7 @@ class MoshiTTTStepOutput(ModelOutput):
         frames: `[B, 1 + Q]` int64, the frame that each of the logits predicts; negative before the start.
         codes: `[B, 1 + Q]` int64, the codes given or chosen for them.
         complete_codes: `[B, K]` int64, frame `frames.min()`, which now has all its codes; initial ids before the start.
-        state: the state behind this step.
+        state: the state after this step.
         diagnostics: what the memory of each TTT layer did, in order of the layers, where asked for.
     """
 
@@ -107,7 +107,7 @@ class MoshiTTTStreamingMixin:
                 Moshi's own rows that the model shall choose. The user's rows are never free.
             state: the stream; go on with the returned one.
             active_rows: `[B]` bool, False for rows whose stream stands still in this step.
-            diagnostics: whether to tell what the memory of each TTT layer did.
+            diagnostics: whether to return what the memory of each TTT layer did.
 
         Raises:
             ValueError: wrong shape or ids, or a state without a window.
@@ -117,7 +117,7 @@ class MoshiTTTStreamingMixin:
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
         newest = around.shape[2] - 1
         inputs = _at_delay(around, newest - 1 - delays)
-        hidden, memory, window, told = self.model(inputs[:, :, None], state, diagnostics)
+        hidden, memory, window, memory_diagnostics = self.model(inputs[:, :, None], state, diagnostics)
         given = _at_delay(around, newest - delays)[:, : 1 + self.config.num_codebooks]
         text_logits = self.lm_head(hidden[:, 0])
         text = _chosen(given[:, 0], sampling.draw(text_logits, is_text=True))
@@ -135,7 +135,7 @@ class MoshiTTTStreamingMixin:
             codes=codes,
             complete_codes=around[:, :, newest - self.config.max_delay_frames],
             state=new if active_rows is None else new.keep_rows(active_rows, before=state),
-            diagnostics=told or None,
+            diagnostics=memory_diagnostics or None,
         )
 
     def _check_frame(self, codes_frame: Tensor, state: MoshiTTTState) -> None:

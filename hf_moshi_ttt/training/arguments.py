@@ -316,10 +316,10 @@ def _require_one_model(model: ModelArguments, training: MoshiTTTTrainingArgument
     taken_over = training.resume_from if training.reset_step else None
     given = {"model_name_or_path": model.model_name_or_path, "preset": model.preset, "resume_from": taken_over}
     if sum(value is not None for value in given.values()) != 1:
-        told = " and ".join(f"{key}={value!r}" for key, value in given.items() if value is not None) or "none is given"
+        named = " and ".join(f"{key}={value!r}" for key, value in given.items() if value is not None) or "none is given"
         raise ValueError(
             f"The model to start from: give exactly one of model_name_or_path, preset, and resume_from with both "
-            f"resets; {told}."
+            f"resets; {named}."
         )
 
 

@@ -42,10 +42,10 @@ class Memory:
 
     def describe(self) -> str:
         """One line in GiB."""
-        told = " + ".join(f"{name} {size / _GIB:.2f}" for name, size in self.parts.items())
+        parts = " + ".join(f"{name} {size / _GIB:.2f}" for name, size in self.parts.items())
         total = sum(self.parts.values()) / _GIB
         verdict = "" if self.fits else "  TOO MUCH: use more GPUs with FSDP, activation_checkpointing or fewer rows"
-        return f"{told} = {total:.2f} GiB of {self.available / _GIB:.2f} free on {self.device}{verdict}"
+        return f"{parts} = {total:.2f} GiB of {self.available / _GIB:.2f} free on {self.device}{verdict}"
 
 
 def static_memory(model: Any, args: Any, shards: int, with_window: bool) -> Memory:
@@ -179,11 +179,11 @@ def measure(trainer: Any) -> MeasuredSteps:
 
 
 def describe_time(measured: MeasuredSteps, frames_per_step: int, max_steps: int) -> str:
-    """Speed and expected time from the steps behind the first, which also warms up."""
+    """Speed and expected time from the steps after the first, which also warms up."""
     step_sec = sum(measured.seconds[1:]) / (len(measured.seconds) - 1)
-    told = ", ".join(f"{seconds:.2f}" for seconds in measured.seconds)
+    parts = ", ".join(f"{seconds:.2f}" for seconds in measured.seconds)
     minutes = round(max_steps * step_sec / 60)
     return (
-        f"steps of {told} s: {frames_per_step / step_sec:,.0f} frames/s, {max_steps:,} steps in {minutes // 60} h "
+        f"steps of {parts} s: {frames_per_step / step_sec:,.0f} frames/s, {max_steps:,} steps in {minutes // 60} h "
         f"{minutes % 60} min"
     )

@@ -1,6 +1,6 @@
 """Memory carried from one training segment to the next, one lane a batch row (truncated backpropagation through time).
 
-What a segment leaves behind is handed to the next one without its graph, so `W_start = W_0 + stopgrad(delta)` and W_0
+What a segment leaves after is handed to the next one without its graph, so `W_start = W_0 + stopgrad(delta)` and W_0
 goes on being trained. A lane starts afresh where its next segment does not continue the last one, and with a given
 probability also where it does, so that a model meets fresh memories at every place of a recording. The state is saved
 with the checkpoint, so a resumed run goes on exactly.
@@ -74,7 +74,7 @@ class LaneMemory:
         return state.reset(~continues | torch.from_numpy(draws < self.reset_probability))
 
     def keep(self, state: MoshiTTTState, batch: Mapping[str, Tensor]) -> None:
-        """Remembers the state behind a batch."""
+        """Remembers the state after a batch."""
         batches = self.lanes.batches + 1 if self.lanes else 1
         next_frame = batch["start_frame"].cpu() + batch["codes"].shape[2]
         self.lanes = Lanes(state.detach(), batch["recording"].cpu(), next_frame, batches)

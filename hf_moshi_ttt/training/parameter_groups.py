@@ -1,6 +1,6 @@
 """Trainable parameters as the optimizer's groups: base, TTT weights and gates, each at its own learning rate.
 
-Norms, biases, gates and what sets the inner rates (rate projection, place offsets, keep factors) take no weight decay.
+Norms, biases, gates and what sets the inner rates (rate projection, place offsets, retentions) take no weight decay.
 """
 
 from typing import Any

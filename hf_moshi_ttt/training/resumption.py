@@ -44,7 +44,7 @@ class Start:
 
     Args:
         checkpoint: the one that is gone on with, or None for step 0.
-        fresh_optimizer: whether the checkpoint's moments are left behind.
+        fresh_optimizer: whether the checkpoint's moments are left after.
     """
 
     checkpoint: Path | None = None
@@ -127,10 +127,10 @@ def require_same_course(start: Start, asked: Mapping[str, Any], config: Mapping[
         if saved_config.get(key) != config.get(key)
     ]
     if differing:
-        told = "; ".join(f"{key} is {before!r}, asked for {now!r}" for key, before, now in differing)
+        differences = "; ".join(f"{key} is {before!r}, asked for {now!r}" for key, before, now in differing)
         raise ValueError(
-            f"{start.checkpoint}: {told}. A run goes on with what it was started with. Put these back, or take over "
-            "the weights alone: resume_from with reset_optimizer=true and reset_step=true."
+            f"{start.checkpoint}: {differences}. A run goes on with what it was started with. Put these back, or "
+            "take over the weights alone: resume_from with reset_optimizer=true and reset_step=true."
         )
     for key in ("max_steps", "num_train_epochs", "world_size"):
         if course.get(key) != asked[key]:

@@ -249,8 +249,10 @@ class MoshiTTTTrainer(ExactTrainer):
         self.window.add_losses(outputs.losses, inputs["weights"])
         self.throughput.add(inputs["lengths"])
         present = present_frames(inputs["codes"])
-        for layer, told in zip(self.model.config.ttt_layer_indices, outputs.diagnostics or (), strict=False):
-            for name, value in layer_means(told, present).items():
+        for layer, layer_diagnostics in zip(
+            self.model.config.ttt_layer_indices, outputs.diagnostics or (), strict=False
+        ):
+            for name, value in layer_means(layer_diagnostics, present).items():
                 counts = present.any()
                 self.window.add(log_key(layer, name), torch.stack([torch.where(counts, value, 0.0), counts.float()]))
 

@@ -85,7 +85,7 @@ class SlidingWindowAttention(nn.Module):
             frames_B: frames of each row that lie in the ring; given with it.
 
         Returns:
-            `[B, T, D]` and the ring behind the last frame, None where none was given.
+            `[B, T, D]` and the ring after the last frame, None where none was given.
         """
         q, k, v = self.qkv_proj(x_BTD).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         length = x_BTD.shape[1]

@@ -6,6 +6,7 @@ arguments of a module, such as FSDP2's mixed precision, leaves it in its own dty
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -111,7 +112,7 @@ class StreamState:
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"{path}: format {metadata.get('format')!r}, but a saved state is {_FORMAT!r}.")
             _require_same_config(json.loads(metadata["config"]), config.state_values(), path)
-            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            named = {_current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         _require_same_layout(own, named, path)
         return self.map(lambda name, _: named[name])
 
@@ -119,6 +120,11 @@ class StreamState:
 def per_row(rows_B: Tensor, tensor: Tensor) -> Tensor:
     """A row mask that broadcasts over `tensor` `[B, ...]`."""
     return rows_B.view(-1, *[1] * (tensor.dim() - 1))
+
+
+def _current_name(stored: str) -> str:
+    """The name of a stored tensor; states of 0.1.0 call the position in the mini-batch `place`."""
+    return re.sub(r"(^|\.)place$", r"\1position", stored)
 
 
 def _named(name: str, value: Any) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ def test_ttt_may_be_added_to_plain_moshi() -> None:
         ({"ttt": {"step": "constant"}}, "ttt.step is 'mean', asked for 'constant'"),
         ({"ttt": {"forget": "none"}}, "ttt.forget is 'learned', asked for 'none'"),
         ({"ttt": {"output_bias": False}}, "ttt.output_bias is True, asked for False"),
-        ({"ttt": {"initial_keep_factor": 0.9}}, r"ttt.initial_keep_factor is 0\.\d+, asked for 0.9"),
+        ({"ttt": {"initial_retention": 0.9}}, r"ttt.initial_retention is 0\.\d+, asked for 0.9"),
         ({"ttt": {"layers": "all"}}, r"ttt.layers is \[1\], asked for \[0, 1, 2, 3\]"),
         ({"ttt": None}, "ttt is 'present', asked for None"),
         ({"hidden_size": 64}, "hidden_size is 32, asked for 64"),

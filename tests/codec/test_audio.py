@@ -91,7 +91,7 @@ def test_stereo_keeps_left_before_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 2])
 def test_any_rate_becomes_24_khz(tmp_path: Path, rate_hz: int, channels: int) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([tone(3, rate_hz)] * channels, axis=1), rate_hz, subtype="FLOAT")
-    samples_CS = read_audio(tmp_path / "a.wav", 1.0, 1.6)  # behind 440 whole periods
+    samples_CS = read_audio(tmp_path / "a.wav", 1.0, 1.6)  # after 440 whole periods
     assert samples_CS.shape == (channels, 38_400)
     middle = slice(2_400, -2_400)
     assert samples_CS[:, middle] == pytest.approx(np.stack([tone(1.6, 24_000)[middle]] * channels), abs=2e-3)

@@ -124,7 +124,7 @@ def test_seconds_are_not_taken_for_frames(tokenizer: SentencePieceProcessor, val
     [
         (10, "- E _ a b - - - - -"),
         (7, "- E _ a b - - x x x"),
-        (3, "- E _ a b x x x x x"),  # tokens shifted behind the labels' end are still known
+        (3, "- E _ a b x x x x x"),  # tokens shifted after the labels' end are still known
         (0, "- E _ a b x x x x x"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_window_is_a_piece_of_the_recordings_row(tokenizer: SentencePieceProce
     moved = [{**word, "start_sec": word["start_sec"] - first / 12.5} for word in words]
     part = build_text_row([word for word in moved if word["start_sec"] < 3.2], frames_from_sec(3.2), tokenizer).ids
     expected = whole[first : first + 40].copy()
-    if expected[-1] == 0:  # the word behind it is not the window's
+    if expected[-1] == 0:  # the word after it is not the window's
         expected[-1] = 3
     assert part.tolist() == expected.tolist()
 

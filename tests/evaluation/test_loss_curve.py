@@ -149,7 +149,7 @@ def test_numbers_have_the_positions_that_are_reached_and_no_others() -> None:
     assert numbers["librilight_loss_500"] == 6.0
     low, high = numbers["librilight_loss_500_interval"]
     assert low < 5 and high > 7  # two recordings say little
-    assert numbers["librilight_loss_1k"] == 4.75  # half before the step, half behind it
+    assert numbers["librilight_loss_1k"] == 4.75  # half before the step, half after it
     assert numbers["librilight_loss_2k"] == 2.0 and numbers["librilight_loss_2k_recordings"] == 1
     assert "librilight_loss_2k_interval" not in numbers
 

@@ -28,7 +28,7 @@ def codes(tmp_path: Path) -> Path:
 
 
 class _DrawsAfterwards(TrainerCallback):
-    """Notes the next random number and the model's mode behind each step."""
+    """Notes the next random number and the model's mode after each step."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[float, bool]] = []

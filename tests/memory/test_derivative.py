@@ -22,18 +22,18 @@ def by_autograd(frames: Frames, rule: Rule, start: Layers, delta: Layers) -> tup
         layers = start.plus(delta)
         first_k, first_q = first_hidden(k, q, layers)
         keys = keys_pass(k, first_k, target, rule, layers)
-        mixing = (rule.place_weights[:, None] * lr[:, None]).tril()
+        mixing = (rule.position_weights[:, None] * lr[:, None]).tril()
         answers.append(queries_pass(q, first_q, mixing, rule, layers, keys.inputs, keys.grads)[0])
         delta = commit(mixing[:, -1], rule, delta, keys.inputs, keys.grads)
     return torch.stack(answers), delta
 
 
-def make_arguments(total: int, depth: int, output_bias: bool, keep: bool) -> tuple[Frames, Rule, Layers, Layers]:
+def make_arguments(total: int, depth: int, output_bias: bool, retention: bool) -> tuple[Frames, Rule, Layers, Layers]:
     q, k, target = (normal(total, N, SIZE, WIDTH, seed=seed) for seed in (1, 2, 3))
     frames = Frames(q, k, target, normal(total, N, SIZE, seed=4).abs() / WIDTH)
     delta = make_layers(depth, N, output_bias, seed=50)
     small = Layers(*([0.1 * x for x in side] for side in delta))
-    return frames, make_rule(keep), make_layers(depth, HEADS, output_bias), small
+    return frames, make_rule(retention), make_layers(depth, HEADS, output_bias), small
 
 
 def leaves_of(arguments: Any) -> list[Tensor]:
@@ -43,11 +43,11 @@ def leaves_of(arguments: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("total", [1, 2, 5, 10])
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("retention", [True, False])
 @pytest.mark.parametrize("output_bias", [True, False])
 @pytest.mark.parametrize("depth", [1, 2, 3, 5])
-def test_outputs_and_all_gradients_equal_autograd(depth: int, output_bias: bool, keep: bool, total: int) -> None:
-    arguments = make_arguments(total, depth, output_bias, keep)
+def test_outputs_and_all_gradients_equal_autograd(depth: int, output_bias: bool, retention: bool, total: int) -> None:
+    arguments = make_arguments(total, depth, output_bias, retention)
     leaves, found = leaves_of(arguments), []
     for form in (run_mini_batches, by_autograd):
         answers, learned = form(*arguments)

@@ -1,4 +1,4 @@
-"""The dual form's parts: inner gradients, answers with each place's own weights, commits; sums built or not."""
+"""The dual form's parts: inner gradients, answers with each position's own weights, commits; sums built or not."""
 
 import pytest
 import torch
@@ -23,10 +23,10 @@ def make_layers(depth: int, rows: int, output_bias: bool, seed: int = 0) -> Laye
     return Layers(weights, biases if output_bias else biases[:-1])
 
 
-def make_rule(keep: bool = True) -> Rule:
-    places = 1 / torch.arange(1, SIZE + 1, dtype=torch.float64)
-    kept = torch.full((N, 1, 1), 0.9, dtype=torch.float64) if keep else None
-    return Rule(places, kept, 1 + 0.1 * normal(N, 1, WIDTH, seed=5), 0.1 * normal(N, 1, WIDTH, seed=6), EPS)
+def make_rule(retention: bool = True) -> Rule:
+    positions = 1 / torch.arange(1, SIZE + 1, dtype=torch.float64)
+    remaining = torch.full((N, 1, 1), 0.9, dtype=torch.float64) if retention else None
+    return Rule(positions, remaining, 1 + 0.1 * normal(N, 1, WIDTH, seed=5), 0.1 * normal(N, 1, WIDTH, seed=6), EPS)
 
 
 def network(x: Tensor, layers: Layers) -> Tensor:
@@ -74,15 +74,15 @@ def test_answers_are_those_of_explicit_weights(depth: int, output_bias: bool) ->
         torch.testing.assert_close(answers[:, t : t + 1], expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_commit_takes_the_whole_step_and_leaves_its_argument(keep: bool) -> None:
-    delta, rule, last = make_layers(2, N, output_bias=False, seed=7), make_rule(keep), normal(N, SIZE).abs()
+@pytest.mark.parametrize("retention", [True, False])
+def test_commit_takes_the_whole_step_and_leaves_its_argument(retention: bool) -> None:
+    delta, rule, last = make_layers(2, N, output_bias=False, seed=7), make_rule(retention), normal(N, SIZE).abs()
     inputs, grads = (
         [normal(N, SIZE, w.shape[1]) for w in delta.weights],
         [normal(N, SIZE, w.shape[2]) for w in delta.weights],
     )
     before = [x.clone() for x in delta.weights]
-    learned, factor = commit(last, rule, delta, inputs, grads), 0.9 if keep else 1.0
+    learned, factor = commit(last, rule, delta, inputs, grads), 0.9 if retention else 1.0
     for layer, own in enumerate(learned.weights):
         step = torch.einsum("nc,nci,nco->nio", last, inputs[layer], grads[layer])
         torch.testing.assert_close(own, factor * before[layer] - step, rtol=1e-10, atol=1e-10)

@@ -27,16 +27,16 @@ def make_inputs(frames: int, batch: int = 2, seed: int = 0) -> tuple[Tensor, ...
     return q, k, v, torch.randn(batch, HEADS, frames, 2, generator=generator, dtype=torch.float64)
 
 
-def naive(learner: GatedDeltaLearner, q: Tensor, k: Tensor, v: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+def naive(learner: GatedDeltaLearner, q: Tensor, k: Tensor, v: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
     """The equation, one frame at a time."""
-    beta, matrix, answers = torch.sigmoid(rates[..., 0]), torch.zeros(*q.shape[:2], WIDTH, WIDTH).double(), []
-    keep = torch.ones_like(beta)
+    beta, matrix, answers = torch.sigmoid(gates[..., 0]), torch.zeros(*q.shape[:2], WIDTH, WIDTH).double(), []
+    retention = torch.ones_like(beta)
     if learner.config.forget == "learned":
         scale = learner.log_decay_scale.exp()[:, None]
-        keep = torch.exp(-scale * F.softplus(rates[..., 1] + learner.decay_bias[:, None]))
+        retention = torch.exp(-scale * F.softplus(gates[..., 1] + learner.decay_bias[:, None]))
     for t in range(q.shape[2]):
         unit_q, unit_k = (x[:, :, t] / (x[:, :, t].square().sum(-1, keepdim=True) + 1e-6).sqrt() for x in (q, k))
-        matrix = keep[:, :, t, None, None] * matrix
+        matrix = retention[:, :, t, None, None] * matrix
         error = v[:, :, t] - torch.einsum("bhkv,bhk->bhv", matrix, unit_k)
         matrix = matrix + beta[:, :, t, None, None] * unit_k[..., None] * error[:, :, None]
         answers.append(torch.einsum("bhkv,bhk->bhv", matrix, unit_q) / math.sqrt(WIDTH))
@@ -48,7 +48,7 @@ def naive(learner: GatedDeltaLearner, q: Tensor, k: Tensor, v: Tensor, rates: Te
 @pytest.mark.parametrize("forget", ["learned", "none"])
 @pytest.mark.parametrize("frames", [1, 63, 64, 65, 200])
 def test_learner_is_the_equation_with_gradients(forget: str, frames: int) -> None:
-    learner, found = make_learner(forget=forget, initial_keep_factor=0.5), []
+    learner, found = make_learner(forget=forget, initial_retention=0.5), []
     inputs = tuple(x.requires_grad_() for x in make_inputs(frames))
     for form in (lambda *x: learner(*x, None, False)[:2], lambda *x: naive(learner, *x)):
         z, state = form(*inputs)
@@ -65,7 +65,7 @@ def test_learner_is_the_equation_in_the_librarys_float32() -> None:
 
 
 def test_fresh_learner_keeps_the_initial_factor_over_a_mini_batch() -> None:
-    learner = GatedDeltaLearner(1, WIDTH, TTTConfig(initial_keep_factor=0.9, mini_batch_size=5, learner="gated_delta"))
+    learner = GatedDeltaLearner(1, WIDTH, TTTConfig(initial_retention=0.9, mini_batch_size=5, learner="gated_delta"))
     silent = torch.full((1, 1, 5, 2), -100.0)  # nothing is written
     silent[..., 1] = 0
     state = learner.init_state(1)
@@ -76,20 +76,20 @@ def test_fresh_learner_keeps_the_initial_factor_over_a_mini_batch() -> None:
 
 @pytest.mark.usefixtures(float64_rule.__name__)
 def test_diagnostics_are_errors_of_reconstruction() -> None:
-    learner, (q, k, v, rates) = make_learner(initial_keep_factor=0.5), make_inputs(20)
-    told = learner(q, k, v, rates, None, True)[2]
-    torch.testing.assert_close(told.loss_initial, v.square().mean(-1))
+    learner, (q, k, v, gates) = make_learner(initial_retention=0.5), make_inputs(20)
+    found = learner(q, k, v, gates, None, True)[2]
+    torch.testing.assert_close(found.loss_initial, v.square().mean(-1))
     unit_k = F.normalize(k, dim=-1)
-    keep = torch.exp(-F.softplus(rates[..., 1] + learner.decay_bias[:, None]))
+    retention = torch.exp(-F.softplus(gates[..., 1] + learner.decay_bias[:, None]))
     for t in (1, 7, 19):
-        before, after = (naive(learner, *(x[:, :, :end] for x in (q, k, v, rates)))[1] for end in (t, t + 1))
-        seen = torch.einsum("bhkv,bhk->bhv", before * keep[:, :, t, None, None], unit_k[:, :, t])
+        before, after = (naive(learner, *(x[:, :, :end] for x in (q, k, v, gates)))[1] for end in (t, t + 1))
+        seen = torch.einsum("bhkv,bhk->bhv", before * retention[:, :, t, None, None], unit_k[:, :, t])
         torch.testing.assert_close(
-            told.loss_before[:, :, t], (v[:, :, t] - seen).square().mean(-1), rtol=1e-4, atol=1e-6
+            found.loss_before[:, :, t], (v[:, :, t] - seen).square().mean(-1), rtol=1e-4, atol=1e-6
         )
         seen = torch.einsum("bhkv,bhk->bhv", after, unit_k[:, :, t])
         torch.testing.assert_close(
-            told.loss_after[:, :, t], (v[:, :, t] - seen).square().mean(-1), rtol=1e-4, atol=1e-6
+            found.loss_after[:, :, t], (v[:, :, t] - seen).square().mean(-1), rtol=1e-4, atol=1e-6
         )
-    assert told.delta_ratio is None
-    assert ((told.key_dependent_share > 0.5) & (told.key_dependent_share < 1.2)).all()
+    assert found.delta_ratio is None
+    assert ((found.key_dependent_share > 0.5) & (found.key_dependent_share < 1.2)).all()

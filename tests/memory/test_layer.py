@@ -66,22 +66,22 @@ def test_default_initialisation_keeps_the_signal_and_paper_is_published(depth: i
 def test_place_weights(step: str) -> None:
     expected = [1, 1 / 2, 1 / 3, 1 / 4] if step == "mean" else [1 / 4] * 4
     layer = make_layer(step=step)
-    assert layer.learner.inner_network().place_weights_C.tolist() == pytest.approx(expected)
+    assert layer.learner.inner_network().position_weights_C.tolist() == pytest.approx(expected)
     with torch.no_grad():
         layer.learner.place_offset.copy_(torch.tensor([0.0, 0.5, -5.0, 0.0]))
-    assert layer.learner.inner_network().place_weights_C.tolist() == pytest.approx(
+    assert layer.learner.inner_network().position_weights_C.tolist() == pytest.approx(
         [expected[0], expected[1] + 0.5, 0, expected[3]]
     )
 
 
-def test_keep_factor_shrinks_what_was_learned() -> None:
-    kept, forgotten = make_layer(forget="none"), make_layer(forget="learned", initial_keep_factor=0.5)
-    forgotten.load_state_dict(kept.state_dict(), strict=False)
-    assert forgotten.learner.inner_network().keep_H.tolist() == pytest.approx([0.5, 0.5])
+def test_retention_shrinks_what_was_learned() -> None:
+    retained, forgotten = make_layer(forget="none"), make_layer(forget="learned", initial_retention=0.5)
+    forgotten.load_state_dict(retained.state_dict(), strict=False)
+    assert forgotten.learner.inner_network().retention_H.tolist() == pytest.approx([0.5, 0.5])
     x = torch.randn(1, 8, 32)
-    one, two = (layer(x[:, :4]).state.delta_weights[0] for layer in (kept, forgotten))
+    one, two = (layer(x[:, :4]).state.delta_weights[0] for layer in (retained, forgotten))
     assert torch.equal(one, two)  # nothing was learned before the first mini-batch
-    step = kept(x).state.delta_weights[0] - one
+    step = retained(x).state.delta_weights[0] - one
     torch.testing.assert_close(forgotten(x).state.delta_weights[0], 0.5 * one + step, rtol=1e-4, atol=1e-6)
 
 
@@ -111,10 +111,10 @@ def test_layer_says_what_it_returns() -> None:
     layer, x = make_layer(), torch.randn(2, 9, 32)
     result = layer(x)
     assert result.output.shape == x.shape and result.diagnostics is None
-    assert result.state.place.tolist() == [1, 1]
-    told = layer(x, diagnostics=True).diagnostics
-    assert told.loss_before.shape == (2, 2, 9) and told.delta_ratio.shape == told.key_dependent_share.shape == (2, 2)
-    assert told.gate is None and told.branch_to_residual is None  # known to the model alone
+    assert result.state.position.tolist() == [1, 1]
+    found = layer(x, diagnostics=True).diagnostics
+    assert found.loss_before.shape == (2, 2, 9) and found.delta_ratio.shape == found.key_dependent_share.shape == (2, 2)
+    assert found.gate is None and found.branch_to_residual is None  # known to the model alone
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 16), (2, 0, 32), (9, 32)])
@@ -136,7 +136,7 @@ def test_a_bfloat16_layer_has_a_float32_memory(depth: int) -> None:
     x = torch.randn(2, 23, 32).bfloat16()
     result = layer(x)
     tensors = result.state.named_tensors()
-    assert {tensor.dtype for name, tensor in tensors.items() if name != "place"} == {torch.float32}
+    assert {tensor.dtype for name, tensor in tensors.items() if name != "position"} == {torch.float32}
     learner = make_layer(ttt_mlp_layers=depth).learner
     learner.load_state_dict({name: value.float() for name, value in layer.learner.state_dict().items()})
     _, exact, _ = learner(*(value.float() for value in layer.project(x)), None, False)
@@ -180,7 +180,7 @@ def test_fsdp2s_cast_leaves_the_inner_loop_in_float32(learner: str, learner_dtyp
     for piece in torch.randn(2, 23, 32).split([10, 13], dim=1):
         result = layer(piece, state)
         state, total = result.state, total + result.output.float().square().sum()
-    assert {t.dtype for name, t in state.named_tensors().items() if name != "place"} == {torch.float32}
+    assert {t.dtype for name, t in state.named_tensors().items() if name != "position"} == {torch.float32}
     assert {value.dtype for value in seen.values()} == {learner_dtype or torch.bfloat16}
     if learner_dtype == torch.float32:
         assert all(torch.equal(value, start[name]) for name, value in seen.items())

@@ -27,7 +27,7 @@ def make_net(**changes: object) -> InnerNetwork:
         biases=(),
         norm_weight_HF=torch.ones(1, WIDTH, dtype=torch.float64),
         norm_bias_HF=torch.zeros(1, WIDTH, dtype=torch.float64),
-        place_weights_C=1 / torch.arange(1, SIZE + 1, dtype=torch.float64),
+        position_weights_C=1 / torch.arange(1, SIZE + 1, dtype=torch.float64),
     )
     return replace(net, **changes)
 
@@ -62,16 +62,18 @@ def test_first_mini_batch_by_hand() -> None:
     for t, learned in enumerate((weight - steps[0], weight - (steps[0] + steps[1]) / 2)):
         q = tokens.q[:, :, t : t + 1]
         torch.testing.assert_close(z[:, :, t : t + 1], q + F.layer_norm(q @ learned, (WIDTH,), eps=1e-6))
-    assert state.place.tolist() == [2] and not state.delta_weights[0].any()  # nothing is committed before it is full
+    assert state.position.tolist() == [2] and not state.delta_weights[0].any()  # nothing is committed before it is full
 
 
 def test_a_full_mini_batch_is_committed_and_forgets() -> None:
     net, tokens = make_net(), make_tokens(2 * SIZE)
-    kept = naive_ttt(net, tokens)[1].delta_weights[0]
+    retained = naive_ttt(net, tokens)[1].delta_weights[0]
     first = naive_ttt(net, InnerTokens(*(x[:, :, :SIZE] for x in tokens)))[1].delta_weights[0]
-    forgetful = naive_ttt(replace(net, keep_H=torch.tensor([0.25], dtype=torch.float64)), tokens)[1].delta_weights[0]
+    forgetful = naive_ttt(replace(net, retention_H=torch.tensor([0.25], dtype=torch.float64)), tokens)[1].delta_weights[
+        0
+    ]
     assert first.abs().max() > 0.01
-    torch.testing.assert_close(forgetful, kept - 0.75 * first)
+    torch.testing.assert_close(forgetful, retained - 0.75 * first)
 
 
 def test_targets_are_normed_by_default_and_raw_in_the_paper() -> None:

@@ -48,18 +48,18 @@ def test_a_fresh_layer_learns_a_fixed_map(depth: int, dtype: torch.dtype) -> Non
     drawn = torch.randint(32, (2, 4 * MINUTE))
     x = torch.randn(32, HEADS * WIDTH)[drawn].to(dtype)
     with torch.no_grad():
-        told = layer(x, diagnostics=True).diagnostics
-        q, k, v, rates = layer.project(x)
-        constant = _constant_loss(layer, k, v, rates)
+        found = layer(x, diagnostics=True).diagnostics
+        q, k, v, gates = layer.project(x)
+        constant = _constant_loss(layer, k, v, gates)
         share = layer(x[:, -MINUTE:], layer(x[:, :-MINUTE]).state, diagnostics=True).diagnostics.key_dependent_share
-    assert (told.loss_initial.mean((0, 2)) > 1.5 * constant).all()  # a fresh answer is random
-    assert (told.loss_before[:, :, MINUTE : MINUTE + 100].mean((0, 2)) < 0.9 * constant).all()
-    assert (told.loss_before[:, :, -100:].mean((0, 2)) < 0.5 * constant).all()
+    assert (found.loss_initial.mean((0, 2)) > 1.5 * constant).all()  # a fresh answer is random
+    assert (found.loss_before[:, :, MINUTE : MINUTE + 100].mean((0, 2)) < 0.9 * constant).all()
+    assert (found.loss_before[:, :, -100:].mean((0, 2)) < 0.5 * constant).all()
     assert (share > 0.9).all()
 
 
-def _constant_loss(layer: TTTLayer, k: torch.Tensor, v: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
-    tokens = layer.learner.inner_tokens(k, k, v, rates, None)
+def _constant_loss(layer: TTTLayer, k: torch.Tensor, v: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+    tokens = layer.learner.inner_tokens(k, k, v, gates, None)
     return inner_target(layer.learner.inner_network(), tokens.k, tokens.v).var(2, correction=0).mean((0, 2))
 
 
@@ -92,8 +92,8 @@ def test_without_forgetting_the_memory_grows_stale() -> None:
     for forget in ("learned", "none"):
         learner = make_learner(1, forget=forget)
         _, state = follow(learner, stream.part(0, 50 * MINUTE), 1, diagnostics=False)
-        told, _ = follow(learner, stream.part(50 * MINUTE, 60 * MINUTE), 1, state)
-        found[forget] = told.loss_before.mean().item()
+        diagnostics, _ = follow(learner, stream.part(50 * MINUTE, 60 * MINUTE), 1, state)
+        found[forget] = diagnostics.loss_before.mean().item()
     assert found["none"] > 1.5 * found["learned"]
 
 
@@ -101,14 +101,15 @@ def test_controls_do_not_learn_and_the_linear_baseline_does() -> None:
     stream, found = make_recall_stream(2 * MINUTE, WIDTH), {}
     for name in ("static", "gated_delta"):
         learner = LEARNERS[name](1, WIDTH, TTTConfig(learner=name))
-        told, _ = follow(learner, stream, 1)
-        found[name] = (told.loss_before[:, :, -100:].mean() / told.loss_before[:, :, :100].mean()).item()
+        diagnostics, _ = follow(learner, stream, 1)
+        losses = diagnostics.loss_before
+        found[name] = (losses[:, :, -100:].mean() / losses[:, :, :100].mean()).item()
     assert found["static"] == pytest.approx(1, abs=0.1) and found["gated_delta"] < 0.3
 
 
 def test_rates_of_rows_are_their_own() -> None:
     learner, stream = make_learner(2), make_recall_stream(MINUTE, WIDTH)
-    told, state = follow(learner, stream, 1, rate_logits_B=torch.tensor([-20.0, 0.0]))
+    found, state = follow(learner, stream, 1, gate_logits_B=torch.tensor([-20.0, 0.0]))
     assert state.delta_weights[0][0].norm() < 1e-3 * state.delta_weights[0][1].norm()
-    assert told.loss_before.shape == (2, 1, MINUTE)
-    assert told.loss_before[0, :, -100:].mean() > 2 * told.loss_before[1, :, -100:].mean()
+    assert found.loss_before.shape == (2, 1, MINUTE)
+    assert found.loss_before[0, :, -100:].mean() > 2 * found.loss_before[1, :, -100:].mean()

@@ -79,18 +79,18 @@ def test_fast_memory_equals_naive_memory(options: dict) -> None:
     ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
     assert max(delta.abs().max() for delta in fast.delta_weights) > 1e-3
-    assert fast.place.tolist() == naive.place.tolist() == [30 % net.mini_batch_size] * 3
+    assert fast.position.tolist() == naive.position.tolist() == [30 % net.mini_batch_size] * 3
 
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
-@pytest.mark.parametrize("place", range(2 * MINI_BATCH))
-def test_future_leaves_the_past_bit_identical(options: dict, place: int) -> None:
+@pytest.mark.parametrize("position", range(2 * MINI_BATCH))
+def test_future_leaves_the_past_bit_identical(options: dict, position: int) -> None:
     layer, x = make_layer(**options), make_input(4 * MINI_BATCH + 1)
     changed = x.clone()
-    changed[:, place + 1 :] += 1
+    changed[:, position + 1 :] += 1
     before, after = layer(x).output, layer(changed).output
-    assert torch.equal(before[:, : place + 1], after[:, : place + 1])
-    assert not torch.equal(before[:, place + 1], after[:, place + 1])
+    assert torch.equal(before[:, : position + 1], after[:, : position + 1])
+    assert not torch.equal(before[:, position + 1], after[:, position + 1])
 
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
@@ -180,7 +180,7 @@ def losses_by_definition(layer: TTTLayer, x: Tensor) -> list[Tensor]:
         for s in range(begin, t + 1):
             grads = _naive_gradient(net, start, tokens.k[:, :, s : s + 1], target[:, :, s : s + 1])
             sums.append([total + tokens.lr[:, :, s, None, None] * g for total, g in zip(sums[-1], grads, strict=True)])
-        c = [torch.zeros(()), *net.place_weights_C]
+        c = [torch.zeros(()), *net.position_weights_C]
         before, after = (
             [w - c[t - begin + later] * total for w, total in zip(start, sums[t - begin + later], strict=True)]
             for later in (0, 1)
@@ -195,10 +195,10 @@ def losses_by_definition(layer: TTTLayer, x: Tensor) -> list[Tensor]:
 def test_diagnostics_are_the_losses_of_the_definition(options: dict) -> None:
     layer, x = make_layer(**options), make_input(14, batch=2)
     expected = losses_by_definition(layer, x)
-    told = layer(x, diagnostics=True).diagnostics
+    found = layer(x, diagnostics=True).diagnostics
     for name, losses in zip(("loss_initial", "loss_before", "loss_after"), expected, strict=True):
-        torch.testing.assert_close(getattr(told, name), losses, rtol=1e-10, atol=1e-10)
-    assert not told.loss_after.requires_grad
+        torch.testing.assert_close(getattr(found, name), losses, rtol=1e-10, atol=1e-10)
+    assert not found.loss_after.requires_grad
 
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
@@ -206,18 +206,18 @@ def test_diagnostics_are_the_losses_of_the_definition(options: dict) -> None:
 def test_diagnostics_do_not_depend_on_chunks(options: dict, chunks: list[int]) -> None:
     layer, x = make_layer(**options), make_input(23)
     whole = layer(x, diagnostics=True)
-    state, told = None, []
+    state, found = None, []
     for piece in x.split(chunks, dim=1):
         step, silent = layer(piece, state, diagnostics=True), layer(piece, state)
         assert torch.equal(step.output, silent.output) and silent.diagnostics is None
         state = step.state
-        told.append(step.diagnostics)
+        found.append(step.diagnostics)
     for name in ("loss_initial", "loss_before", "loss_after"):
-        joined = torch.cat([getattr(part, name) for part in told], dim=2)
+        joined = torch.cat([getattr(part, name) for part in found], dim=2)
         torch.testing.assert_close(joined, getattr(whole.diagnostics, name), rtol=1e-9, atol=1e-9)
     if whole.diagnostics.delta_ratio is not None:
-        torch.testing.assert_close(told[-1].delta_ratio, whole.diagnostics.delta_ratio)
-    assert torch.isnan(told[1].key_dependent_share).all() == (chunks[1] == 1)
+        torch.testing.assert_close(found[-1].delta_ratio, whole.diagnostics.delta_ratio)
+    assert torch.isnan(found[1].key_dependent_share).all() == (chunks[1] == 1)
 
 
 @pytest.mark.parametrize("options", STEPPING, ids=str)
@@ -239,9 +239,9 @@ def test_loss_of_the_diagnostics_is_the_inner_loss() -> None:
     net, tokens = layer.learner.inner_network(), inner_tokens(layer, x)
     output = tokens.k @ net.weights[0] + net.biases[0]
     loss = inner_loss(net, output, inner_target(net, tokens.k, tokens.v))
-    told = layer(x, diagnostics=True).diagnostics
-    torch.testing.assert_close(told.loss_initial, loss * 2 / output.shape[-1])
-    torch.testing.assert_close(told.loss_before[:, :, 0], told.loss_initial[:, :, 0])
+    found = layer(x, diagnostics=True).diagnostics
+    torch.testing.assert_close(found.loss_initial, loss * 2 / output.shape[-1])
+    torch.testing.assert_close(found.loss_before[:, :, 0], found.loss_initial[:, :, 0])
 
 
 def test_all_variants_are_distinct() -> None:

@@ -1,4 +1,4 @@
-"""What a dry run tells is true, and nothing of the run is left behind but the sound."""
+"""What a dry run tells is true, and nothing of the run is left after but the sound."""
 
 import json
 import subprocess

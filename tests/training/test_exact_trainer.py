@@ -37,7 +37,7 @@ def test_a_run_that_is_killed_anywhere_equals_one_never_stopped(
 
 
 def test_sigterm_saves_and_exits_with_143(tmp_path: Path, codes: Path) -> None:
-    """The second process alone is told; both stop behind the same step, and go on."""
+    """The second process alone is told; both stop after the same step, and go on."""
     settings = tiny_settings(tmp_path / "run", codes, save_strategy="no", **LANES)
     assert train(settings, processes=2, terminate=(1, 3)) == [143, 143], log_of(tmp_path / "run")
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
@@ -133,7 +133,7 @@ def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path: Path, codes: 
 
 
 class PoisonedWeight(TrainerCallback):
-    """Infinity in a weight behind the third step, as no step of ours makes it."""
+    """Infinity in a weight after the third step, as no step of ours makes it."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == 3:

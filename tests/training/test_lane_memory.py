@@ -31,7 +31,7 @@ def learned(lanes: LaneMemory, *batch: list[int]) -> list[bool]:
 
 @torch.no_grad()
 def walked(model: MoshiTTTForConditionalGeneration, **options: float) -> LaneMemory:
-    """Lanes behind eight frames of recordings 4, 5 and 6, which started at frames 0, 8 and 8."""
+    """Lanes after eight frames of recordings 4, 5 and 6, which started at frames 0, 8 and 8."""
     lanes = LaneMemory(partial(model.init_state, window=False), model.config, **options)
     codes, batch = random_codes(model.config, 3, 8), batch_of([4, 5, 6], [0, 8, 8])
     lanes.keep(model(codes, state=lanes.state_for(batch)).state, {"codes": codes, **batch})

@@ -58,7 +58,7 @@ def test_resumed_run_equals_one_never_stopped(tmp_path: Path, codes: Path, mode:
 
 
 def test_what_is_averaged_between_two_logs_goes_on(tmp_path: Path, codes: Path) -> None:
-    """A run stopped between two logs tells the same means behind it; the speed is that of the session."""
+    """A run stopped between two logs tells the same means after it; the speed is that of the session."""
 
     def logs(trainer: MoshiTTTTrainer) -> list[dict[str, float]]:
         entries = [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
@@ -100,3 +101,16 @@ def test_bytes_are_known_before_anything_runs(options: dict) -> None:
     layer = make_layer(torch.float32, **options)
     assert layer.init_state(3, device="meta").num_bytes() == layer.init_state(3).num_bytes()
     assert layer(make_input(9, dtype=torch.float32)).state.num_bytes() == layer.init_state(3).num_bytes()
+
+
+def test_a_state_of_the_first_release_is_read(tmp_path: Path) -> None:
+    """It calls the position in the mini-batch `place`."""
+    layer = make_layer()
+    state, path = layer(make_input(5)).state, tmp_path / "memory.safetensors"
+    state.save(path, layer.config)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    named = {name.replace("position", "place"): tensor for name, tensor in load_file(path).items()}
+    assert "place" in named
+    save_file(named, path, metadata=metadata)
+    assert torch.equal(layer.init_state(len(state.position)).load(path, layer.config).position, state.position)
