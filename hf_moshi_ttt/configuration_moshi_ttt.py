@@ -12,105 +12,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .configuration_ttt import TTTConfig
 from .strict_config import StrictConfig, merged
-
-_BASE_LR = 3.0
-
-
-@strict
-class TTTConfig(StrictConfig):
-    r"""The test-time-training section.
-
-    Args:
-        layers: Which temporal layers carry a TTT block: `"middle"` (a quarter of them, centred), `"all"`, or a list of
-            layer indices.
-        learner: What remembers. `"ttt"`: an inner network that takes gradient steps. `"static"`: the same network and
-            parameters without inner steps, the control for capacity. `"gated_delta"`: a matrix per head under the gated
-            delta rule, the linear baseline; of the keys below it reads `forget`, `initial_retention` and
-            `mini_batch_size` (frames per retention) alone.
-        preset: Which published form the inner learner follows. `"default"`: RMS-normed q and k, fan-in weights,
-            layer-normed target. `"paper"`: the TTT-LM equations (raw q and k, N(0, 0.02) weights, target v - k).
-        ttt_mlp_layers: Depth N of the inner network of each head; 1 is linear, 2 the usual TTT-MLP.
-        ttt_mlp_expansion_factor: Width of the hidden inner layers in units of the head width. Unused at depth 1.
-        mini_batch_size: Frames whose gradients are all taken at the same weights. Part of the function the model
-            computes: a checkpoint is run with the value it was trained with.
-        base_lr: Inner learning rate; a token's rate is `base_lr * sigmoid(...) / head width`. None takes the preset's:
-            the best of `benchmarks/ttt_recall.py`, or the paper's 1.0 (linear) and 0.1 (MLP).
-        step: Weight of the inner step inside a mini-batch: `"mean"` 1/i as in TTT-LM, `"constant"` 1/C as in TTT-Video.
-        update: Which inner layers take steps: `"all"`, or the `"last"` one after the others as fixed features.
-        forget: `"learned"` shrinks what was learned by a trained factor per head after each mini-batch; `"none"` keeps
-            all of it. None takes the preset's: learned, or the paper's none.
-        initial_retention: Initial value of that factor; with mini-batches of 16 frames, 0.998 halves what was learned
-            in 7 minutes.
-        output_bias: Whether the last inner layer has a bias.
-        initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
-        persistent_states: Whether training carries the memory of a recording from one segment to the next.
-    """
-
-    model_type = "moshi_ttt_section"
-    renamed_keys: ClassVar[dict[str, str]] = {"initial_keep_factor": "initial_retention"}
-
-    state_free_keys: ClassVar[frozenset[str]] = frozenset(
-        {"layers", "initial_retention", "initial_gating_alpha", "persistent_states"}
-    )
-
-    layers: str | list[int] = "middle"
-    learner: Literal["ttt", "static", "gated_delta"] = "ttt"
-    preset: Literal["default", "paper"] = "default"
-    ttt_mlp_layers: int = 2
-    ttt_mlp_expansion_factor: int = 4
-    mini_batch_size: int = 16
-    step: Literal["mean", "constant"] = "mean"
-    update: Literal["all", "last"] = "all"  # type: ignore[assignment]  # hides PreTrainedConfig.update, a method
-    initial_retention: float | int = 0.998
-    output_bias: bool = True
-    initial_gating_alpha: float | int = 0.1
-    persistent_states: bool = False
-    if TYPE_CHECKING:  # what these are once the object is made
-        base_lr: float | int
-        forget: Literal["none", "learned"]
-    else:
-        base_lr: float | int | None = None
-        forget: Literal["none", "learned"] | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        paper = self.preset == "paper"
-        if self.base_lr is None:
-            self.base_lr = (1.0 if self.ttt_mlp_layers == 1 else 0.1) if paper else _BASE_LR
-        if self.forget is None:
-            self.forget = "none" if paper else "learned"
-        super().__post_init__(**kwargs)
-
-    def validate_bounds(self) -> None:
-        """Part of `@strict` validation."""
-        self.require("ttt_mlp_layers", self.ttt_mlp_layers >= 1, "at least 1")
-        self.require("ttt_mlp_expansion_factor", self.ttt_mlp_expansion_factor >= 1, "at least 1")
-        self.require("mini_batch_size", self.mini_batch_size >= 1, "at least 1 frame")
-        self.require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use learner='static')")
-        self.require("initial_retention", 0 < self.initial_retention < 1, "between 0 and 1, both excluded")
-        if isinstance(self.layers, str):
-            self.require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
-        else:
-            increasing = self.layers == sorted(set(self.layers)) and len(self.layers) > 0
-            self.require("layers", increasing, "a non-empty list of increasing indices (for no TTT use ttt=None)")
-
-    def layer_indices(self, num_hidden_layers: int) -> list[int]:
-        """The temporal layers that carry a TTT block.
-
-        Raises:
-            ValueError: an index of `layers` is not a layer of the model.
-        """
-        if self.layers == "all":
-            return list(range(num_hidden_layers))
-        if self.layers == "middle":
-            count = max(1, round(num_hidden_layers / 4))
-            start = (num_hidden_layers - count) // 2
-            return list(range(start, start + count))
-        for index in self.layers:
-            inside = isinstance(index, int) and 0 <= index < num_hidden_layers
-            self.require("layers", inside, f"made of indices from 0 to {num_hidden_layers - 1}")
-        return [int(index) for index in self.layers]
-
 
 @strict
 class MoshiTTTDepthConfig(StrictConfig):
@@ -217,6 +120,15 @@ class MoshiTTTConfig(StrictConfig):
             raise ValueError(f"preset={preset!r}, but the presets are {', '.join(_PRESETS)}.")
         return cls(**merged(_PRESETS[preset], overrides))
 
+    @classmethod
+    def current_state_values(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """As `StrictConfig`'s, with the section's values."""
+        section = {key.removeprefix("ttt."): value for key, value in stored.items() if key.startswith("ttt.")}
+        if not section:
+            return stored
+        current = {f"ttt.{key}": value for key, value in TTTConfig.current_state_values(section).items()}
+        return {**{key: value for key, value in stored.items() if not key.startswith("ttt.")}, **current}
+
     @property
     def num_streams(self) -> int:
         """K: text, Moshi's codebooks, the user's codebooks."""
@@ -247,6 +159,8 @@ class MoshiTTTConfig(StrictConfig):
         for key in ("text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier"):
             self.require(key, getattr(self, key) >= 0, "0 or more")
         self._require_delays()
+        if self.ttt is not None:
+            self.ttt.require_heads(self.num_attention_heads)
         _ = self.ttt_layer_indices
 
     def _require_delays(self) -> None:

@@ -12,7 +12,7 @@ Legend: B batch, T frames, D model width, H heads, F head width, R gates per hea
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,8 +23,10 @@ from transformers import initialization as init
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.rope import apply_rope, rope_phases
 from ..transformer.stream_state import StreamState
+from .front_end import FrontEnd, FrontEndState
 from .gated_delta import GatedDeltaLearner
-from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state
+from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state, key_cosine
+from .online_learner import OnlineLearner, OnlineStaticLearner
 from .scan import answer_at_start, diagnose, diagnose_at_start, ttt
 
 _INNER_ROPE_THETA = 10000.0
@@ -58,10 +60,29 @@ class TTTProjection(nn.Linear):
             init.zeros_(self.bias)
 
 
+class OutputGate(nn.Module):
+    """A factor from 0 to 1 on each channel of the answer, from the frame; by way of a narrow layer, as in GLA."""
+
+    def __init__(self, hidden_size: int, narrow: int) -> None:
+        super().__init__()
+        self.down_proj = TTTProjection(hidden_size, narrow, 1 / math.sqrt(hidden_size))
+        self.up_proj = TTTProjection(narrow, hidden_size, 1 / math.sqrt(narrow), bias=True)
+
+    def reset_parameters(self) -> None:
+        """Initial values: logits of unit spread."""
+        self.down_proj.reset_parameters()
+        self.up_proj.reset_parameters()
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """`[B, T, D]` -> `[B, T, D]`, in float32 at least."""
+        return torch.sigmoid(_fp32(self.up_proj(self.down_proj(x_BTD))))
+
+
 class TTTLearner(nn.Module):
     """A network per head that takes a gradient step on every frame; its parameters are every memory's start."""
 
     gates_per_head = 1
+    answers_at_own_size = False
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__()
@@ -109,7 +130,7 @@ class TTTLearner(nn.Module):
             norm_bias_HF=_fp32(self.inner_norm_bias),
             position_weights_C=(base + _fp32(self.place_offset)).clamp_min(0),
             retention_H=torch.sigmoid(_fp32(self.keep_logit)) if config.forget == "learned" else None,
-            normalize_target=config.preset == "default",
+            normalize_target=config.preset != "paper",
             first_learned=config.ttt_mlp_layers - 1 if config.update == "last" else 0,
         )
 
@@ -131,7 +152,7 @@ class TTTLearner(nn.Module):
         """
         q, k, v, gates_BHTR = (_fp32(x) for x in (q, k, v, gates_BHTR))  # FSDP2 may have cast a learner's arguments
         lr = torch.sigmoid(gates_BHTR[..., 0]) * (lr_scale * self.config.base_lr / self.head_dim)
-        if self.config.preset == "default":
+        if self.config.preset != "paper":
             q, k = (F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in (q, k))
         size = self.config.mini_batch_size
         start = torch.zeros(1, dtype=torch.int64, device=q.device) if position_B is None else position_B
@@ -189,7 +210,27 @@ class StaticLearner(TTTLearner):
         return z, state_after, diagnose_at_start(net, tokens) if diagnostics else None
 
 
-LEARNERS: dict[str, Any] = {"ttt": TTTLearner, "static": StaticLearner, "gated_delta": GatedDeltaLearner}
+LEARNERS: dict[tuple[str, bool], Any] = {
+    ("ttt", False): TTTLearner,
+    ("ttt", True): OnlineLearner,
+    ("static", False): StaticLearner,
+    ("static", True): OnlineStaticLearner,
+    ("gated_delta", False): GatedDeltaLearner,
+    ("gated_delta", True): GatedDeltaLearner,
+}
+
+
+def learner_class(ttt_config: TTTConfig) -> Any:
+    """What remembers, by `learner` and whether its steps are online."""
+    return LEARNERS[ttt_config.learner, ttt_config.step == "online"]
+
+
+@dataclass
+class TTTLayerState(StreamState):
+    """The memory of a layer with a front end, and what that needs of the frames before."""
+
+    memory: StreamState
+    front_end: FrontEndState
 
 
 class TTTLayer(nn.Module):
@@ -207,10 +248,11 @@ class TTTLayer(nn.Module):
                 f"hidden_size={hidden_size} must be a multiple of 2 * num_attention_heads={2 * num_attention_heads}: "
                 "the head width is even (RoPE)."
             )
+        ttt_config.require_heads(num_attention_heads)
         self.config = ttt_config
         self.num_heads = num_attention_heads
         self.head_dim = hidden_size // num_attention_heads
-        learner = LEARNERS[ttt_config.learner]
+        learner = learner_class(ttt_config)
         std = _PAPER_STD if ttt_config.preset == "paper" else 1 / math.sqrt(hidden_size)
         self.q_proj = TTTProjection(hidden_size, hidden_size, std)
         self.k_proj = TTTProjection(hidden_size, hidden_size, std)
@@ -219,7 +261,13 @@ class TTTLayer(nn.Module):
         self.rate_proj = TTTProjection(hidden_size, num_attention_heads * learner.gates_per_head, std, bias=True)
         # In float32 also where models are made in another default dtype, as transformers does.
         self.learner = learner(num_attention_heads, self.head_dim, ttt_config).float()
-        self.post_norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        if ttt_config.has_front_end:
+            self.front_end = FrontEnd(num_attention_heads, self.head_dim, ttt_config).float()
+        if not learner.answers_at_own_size:
+            self.post_norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        if ttt_config.output_gate == "sigmoid":
+            self.output_gate = OutputGate(hidden_size, self.head_dim)
+        self._start_queries()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -227,8 +275,20 @@ class TTTLayer(nn.Module):
         for proj in (self.q_proj, self.k_proj, self.v_proj, self.o_proj, self.rate_proj):
             proj.reset_parameters()
         self.learner.reset_parameters()
-        init.ones_(self.post_norm.weight)
-        init.zeros_(self.post_norm.bias)
+        if self.config.has_front_end:
+            self.front_end.reset_parameters()
+        if not self.learner.answers_at_own_size:
+            init.ones_(self.post_norm.weight)
+            init.zeros_(self.post_norm.bias)
+        if self.config.output_gate == "sigmoid":
+            self.output_gate.reset_parameters()
+        self._start_queries()
+
+    @torch.no_grad()
+    def _start_queries(self) -> None:
+        """Queries as keys, where asked for: then a fresh memory is addressed by content."""
+        if self.config.query_start == "key":
+            init.copy_(self.q_proj.weight, self.k_proj.weight)
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> StreamState:
         """A fresh memory of `batch_size` rows.
@@ -236,7 +296,12 @@ class TTTLayer(nn.Module):
         Args:
             device: the layer's own if None; on `"meta"` it costs nothing and `num_bytes()` still gives its size.
         """
-        return self.learner.init_state(batch_size, device)
+        memory = self.learner.init_state(batch_size, device)
+        if not self.config.has_front_end:
+            return memory
+        weight = self.q_proj.weight
+        front_end = self.front_end.init_state(batch_size, device or weight.device, _inner_dtype(weight.dtype))
+        return TTTLayerState(memory, front_end)
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries, keys and values `[B, H, T, F]` and gates `[B, H, T, R]`, in float32 at least."""
@@ -262,12 +327,29 @@ class TTTLayer(nn.Module):
         self._check(x_BTD, state)
         with torch.autocast(x_BTD.device.type, enabled=False):
             x = x_BTD.to(self.q_proj.weight.dtype)
-            z_BHTF, state_after, found = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
+            z_BHTF, state_after, found = self._remember(x, state, diagnostics, inner_lr_scale)
             z_BTD = z_BHTF.transpose(1, 2).flatten(-2)
-            normed = F.layer_norm(
-                z_BTD, z_BTD.shape[-1:], _fp32(self.post_norm.weight), _fp32(self.post_norm.bias), 1e-6
-            )
-            return TTTLayerOutput(self.o_proj(normed.to(x.dtype)).to(x_BTD.dtype), state_after, found)
+            if not self.learner.answers_at_own_size:
+                weight, bias = _fp32(self.post_norm.weight), _fp32(self.post_norm.bias)
+                z_BTD = F.layer_norm(z_BTD, z_BTD.shape[-1:], weight, bias, 1e-6)
+            if self.config.output_gate == "sigmoid":
+                z_BTD = z_BTD * self.output_gate(x)
+            return TTTLayerOutput(self.o_proj(z_BTD.to(x.dtype)).to(x_BTD.dtype), state_after, found)
+
+    def _remember(
+        self, x_BTD: Tensor, state: Any, diagnostics: bool, lr_scale: float
+    ) -> tuple[Tensor, StreamState, MemoryDiagnostics | None]:
+        """The learner's answer to x, with the front end before it where there is one."""
+        q, k, v, gates = self.project(x_BTD)
+        if not self.config.has_front_end:
+            return self.learner(q, k, v, gates, state, diagnostics, lr_scale)
+        memory, before = (None, None) if state is None else (state.memory, state.front_end)
+        new_q, new_k, front_end = self.front_end(q, k, before)
+        z, memory, found = self.learner(new_q, new_k, v, gates, memory, diagnostics, lr_scale)
+        if found is not None:
+            cosines = (key_cosine(x.detach()) for x in (k, new_k))
+            found = replace(found, **dict(zip(("key_cosine_before", "key_cosine_after"), cosines, strict=True)))
+        return z, TTTLayerState(memory, front_end), found
 
     def _check(self, x_BTD: Tensor, state: StreamState | None) -> None:
         width = self.num_heads * self.head_dim

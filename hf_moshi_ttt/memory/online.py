@@ -1,0 +1,82 @@
+"""Online test-time training of the last inner layer on plain tensors: its parts, and the naive form that is the truth.
+
+The inner model of a head is f(x; S) = S^T phi(x): slow features phi and one fast layer S, zero in a fresh memory. Every
+frame takes one step of gradient descent on 1/2 ||S^T phi(k_t) - v_t||^2, in order, from the weights that the frame
+before left, after these have been shrunk by the retention a_t:
+
+    S_t = a_t S_{t-1} + b_t phi(k_t) (v_t - a_t S_{t-1}^T phi(k_t))^T;   z_t = S_t^T phi(q_t)
+
+In closed form that is the delta rule (Schlag et al. 2021, "Linear Transformers Are Secretly Fast Weight Programmers",
+equation 24) on features, with the decay of Yang et al. 2024, "Gated Delta Networks". Features have norm 1 or 0 and
+0 <= b_t <= 1, so one write is bounded by the error that it mends: ||S_t||^2 <= a_t^2 ||S_{t-1}||^2 + ||v_t||^2.
+
+Legend: B batch, H heads, T frames, F head width, I width of the features, E = I / F, N inner layers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..transformer.stream_state import StreamState
+
+_NORM_EPS = 1e-6
+
+
+@dataclass
+class OnlineState(StreamState):
+    """The fast layer S of one TTT layer: `[B, H, I, F]` in float32 at least; zeros are a fresh memory."""
+
+    fast_weights: Tensor
+
+
+class OnlineTokens(NamedTuple):
+    """What the outer network says to the inner one.
+
+    Args:
+        q, k, v: `[B, H, T, F]`.
+        log_retention: ln a_t, `[B, H, T]`, at most 0.
+        write: b_t, `[B, H, T]`, 0 to 1.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_retention: Tensor
+    write: Tensor
+
+
+def unit_norm(x: Tensor) -> Tensor:
+    """x divided by its norm over the last axis; about 0 where the norm is far below 1e-3."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPS)
+
+
+def features(x: Tensor, slow_weights: Sequence[Tensor]) -> Tensor:
+    """phi(x) `[B, H, T, I]` of x `[B, H, T, F]`: unit norm, or 0 where x is 0.
+
+    Args:
+        slow_weights: N - 1 tensors `[H, in, out]`; each is followed by the tanh-GELU.
+    """
+    if slow_weights:
+        x = F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS)
+    for weight in slow_weights:
+        x = F.gelu(torch.einsum("bhti,hio->bhto", x, weight), approximate="tanh")
+    return unit_norm(x)
+
+
+def naive_online(
+    slow_weights: Sequence[Tensor], tokens: OnlineTokens, fast_weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The definition: one frame at a time. z `[B, H, T, F]`, and S after the last frame."""
+    phi_q, phi_k = (features(x, slow_weights) for x in (tokens.q, tokens.k))
+    retention, answers = tokens.log_retention.exp(), []
+    for t in range(tokens.v.shape[2]):
+        key = phi_k[:, :, t, :, None]
+        kept = retention[:, :, t, None, None] * fast_weights
+        error = tokens.v[:, :, t, None] - key.mT @ kept
+        fast_weights = kept + tokens.write[:, :, t, None, None] * key @ error
+        answers.append(phi_q[:, :, t, None] @ fast_weights)
+    return torch.cat(answers, dim=2), fast_weights

@@ -1,0 +1,199 @@
+"""Online test-time training as a learner of a TTT layer, and its control without inner steps.
+
+`OnlineLearner` puts gates and parameters around the plain tensors of `online.py` and `delta_rule.py`. The answer leaves
+at its own size, times one trained factor per channel: a fresh memory is silent, and so is one asked for what it never
+heard.
+
+Legend: B batch, H heads, T frames, F head width, I width of the features, R gates per head.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from ..configuration_moshi_ttt import TTTConfig
+from ..transformer.stream_state import StreamState
+from .delta_rule import delta_rule
+from .naive import MemoryDiagnostics, key_dependent_share
+from .online import OnlineState, OnlineTokens, features
+
+# Keeps the spread of the features near 1 after each tanh-GELU, which passes 0.425 of the power of a standard normal.
+_GELU_GAIN = 1 / math.sqrt(0.425)
+
+
+def float32_at_least(x: Tensor) -> Tensor:
+    """x in float32, or as it is where it is more exact."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class _SlowFeatures(nn.Module):
+    """The features of each head, which the outer loop alone trains, and the factor on the answers."""
+
+    def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
+        super().__init__()
+        self.config = ttt_config
+        self.num_heads, self.head_dim = num_heads, head_dim
+        hidden = [head_dim * ttt_config.ttt_mlp_expansion_factor] * (ttt_config.ttt_mlp_layers - 1)
+        widths = [head_dim, *hidden]
+        self.feature_dim = widths[-1]
+        self.slow_weights = nn.ParameterList(
+            torch.empty(num_heads, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.answer_scale = nn.Parameter(torch.empty(num_heads, head_dim))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Random features of unit spread, answers at their own size."""
+        for layer, weight in enumerate(self.slow_weights):
+            init.normal_(weight, std=(_GELU_GAIN if layer else 1.0) / math.sqrt(weight.shape[1]))
+        init.ones_(self.answer_scale)
+
+    def slow_tensors(self) -> list[Tensor]:
+        """The features' weights in float32 at least."""
+        return [float32_at_least(weight) for weight in self.slow_weights]
+
+    def scaled(self, answers: Tensor) -> Tensor:
+        """z of S^T phi(q)."""
+        return answers * float32_at_least(self.answer_scale)[:, None]
+
+
+class OnlineLearner(_SlowFeatures):
+    """One gradient step a frame on a fast layer over slow features.
+
+    Its gates per frame and head are the logit of the write and the logarithm of the decay's scale.
+    """
+
+    gates_per_head = 2
+    answers_at_own_size = True
+
+    def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
+        super().__init__(num_heads, head_dim, ttt_config)
+        if ttt_config.forget == "learned":
+            self.decay_bias = nn.Parameter(torch.empty(num_heads))
+            self.log_decay_scale = nn.Parameter(torch.empty(num_heads))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A retention of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
+        super().reset_parameters()
+        if self.config.forget == "learned":
+            decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
+            init.constant_(self.decay_bias, math.log(math.expm1(decay)))  # the inverse of softplus
+            init.zeros_(self.log_decay_scale)
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineState:
+        """A fresh memory of `batch_size` rows, in float32 at least."""
+        like = self.answer_scale
+        shape = (batch_size, self.num_heads, self.feature_dim, self.head_dim)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return OnlineState(torch.zeros(shape, dtype=dtype, device=device or like.device))
+
+    def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, gates_BHTR: Tensor, lr_scale: float = 1.0) -> OnlineTokens:
+        """What the inner model is given.
+
+        Raises:
+            ValueError: `lr_scale` takes the write above 1, where it is no longer bounded.
+        """
+        if self.config.base_lr * lr_scale > 1:
+            raise ValueError(
+                f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
+            )
+        q, k, v, gates_BHTR = (float32_at_least(x) for x in (q, k, v, gates_BHTR))
+        write = torch.sigmoid(gates_BHTR[..., 0]) * (lr_scale * self.config.base_lr)
+        log_retention = torch.zeros_like(write)
+        if self.config.forget == "learned":
+            decay = F.softplus(gates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
+            log_retention = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
+        return OnlineTokens(q, k, v, log_retention, write)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates_BHTR: Tensor,
+        state: OnlineState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, OnlineState, MemoryDiagnostics | None]:
+        """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
+        tokens, slow = self.inner_tokens(q, k, v, gates_BHTR, lr_scale), self.slow_tensors()
+        before = (self.init_state(len(q), q.device) if state is None else state).fast_weights
+        learned = delta_rule(slow, tokens, before)
+        found = self._diagnose(tokens, before, learned.fast_weights) if diagnostics else None
+        return self.scaled(learned.answers), OnlineState(learned.fast_weights), found
+
+    @torch.no_grad()
+    def _diagnose(self, tokens: OnlineTokens, before: Tensor, after: Tensor) -> MemoryDiagnostics:
+        """The rule once more, with its errors: what a frame leaves of its error follows from the step it took."""
+        slow, k = self.slow_tensors(), tokens.k
+        errors = delta_rule(slow, tokens, before, with_errors=True).errors
+        assert errors is not None, "errors were asked for"
+        phi = features(k, slow)
+        left = errors * (1 - tokens.write * phi.square().sum(-1))[..., None]
+        answers, others = phi @ after, features(k.roll(self.head_dim // 2, dims=-1), slow) @ after
+        initial, before_step, after_step = (error.square().mean(-1) for error in (tokens.v, errors, left))
+        return MemoryDiagnostics(
+            initial, before_step, after_step,
+            delta_ratio=None,
+            key_dependent_share=key_dependent_share(answers),
+            write_strength=tokens.write.mean(2),
+            answer_norm_written=answers.norm(dim=-1).mean(2),
+            answer_norm_unwritten=others.norm(dim=-1).mean(2),
+        )  # fmt: skip
+
+
+@dataclass
+class NoState(StreamState):
+    """Nothing is remembered; `[B, 0]`, which knows the number of rows."""
+
+    nothing: Tensor
+
+
+class OnlineStaticLearner(_SlowFeatures):
+    """The control for capacity: the same features before a trained matrix, no inner steps."""
+
+    gates_per_head = 2
+    answers_at_own_size = True
+
+    def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
+        super().__init__(num_heads, head_dim, ttt_config)
+        self.start_weight = nn.Parameter(torch.empty(num_heads, self.feature_dim, head_dim))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Random, so that features of unit norm give answers of unit spread; `o_proj` is the one zero factor."""
+        super().reset_parameters()
+        init.normal_(self.start_weight, std=1.0)
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> NoState:
+        """The state of `batch_size` rows."""
+        return NoState(torch.zeros(batch_size, 0, device=device or self.answer_scale.device))
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates_BHTR: Tensor,
+        state: NoState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, NoState, MemoryDiagnostics | None]:
+        """As `OnlineLearner.forward`, whatever the gates."""
+        q, k, v = (float32_at_least(x) for x in (q, k, v))
+        slow, weight = self.slow_tensors(), float32_at_least(self.start_weight)
+        z = self.scaled(features(q, slow) @ weight)
+        found = None
+        if diagnostics:
+            with torch.no_grad():
+                answers = features(k, slow) @ weight
+                loss, share = (v - answers).square().mean(-1), key_dependent_share(answers)
+                found = MemoryDiagnostics(loss, loss, loss, torch.zeros_like(share), share)
+        return z, state or self.init_state(len(q), q.device), found
