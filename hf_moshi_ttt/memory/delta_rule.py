@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .online import OnlineTokens, features
+from .online import OnlineTokens, SlowLayer, features
 
 _CHUNK_FRAMES = 64
 _GROUP_CHUNKS = 4
@@ -37,20 +37,20 @@ class Learned(NamedTuple):
 
 
 def delta_rule(
-    slow_weights: Sequence[Tensor], tokens: OnlineTokens, fast_weights: Tensor, with_errors: bool = False
+    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor, with_errors: bool = False
 ) -> Learned:
     """Learns from all frames and answers to them.
 
     Args:
-        slow_weights: of `online.features`.
+        slow_layers: of `online.features`.
         fast_weights: S before the first frame. It is not changed.
         with_errors: whether to return the errors that the frames found.
     """
     if tokens.v.shape[2] == 1:
-        return _single_frame(slow_weights, tokens, fast_weights, with_errors)
+        return _single_frame(slow_layers, tokens, fast_weights, with_errors)
     groups = []
     for group in zip(*(x.split(_GROUP_CHUNKS * _CHUNK_FRAMES, dim=2) for x in tokens), strict=True):
-        arguments = (slow_weights, OnlineTokens(*group), fast_weights, with_errors)
+        arguments = (slow_layers, OnlineTokens(*group), fast_weights, with_errors)
         if torch.is_grad_enabled():
             groups.append(checkpoint(_group, *arguments, use_reentrant=False, preserve_rng_state=False))
         else:
@@ -68,10 +68,10 @@ def _joined(parts: Sequence[Learned], dim: int) -> Learned:
 
 
 def _group(
-    slow_weights: Sequence[Tensor], tokens: OnlineTokens, fast_weights: Tensor, with_errors: bool
+    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor, with_errors: bool
 ) -> Learned:
     """Chunks one after the other, on one axis of samples and heads."""
-    phi_q, phi_k = (features(x, slow_weights).flatten(0, 1) for x in (tokens.q, tokens.k))
+    phi_q, phi_k = (features(x, slow_layers).flatten(0, 1) for x in (tokens.q, tokens.k))
     frames = (phi_q, phi_k, *(x.flatten(0, 1) for x in tokens[2:]))
     chunks, fast = [], fast_weights.flatten(0, 1)
     for chunk in zip(*(x.split(_CHUNK_FRAMES, dim=1) for x in frames), strict=True):
@@ -98,10 +98,10 @@ def _chunk(
 
 
 def _single_frame(
-    slow_weights: Sequence[Tensor], tokens: OnlineTokens, fast_weights: Tensor, with_errors: bool
+    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor, with_errors: bool
 ) -> Learned:
     """The recurrence itself."""
-    phi_q, phi_k = (features(x, slow_weights) for x in (tokens.q, tokens.k))
+    phi_q, phi_k = (features(x, slow_layers) for x in (tokens.q, tokens.k))
     kept = fast_weights * tokens.log_retention.exp()[..., None]
     errors = tokens.v - phi_k @ kept
     after = kept + phi_k.mT @ (tokens.write[..., None] * errors)

@@ -49,29 +49,34 @@ class OnlineTokens(NamedTuple):
     write: Tensor
 
 
+class SlowLayer(NamedTuple):
+    """A layer of the features: weight `[H, in, out]` and bias `[H, 1, out]`, followed by the tanh-GELU."""
+
+    weight: Tensor
+    bias: Tensor
+
+
 def unit_norm(x: Tensor) -> Tensor:
     """x divided by its norm over the last axis; about 0 where the norm is far below 1e-3."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPS)
 
 
-def features(x: Tensor, slow_weights: Sequence[Tensor]) -> Tensor:
-    """phi(x) `[B, H, T, I]` of x `[B, H, T, F]`: unit norm, or 0 where x is 0.
-
-    Args:
-        slow_weights: N - 1 tensors `[H, in, out]`; each is followed by the tanh-GELU.
-    """
-    if slow_weights:
-        x = F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS)
-    for weight in slow_weights:
-        x = F.gelu(torch.einsum("bhti,hio->bhto", x, weight), approximate="tanh")
-    return unit_norm(x)
+def features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> Tensor:
+    """phi(x) `[B, H, T, I]` of x `[B, H, T, F]`: of unit norm, falling to 0 where the RMS of x falls below 1e-3."""
+    if not slow_layers:
+        return unit_norm(x)
+    mean_square = x.square().mean(-1, keepdim=True)
+    for weight, bias in slow_layers:
+        normed = F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS)
+        x = F.gelu(torch.einsum("bhti,hio->bhto", normed, weight) + bias, approximate="tanh")
+    return unit_norm(x) * (mean_square / (mean_square + _NORM_EPS))
 
 
 def naive_online(
-    slow_weights: Sequence[Tensor], tokens: OnlineTokens, fast_weights: Tensor
+    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The definition: one frame at a time. z `[B, H, T, F]`, and S after the last frame."""
-    phi_q, phi_k = (features(x, slow_weights) for x in (tokens.q, tokens.k))
+    phi_q, phi_k = (features(x, slow_layers) for x in (tokens.q, tokens.k))
     retention, answers = tokens.log_retention.exp(), []
     for t in range(tokens.v.shape[2]):
         key = phi_k[:, :, t, :, None]
