@@ -154,7 +154,7 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _input_embed_layer = "embed_text"
     _can_record_outputs = {"hidden_states": MoshiTTTDecoderLayer}
-    _keep_in_fp32_modules_strict = {"learner", "front_end", "ttt_gate"}
+    _keep_in_fp32_modules_strict = {"learner", "ttt_gate"}
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # For code outside transformers it passes by modules whose own weights are all loaded, and so by decoder layers,

@@ -1,15 +1,15 @@
 """The fast form of online test-time training: whole chunks of frames as a few matrix products.
 
-With e_t the error that frame t finds, u_t = b_t e_t its write, S the fast weights before a chunk, and
-d_ij = a_{j+1} ... a_i (d_i from the chunk's start), the recurrence of `online.py` unrolls to
+With e_t the error that frame t finds, b_t e_t its write, S the fast weights before a chunk, and d_ij = a_{j+1} ... a_i
+(d_i from the chunk's start), the recurrence of `online.py` unrolls to
 
     e_i = v_i - d_i S^T phi(k_i) - sum over j < i of d_ij (phi(k_i) . phi(k_j)) b_j e_j
-    z_i = d_i S^T phi(q_i) + sum over j <= i of d_ij (phi(q_i) . phi(k_j)) u_j
-    S' = d_C S + sum over j of d_Cj phi(k_j) u_j^T
+    z_i = d_i S^T phi(q_i) + sum over j <= i of d_ij (phi(q_i) . phi(k_j)) b_j e_j
+    S' = d_C S + sum over j of d_Cj phi(k_j) b_j e_j^T
 
 so the errors of a chunk solve one triangular system (the WY form of Yang et al. 2024, "Parallelizing Linear
-Transformers with the Delta Rule over Sequence Length"). Training keeps S between groups of chunks alone and computes
-the inside of a group again, so features never stay alive. A single frame takes a short way of its own.
+Transformers with the Delta Rule over Sequence Length"). The factor that gives phi its norm is applied to what is C or F
+wide, never to the features, which are the widest. A single frame takes a short way of its own.
 
 Legend: B batch, H heads, N = B * H, T frames, C frames of a chunk, F head width, I width of the features.
 """
@@ -19,90 +19,73 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from .online import OnlineTokens, SlowLayer, features
+from .online import OnlineTokens, SlowLayer, features, unit_features
 
 _CHUNK_FRAMES = 64
-_GROUP_CHUNKS = 4
 
 
 class Learned(NamedTuple):
-    """What a call did: answers z `[B, H, T, F]`, the fast weights after it `[B, H, I, F]`, and the errors e
-    `[B, H, T, F]`, where asked for."""
+    """What a call did: answers z `[B, H, T, F]`, the errors e `[B, H, T, F]`, and the fast weights `[B, H, I, F]`
+    after it."""
 
     answers: Tensor
+    errors: Tensor
     fast_weights: Tensor
-    errors: Tensor | None = None
 
 
-def delta_rule(
-    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor, with_errors: bool = False
-) -> Learned:
+class _Chunk(NamedTuple):
+    """Frames of a chunk: features `[N, C, I]` and their factors `[N, C]`, values `[N, C, F]`, gates `[N, C]`."""
+
+    q: Tensor
+    factor_q: Tensor
+    k: Tensor
+    factor_k: Tensor
+    v: Tensor
+    log_retention: Tensor
+    write: Tensor
+
+
+def delta_rule(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor) -> Learned:
     """Learns from all frames and answers to them.
 
     Args:
-        slow_layers: of `online.features`.
         fast_weights: S before the first frame. It is not changed.
-        with_errors: whether to return the errors that the frames found.
     """
     if tokens.v.shape[2] == 1:
-        return _single_frame(slow_layers, tokens, fast_weights, with_errors)
-    groups = []
-    for group in zip(*(x.split(_GROUP_CHUNKS * _CHUNK_FRAMES, dim=2) for x in tokens), strict=True):
-        arguments = (slow_layers, OnlineTokens(*group), fast_weights, with_errors)
-        if torch.is_grad_enabled():
-            groups.append(checkpoint(_group, *arguments, use_reentrant=False, preserve_rng_state=False))
-        else:
-            groups.append(_group(*arguments))
-        fast_weights = groups[-1].fast_weights
-    return _joined(groups, dim=2)
+        return _single_frame(slow_layers, tokens, fast_weights)
+    shape, fast = tokens.v.shape, fast_weights.flatten(0, 1)
+    frames = (*features(tokens.q, slow_layers), *features(tokens.k, slow_layers), *tokens[2:])
+    chunks = zip(*(x.flatten(0, 1).split(_CHUNK_FRAMES, dim=1) for x in frames), strict=True)
+    answers, errors = [], []
+    for chunk in chunks:
+        done = _walk_chunk(_Chunk(*chunk), fast)
+        answers.append(done.answers)
+        errors.append(done.errors)
+        fast = done.fast_weights
+    joined = (torch.cat(x, dim=1).view(shape) for x in (answers, errors))
+    return Learned(*joined, fast.view(fast_weights.shape))
 
 
-def _joined(parts: Sequence[Learned], dim: int) -> Learned:
-    """Parts that follow each other as one."""
-    answers, errors = torch.cat([part.answers for part in parts], dim), None
-    if parts[0].errors is not None:
-        errors = torch.cat([part.errors for part in parts if part.errors is not None], dim)
-    return Learned(answers, parts[-1].fast_weights, errors)
-
-
-def _group(
-    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor, with_errors: bool
-) -> Learned:
-    """Chunks one after the other, on one axis of samples and heads."""
-    phi_q, phi_k = (features(x, slow_layers).flatten(0, 1) for x in (tokens.q, tokens.k))
-    frames = (phi_q, phi_k, *(x.flatten(0, 1) for x in tokens[2:]))
-    chunks, fast = [], fast_weights.flatten(0, 1)
-    for chunk in zip(*(x.split(_CHUNK_FRAMES, dim=1) for x in frames), strict=True):
-        chunks.append(_chunk(*chunk, fast, with_errors))
-        fast = chunks[-1].fast_weights
-    whole = _joined(chunks, dim=1)
-    return Learned(*(None if x is None else x.unflatten(0, tokens.v.shape[:2]) for x in whole))
-
-
-def _chunk(
-    phi_q: Tensor, phi_k: Tensor, v: Tensor, log_retention: Tensor, write: Tensor, fast: Tensor, with_errors: bool
-) -> Learned:
-    """One chunk of features `[N, C, I]`, values `[N, C, F]`, gates `[N, C]` and S `[N, I, F]`."""
-    log_kept = log_retention.cumsum(1)
+def _walk_chunk(chunk: _Chunk, fast: Tensor) -> Learned:
+    """One chunk, from S `[N, I, F]`."""
+    log_kept = chunk.log_retention.cumsum(1)
     decay = (log_kept[:, :, None] - log_kept[:, None, :]).tril().exp().tril()  # d_ij
-    kept = log_kept.exp()[:, :, None]
-    seen_k, seen_q = (kept * torch.bmm(phi, fast) for phi in (phi_k, phi_q))
-    system = torch.bmm(phi_k, phi_k.mT) * decay * write[:, None, :]
-    errors = torch.linalg.solve_triangular(system.tril(-1), v - seen_k, upper=False, unitriangular=True)
-    writes = write[:, :, None] * errors
-    answers = torch.baddbmm(seen_q, torch.bmm(phi_q, phi_k.mT) * decay, writes)
-    after = torch.baddbmm(kept[:, -1:] * fast, (decay[:, -1, :, None] * phi_k).mT, writes)
-    return Learned(answers, after, errors if with_errors else None)
+    kept, factor_k, writes = log_kept.exp(), chunk.factor_k, chunk.write * chunk.factor_k
+    seen = torch.bmm(chunk.k, fast) * (kept * factor_k)[:, :, None]
+    overlaps = torch.bmm(chunk.k, chunk.k.mT) * (decay * factor_k[:, :, None] * writes[:, None, :])
+    errors = torch.linalg.solve_triangular(overlaps.tril(-1), chunk.v - seen, upper=False, unitriangular=True)
+    written = writes[:, :, None] * errors
+    recalled = torch.bmm(chunk.q, fast) * kept[:, :, None]
+    answers = torch.baddbmm(recalled, torch.bmm(chunk.q, chunk.k.mT) * decay, written) * chunk.factor_q[:, :, None]
+    after = torch.baddbmm(fast * kept[:, -1, None, None], chunk.k.mT, decay[:, -1, :, None] * written)
+    return Learned(answers, errors, after)
 
 
-def _single_frame(
-    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor, with_errors: bool
-) -> Learned:
+def _single_frame(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor) -> Learned:
     """The recurrence itself."""
-    phi_q, phi_k = (features(x, slow_layers) for x in (tokens.q, tokens.k))
+    phi_q, phi_k = (unit_features(x, slow_layers) for x in (tokens.q, tokens.k))
     kept = fast_weights * tokens.log_retention.exp()[..., None]
     errors = tokens.v - phi_k @ kept
     after = kept + phi_k.mT @ (tokens.write[..., None] * errors)
-    return Learned(phi_q @ after, after, errors if with_errors else None)
+    return Learned(phi_q @ after, errors, after)

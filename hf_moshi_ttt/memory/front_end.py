@@ -14,6 +14,7 @@ Legend: B batch, H heads, T frames, F head width, W width of the convolution, L 
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -44,16 +45,31 @@ class FrontEndState(StreamState):
     frames: Tensor
 
 
+class Span(NamedTuple):
+    """What the front end does: W, L, the horizon of the running mean in frames (0 for none), and the heads, the first
+    ones, that are only centred."""
+
+    width: int
+    lag: int
+    horizon_frames: int
+    same_frame_heads: int
+
+
 class FrontEnd(nn.Module):
     """Centring, convolution and lag of queries and keys, where the configuration asks for them."""
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__()
-        self.config = ttt_config
+        self.init = ttt_config.key_convolution_init
         self.num_heads, self.head_dim = num_heads, head_dim
-        self.width, self.lag = ttt_config.key_convolution_width, ttt_config.key_lag_frames
-        if self.width > 1:
-            shape = (num_heads - ttt_config.same_frame_heads, head_dim, self.width)
+        self.span = Span(
+            ttt_config.key_convolution_width,
+            ttt_config.key_lag_frames,
+            ttt_config.centering_horizon_frames,
+            ttt_config.same_frame_heads,
+        )
+        if self.span.width > 1:
+            shape = (num_heads - self.span.same_frame_heads, head_dim, self.span.width)
             self.query_convolution = nn.Parameter(torch.empty(shape))
             self.key_convolution = nn.Parameter(torch.empty(shape))
         self.reset_parameters()
@@ -61,62 +77,66 @@ class FrontEnd(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """The same start for queries and keys: random of unit norm per channel, or the identity."""
-        if self.width == 1:
+        if self.span.width == 1:
             return
         shape, device = self.key_convolution.shape, self.key_convolution.device
-        if self.config.key_convolution_init == "random":
+        if self.init == "random":
             start = F.normalize(torch.randn(shape, device=device), dim=-1)
         else:
-            start = F.pad(torch.ones(*shape[:-1], 1, device=device), (self.width - 1, 0))
+            start = F.pad(torch.ones(*shape[:-1], 1, device=device), (self.span.width - 1, 0))
         init.copy_(self.key_convolution, start)
         init.copy_(self.query_convolution, self.key_convolution)
 
     def init_state(self, batch_size: int, device: torch.device | str | None, dtype: torch.dtype) -> FrontEndState:
         """The state of `batch_size` fresh streams."""
-        heads = self.num_heads - self.config.same_frame_heads
+        heads, before = self.num_heads - self.span.same_frame_heads, self.span.width - 1
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(batch_size, *shape, dtype=dtype, device=device)
 
         return FrontEndState(
-            queries=zeros(heads, self.width - 1, self.head_dim),
-            keys=zeros(heads, self.width - 1 + self.lag, self.head_dim),
+            queries=zeros(heads, before, self.head_dim),
+            keys=zeros(heads, before + self.span.lag, self.head_dim),
             mean=zeros(self.num_heads, self.head_dim),
             frames=torch.zeros(batch_size, dtype=torch.int64, device=device),
+        )
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """The convolutions `[H', F, W]` of queries and keys in float32 at least; none of width 1."""
+        if self.span.width == 1:
+            return ()
+        return tuple(
+            x.to(torch.promote_types(x.dtype, torch.float32)) for x in (self.query_convolution, self.key_convolution)
         )
 
     def forward(self, q: Tensor, k: Tensor, state: FrontEndState | None) -> tuple[Tensor, Tensor, FrontEndState]:
         """Queries and keys `[B, H, T, F]` for the learner, and the state after the last frame."""
         state = state or self.init_state(q.shape[0], q.device, q.dtype)
-        q, k = (F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS) for x in (q, k))
-        mean, frames = state.mean, state.frames
-        horizon = self.config.centering_horizon_frames
-        if horizon:
-            means = running_mean(k, mean, frames, horizon)
-            q, k, mean = q - means, k - means, means[:, :, -1]
-            frames = (frames + k.shape[2]).clamp_max(horizon)
-        same = self.config.same_frame_heads
-        queries, keys = (
-            torch.cat([before, x[:, same:]], dim=2)
-            for before, x in ((state.queries, q), (state.keys, k))
-        )
-        spanning_q, spanning_k = self._convolved(queries, keys, q.shape[2])
-        if same:
-            spanning_q = torch.cat([q[:, :same], spanning_q], dim=1)
-            spanning_k = torch.cat([k[:, :same], spanning_k], dim=1)
-        state_after = FrontEndState(
-            queries[:, :, q.shape[2] :].clone(), keys[:, :, k.shape[2] :].clone(), mean.clone(), frames
-        )
-        return spanning_q, spanning_k, state_after
+        return spanning(q, k, state, self.weights(), self.span)
 
-    def _convolved(self, queries: Tensor, keys: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """The last `frames` outputs, of inputs that begin W - 1 (+ L) frames earlier."""
-        if self.width == 1:
-            return queries, keys[:, :, :frames]
-        weights = (self.query_convolution, self.key_convolution)
-        return tuple(  # type: ignore[return-value]
-            convolved(x, weight.to(x.dtype), frames) for x, weight in zip((queries, keys), weights, strict=True)
-        )
+
+def spanning(
+    q: Tensor, k: Tensor, state: FrontEndState, weights: tuple[Tensor, ...], span: Span
+) -> tuple[Tensor, Tensor, FrontEndState]:
+    """Queries and keys `[B, H, T, F]` that span several frames, and the state after the last frame, in new tensors."""
+    q, k = (F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS) for x in (q, k))
+    length, mean, frames = k.shape[2], state.mean, state.frames
+    if span.horizon_frames:
+        means = running_mean(k, mean, frames, span.horizon_frames)
+        q, k, mean = q - means, k - means, means[:, :, -1]
+        frames = (frames + length).clamp_max(span.horizon_frames)
+    same = span.same_frame_heads
+    queries, keys = (
+        torch.cat([before, x[:, same:]], dim=2) for before, x in ((state.queries, q), (state.keys, k))
+    )
+    after = FrontEndState(queries[:, :, length:].clone(), keys[:, :, length:].clone(), mean.clone(), frames.clone())
+    if weights:
+        queries, keys = (convolved(x, weight, length) for x, weight in zip((queries, keys), weights, strict=True))
+    else:
+        keys = keys[:, :, :length]
+    if same:
+        queries, keys = torch.cat([q[:, :same], queries], dim=1), torch.cat([k[:, :same], keys], dim=1)
+    return queries, keys, after
 
 
 def convolved(x: Tensor, weight_HFW: Tensor, frames: int) -> Tensor:
@@ -162,8 +182,7 @@ def _mean_weights(shares_BC: Tensor) -> tuple[Tensor, Tensor]:
 
 def naive_front_end(front_end: FrontEnd, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """The definition: queries and keys `[B, H, T, F]` for the learner, frame by frame from a fresh stream."""
-    width, lag, same = front_end.width, front_end.lag, front_end.config.same_frame_heads
-    horizon = front_end.config.centering_horizon_frames
+    width, lag, horizon, same = front_end.span
     q, k = (x / (x.square().mean(-1, keepdim=True) + _NORM_EPS).sqrt() for x in (q, k))
     mean, centred_q, centred_k, new_q, new_k = torch.zeros_like(k[:, :, 0]), [], [], [], []
     for t in range(q.shape[2]):

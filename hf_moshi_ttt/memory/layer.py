@@ -220,17 +220,61 @@ LEARNERS: dict[tuple[str, bool], Any] = {
 }
 
 
-def learner_class(ttt_config: TTTConfig) -> Any:
-    """What remembers, by `learner` and whether its steps are online."""
-    return LEARNERS[ttt_config.learner, ttt_config.step == "online"]
-
-
 @dataclass
-class TTTLayerState(StreamState):
-    """The memory of a layer with a front end, and what that needs of the frames before."""
+class WithFrontEndState(StreamState):
+    """The memory of a learner, and what the front end before it needs of the frames before."""
 
     memory: StreamState
     front_end: FrontEndState
+
+
+class WithFrontEnd(nn.Module):
+    """A learner that knows nothing of several frames, with the front end before it."""
+
+    def __init__(self, learner: Any, front_end: FrontEnd) -> None:
+        super().__init__()
+        self.memory, self.front_end = learner, front_end
+        self.answers_at_own_size = learner.answers_at_own_size
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values of every parameter."""
+        self.memory.reset_parameters()
+        self.front_end.reset_parameters()
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> WithFrontEndState:
+        """The state of `batch_size` rows."""
+        parameter = next(self.memory.parameters())
+        where, dtype = device or parameter.device, _inner_dtype(parameter.dtype)
+        front_end = self.front_end.init_state(batch_size, where, dtype)
+        return WithFrontEndState(self.memory.init_state(batch_size, device), front_end)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates_BHTR: Tensor,
+        state: WithFrontEndState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, WithFrontEndState, MemoryDiagnostics | None]:
+        """As the learner's, on queries and keys that span several frames."""
+        memory, before = (None, None) if state is None else (state.memory, state.front_end)
+        spanning_q, spanning_k, front_end = self.front_end(_fp32(q), _fp32(k), before)
+        z, memory, found = self.memory(spanning_q, spanning_k, v, gates_BHTR, memory, diagnostics, lr_scale)
+        if found is not None:
+            before_and_after = (key_cosine(_fp32(x.detach())) for x in (k, spanning_k))
+            found = replace(found, **dict(zip(("key_cosine_before", "key_cosine_after"), before_and_after, strict=True)))
+        return z, WithFrontEndState(memory, front_end), found
+
+
+def make_learner(num_heads: int, head_dim: int, ttt_config: TTTConfig) -> Any:
+    """What remembers, by `learner` and `step`, with the front end where it has none of its own."""
+    learner = LEARNERS[ttt_config.learner, ttt_config.step == "online"](num_heads, head_dim, ttt_config)
+    if ttt_config.has_front_end and not isinstance(learner, OnlineLearner):
+        return WithFrontEnd(learner, FrontEnd(num_heads, head_dim, ttt_config))
+    return learner
 
 
 class TTTLayer(nn.Module):
@@ -252,18 +296,16 @@ class TTTLayer(nn.Module):
         self.config = ttt_config
         self.num_heads = num_attention_heads
         self.head_dim = hidden_size // num_attention_heads
-        learner = learner_class(ttt_config)
+        learner_class = LEARNERS[ttt_config.learner, ttt_config.step == "online"]
         std = _PAPER_STD if ttt_config.preset == "paper" else 1 / math.sqrt(hidden_size)
         self.q_proj = TTTProjection(hidden_size, hidden_size, std)
         self.k_proj = TTTProjection(hidden_size, hidden_size, std)
         self.v_proj = TTTProjection(hidden_size, hidden_size, std)
         self.o_proj = TTTProjection(hidden_size, hidden_size, std=0)
-        self.rate_proj = TTTProjection(hidden_size, num_attention_heads * learner.gates_per_head, std, bias=True)
+        self.rate_proj = TTTProjection(hidden_size, num_attention_heads * learner_class.gates_per_head, std, bias=True)
         # In float32 also where models are made in another default dtype, as transformers does.
-        self.learner = learner(num_attention_heads, self.head_dim, ttt_config).float()
-        if ttt_config.has_front_end:
-            self.front_end = FrontEnd(num_attention_heads, self.head_dim, ttt_config).float()
-        if not learner.answers_at_own_size:
+        self.learner = make_learner(num_attention_heads, self.head_dim, ttt_config).float()
+        if not self.learner.answers_at_own_size:
             self.post_norm = nn.LayerNorm(hidden_size, eps=1e-6)
         if ttt_config.output_gate == "sigmoid":
             self.output_gate = OutputGate(hidden_size, self.head_dim)
@@ -275,8 +317,6 @@ class TTTLayer(nn.Module):
         for proj in (self.q_proj, self.k_proj, self.v_proj, self.o_proj, self.rate_proj):
             proj.reset_parameters()
         self.learner.reset_parameters()
-        if self.config.has_front_end:
-            self.front_end.reset_parameters()
         if not self.learner.answers_at_own_size:
             init.ones_(self.post_norm.weight)
             init.zeros_(self.post_norm.bias)
@@ -296,12 +336,7 @@ class TTTLayer(nn.Module):
         Args:
             device: the layer's own if None; on `"meta"` it costs nothing and `num_bytes()` still gives its size.
         """
-        memory = self.learner.init_state(batch_size, device)
-        if not self.config.has_front_end:
-            return memory
-        weight = self.q_proj.weight
-        front_end = self.front_end.init_state(batch_size, device or weight.device, _inner_dtype(weight.dtype))
-        return TTTLayerState(memory, front_end)
+        return self.learner.init_state(batch_size, device)
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries, keys and values `[B, H, T, F]` and gates `[B, H, T, R]`, in float32 at least."""
@@ -327,7 +362,7 @@ class TTTLayer(nn.Module):
         self._check(x_BTD, state)
         with torch.autocast(x_BTD.device.type, enabled=False):
             x = x_BTD.to(self.q_proj.weight.dtype)
-            z_BHTF, state_after, found = self._remember(x, state, diagnostics, inner_lr_scale)
+            z_BHTF, state_after, found = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
             z_BTD = z_BHTF.transpose(1, 2).flatten(-2)
             if not self.learner.answers_at_own_size:
                 weight, bias = _fp32(self.post_norm.weight), _fp32(self.post_norm.bias)
@@ -335,21 +370,6 @@ class TTTLayer(nn.Module):
             if self.config.output_gate == "sigmoid":
                 z_BTD = z_BTD * self.output_gate(x)
             return TTTLayerOutput(self.o_proj(z_BTD.to(x.dtype)).to(x_BTD.dtype), state_after, found)
-
-    def _remember(
-        self, x_BTD: Tensor, state: Any, diagnostics: bool, lr_scale: float
-    ) -> tuple[Tensor, StreamState, MemoryDiagnostics | None]:
-        """The learner's answer to x, with the front end before it where there is one."""
-        q, k, v, gates = self.project(x_BTD)
-        if not self.config.has_front_end:
-            return self.learner(q, k, v, gates, state, diagnostics, lr_scale)
-        memory, before = (None, None) if state is None else (state.memory, state.front_end)
-        new_q, new_k, front_end = self.front_end(q, k, before)
-        z, memory, found = self.learner(new_q, new_k, v, gates, memory, diagnostics, lr_scale)
-        if found is not None:
-            cosines = (key_cosine(x.detach()) for x in (k, new_k))
-            found = replace(found, **dict(zip(("key_cosine_before", "key_cosine_after"), cosines, strict=True)))
-        return z, TTTLayerState(memory, front_end), found
 
     def _check(self, x_BTD: Tensor, state: StreamState | None) -> None:
         width = self.num_heads * self.head_dim

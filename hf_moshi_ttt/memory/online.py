@@ -22,15 +22,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..transformer.stream_state import StreamState
+from .front_end import FrontEndState
 
 _NORM_EPS = 1e-6
 
 
 @dataclass
 class OnlineState(StreamState):
-    """The fast layer S of one TTT layer: `[B, H, I, F]` in float32 at least; zeros are a fresh memory."""
+    """The memory of one TTT layer, one row per sample; zeros are a fresh memory.
+
+    Args:
+        fast_weights: S, `[B, H, I, F]` in float32 at least.
+        front_end: what the front end needs of the frames before, where there is one.
+    """
 
     fast_weights: Tensor
+    front_end: FrontEndState | None = None
 
 
 class OnlineTokens(NamedTuple):
@@ -56,27 +63,31 @@ class SlowLayer(NamedTuple):
     bias: Tensor
 
 
-def unit_norm(x: Tensor) -> Tensor:
-    """x divided by its norm over the last axis; about 0 where the norm is far below 1e-3."""
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _NORM_EPS)
+def features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> tuple[Tensor, Tensor]:
+    """phi(x) as features `[B, H, T, I]` and the factor `[B, H, T]` on them, of x `[B, H, T, F]`.
 
-
-def features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> Tensor:
-    """phi(x) `[B, H, T, I]` of x `[B, H, T, F]`: of unit norm, falling to 0 where the RMS of x falls below 1e-3."""
-    if not slow_layers:
-        return unit_norm(x)
-    mean_square = x.square().mean(-1, keepdim=True)
+    Their product has unit norm, and falls to 0 where the RMS of x falls below 1e-3.
+    """
+    present = x.square().mean(-1)
     for weight, bias in slow_layers:
-        normed = F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS)
-        x = F.gelu(torch.einsum("bhti,hio->bhto", normed, weight) + bias, approximate="tanh")
-    return unit_norm(x) * (mean_square / (mean_square + _NORM_EPS))
+        normed = F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS).transpose(0, 1)
+        hidden = torch.baddbmm(bias, normed.flatten(1, 2), weight)
+        x = F.gelu(hidden, approximate="tanh").unflatten(1, normed.shape[1:3]).transpose(0, 1)
+    square = torch.linalg.vector_norm(x, dim=-1).square()
+    return x, torch.rsqrt(square + _NORM_EPS) * present / (present + _NORM_EPS)
+
+
+def unit_features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> Tensor:
+    """phi(x) `[B, H, T, I]`."""
+    found, factor = features(x, slow_layers)
+    return found * factor[..., None]
 
 
 def naive_online(
     slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The definition: one frame at a time. z `[B, H, T, F]`, and S after the last frame."""
-    phi_q, phi_k = (features(x, slow_layers) for x in (tokens.q, tokens.k))
+    phi_q, phi_k = (unit_features(x, slow_layers) for x in (tokens.q, tokens.k))
     retention, answers = tokens.log_retention.exp(), []
     for t in range(tokens.v.shape[2]):
         key = phi_k[:, :, t, :, None]

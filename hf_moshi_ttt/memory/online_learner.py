@@ -8,7 +8,9 @@ Legend: B batch, H heads, T frames, F head width, I width of the features, R gat
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +20,16 @@ from transformers import initialization as init
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
 from .delta_rule import delta_rule
-from .naive import MemoryDiagnostics, key_dependent_share
-from .online import OnlineState, OnlineTokens, SlowLayer, features
+from .front_end import FrontEnd, FrontEndState, Span, spanning
+from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
+from .online import OnlineState, OnlineTokens, SlowLayer, unit_features
+from .recomputation import walk
 
 # A threshold of one standard deviation keeps few features of a key awake, so that keys that are not alike hardly share
 # any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
 _INITIAL_SLOW_BIAS = -1.0
 _INITIAL_WRITE_LOGIT = 1.0
+_SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
 
 
 def float32_at_least(x: Tensor) -> Tensor:
@@ -77,6 +82,8 @@ class OnlineLearner(_SlowFeatures):
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__(num_heads, head_dim, ttt_config)
+        self.front_end = FrontEnd(num_heads, head_dim, ttt_config) if ttt_config.has_front_end else None
+        self.span = None if self.front_end is None else self.front_end.span
         self.write_bias = nn.Parameter(torch.empty(num_heads))
         if ttt_config.forget == "learned":
             self.decay_bias = nn.Parameter(torch.empty(num_heads))
@@ -87,6 +94,8 @@ class OnlineLearner(_SlowFeatures):
     def reset_parameters(self) -> None:
         """A retention of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
         super().reset_parameters()
+        if self.front_end is not None:
+            self.front_end.reset_parameters()
         init.constant_(self.write_bias, _INITIAL_WRITE_LOGIT)
         if self.config.forget == "learned":
             decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
@@ -98,7 +107,10 @@ class OnlineLearner(_SlowFeatures):
         like = self.answer_scale
         shape = (batch_size, self.num_heads, self.feature_dim, self.head_dim)
         dtype = torch.promote_types(like.dtype, torch.float32)
-        return OnlineState(torch.zeros(shape, dtype=dtype, device=device or like.device))
+        fast_weights = torch.zeros(shape, dtype=dtype, device=device or like.device)
+        if self.front_end is None:
+            return OnlineState(fast_weights)
+        return OnlineState(fast_weights, self.front_end.init_state(batch_size, fast_weights.device, dtype))
 
     def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, gates_BHTR: Tensor, lr_scale: float = 1.0) -> OnlineTokens:
         """What the inner model is given.
@@ -130,30 +142,61 @@ class OnlineLearner(_SlowFeatures):
         lr_scale: float = 1.0,
     ) -> tuple[Tensor, OnlineState, MemoryDiagnostics | None]:
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
-        tokens, slow = self.inner_tokens(q, k, v, gates_BHTR, lr_scale), self.slow_layers()
-        before = (self.init_state(len(q), q.device) if state is None else state).fast_weights
-        learned = delta_rule(slow, tokens, before)
-        found = self._diagnose(tokens, before, learned.fast_weights) if diagnostics else None
-        return self.scaled(learned.answers), OnlineState(learned.fast_weights), found
+        tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
+        state = self.init_state(len(q), q.device) if state is None else state
+        weights = () if self.front_end is None else self.front_end.weights()
+        parameters = (*weights, *(x for layer in self.slow_layers() for x in layer))
+        before = tuple(state.named_tensors().values())
+        answers, after = walk(partial(_step, self.span), tuple(tokens), before, parameters, _SEGMENT_FRAMES)
+        state_after = _state(after)
+        found = self._diagnose(tokens, state, state_after) if diagnostics else None
+        return self.scaled(answers), state_after, found
 
     @torch.no_grad()
-    def _diagnose(self, tokens: OnlineTokens, before: Tensor, after: Tensor) -> MemoryDiagnostics:
+    def _diagnose(self, tokens: OnlineTokens, before: OnlineState, after: OnlineState) -> MemoryDiagnostics:
         """The rule once more, with its errors: what a frame leaves of its error follows from the step it took."""
-        slow, k = self.slow_layers(), tokens.k
-        errors = delta_rule(slow, tokens, before, with_errors=True).errors
-        assert errors is not None, "errors were asked for"
-        phi = features(k, slow)
+        slow, key_cosines = self.slow_layers(), (None, None)
+        if self.front_end is not None:
+            q, k, _ = self.front_end(tokens.q, tokens.k, before.front_end)
+            key_cosines, tokens = (key_cosine(tokens.k), key_cosine(k)), tokens._replace(q=q, k=k)
+        errors, phi = delta_rule(slow, tokens, before.fast_weights).errors, unit_features(tokens.k, slow)
         left = errors * (1 - tokens.write * phi.square().sum(-1))[..., None]
-        answers, others = phi @ after, features(k.roll(self.head_dim // 2, dims=-1), slow) @ after
+        others = unit_features(tokens.k.roll(self.head_dim // 2, dims=-1), slow)
+        answers, other_answers = phi @ after.fast_weights, others @ after.fast_weights
         initial, before_step, after_step = (error.square().mean(-1) for error in (tokens.v, errors, left))
         return MemoryDiagnostics(
             initial, before_step, after_step,
             delta_ratio=None,
             key_dependent_share=key_dependent_share(answers),
             write_strength=tokens.write.mean(2),
+            key_cosine_before=key_cosines[0],
+            key_cosine_after=key_cosines[1],
             answer_norm_written=answers.norm(dim=-1).mean(2),
-            answer_norm_unwritten=others.norm(dim=-1).mean(2),
+            answer_norm_unwritten=other_answers.norm(dim=-1).mean(2),
         )  # fmt: skip
+
+
+def _state(tensors: Sequence[Tensor]) -> OnlineState:
+    """The state of its tensors in order."""
+    fast_weights, *rest = tensors
+    return OnlineState(fast_weights, FrontEndState(*rest) if rest else None)
+
+
+def _step(
+    span: Span | None, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One segment of `recomputation.walk`: the front end, where there is one, then the rule."""
+    tokens, before, num_weights = OnlineTokens(*frames), _state(state), 0
+    front_end = None
+    if span is not None and before.front_end is not None:
+        num_weights = 2 if span.width > 1 else 0
+        q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, parameters[:num_weights], span)
+        tokens = tokens._replace(q=q, k=k)
+    slow = parameters[num_weights:]
+    layers = [SlowLayer(weight, bias) for weight, bias in zip(slow[::2], slow[1::2], strict=True)]
+    learned = delta_rule(layers, tokens, before.fast_weights)
+    after = OnlineState(learned.fast_weights, front_end)
+    return learned.answers, tuple(after.named_tensors().values())
 
 
 @dataclass
@@ -197,11 +240,11 @@ class OnlineStaticLearner(_SlowFeatures):
         """As `OnlineLearner.forward`, whatever the gates."""
         q, k, v = (float32_at_least(x) for x in (q, k, v))
         slow, weight = self.slow_layers(), float32_at_least(self.start_weight)
-        z = self.scaled(features(q, slow) @ weight)
+        z = self.scaled(unit_features(q, slow) @ weight)
         found = None
         if diagnostics:
             with torch.no_grad():
-                answers = features(k, slow) @ weight
+                answers = unit_features(k, slow) @ weight
                 loss, share = (v - answers).square().mean(-1), key_dependent_share(answers)
                 found = MemoryDiagnostics(loss, loss, loss, torch.zeros_like(share), share)
         return z, state or self.init_state(len(q), q.device), found
