@@ -29,6 +29,7 @@ from .recomputation import walk
 # any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
 _INITIAL_SLOW_BIAS = -1.0
 _INITIAL_WRITE_LOGIT = 1.0
+_NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
 
 
@@ -123,6 +124,7 @@ class OnlineLearner(_SlowFeatures):
                 f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
             )
         q, k, v, gates_BHTR = (float32_at_least(x) for x in (q, k, v, gates_BHTR))
+        v = F.rms_norm(v, v.shape[-1:], eps=_NORM_EPS)
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
         log_retention = torch.zeros_like(write)
