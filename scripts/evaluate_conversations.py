@@ -1,6 +1,6 @@
-"""Lets a model go on in held-out conversations and measures whether its speech collapses; writes JSON and a picture.
+"""Lets a model continue held-out conversations and measures whether its speech collapses; writes JSON and a picture.
 
-The user's side goes on as recorded, and in silence after its end. The real conversations are the reference.
+The user's side continues as recorded, with silence after its end. The real conversations are the reference.
 """
 
 import argparse

@@ -4,7 +4,7 @@ python scripts/evaluate_long_context.py configs/evaluation/librilight.yaml --mod
     --compare frozen=kyutai/moshiko-pytorch-bf16,static,window_only,gated_delta=PATH,no_reset [key=value ...]
 
 Several processes share the recordings: torchrun --nproc-per-node 8 scripts/evaluate_long_context.py ... A run that was
-stopped goes on in its output folder.
+stopped continues in its output folder.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def parse_arguments() -> tuple[argparse.Namespace, RecordingSettings, LongContex
         default="",
         metavar="BASELINES",
         help="with commas: frozen=MODEL (before training), gated_delta=MODEL, static[=MODEL] (no inner steps), "
-        "window_only (no TTT branch), no_reset (memory goes on over recordings), NAME=MODEL",
+        "window_only (no TTT branch), no_reset (memory continues across recordings), NAME=MODEL",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for results")
     parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")

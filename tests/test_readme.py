@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,3 +150,9 @@ def test_every_configuration_parses() -> None:
         model, data, args = parse_settings(read_settings(path, ["use_cpu=true"]))
         assert data.train_codes and args.max_steps > 0
         assert model.preset or model.model_name_or_path or args.resume_from
+
+
+@pytest.mark.parametrize("palette", ["light", "dark"])
+def test_the_picture_is_what_its_script_draws(palette: str) -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))["picture"](palette)
+    assert (ROOT / "docs" / "images" / f"architecture-{palette}.svg").read_text() == drawn

@@ -1,4 +1,4 @@
-"""Pictures of a long-context evaluation, drawn from its `results.json` alone."""
+"""Pictures of a long-context evaluation, drawn from its `results.json`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +102,7 @@ def plot_codebooks(results: dict[str, Any], path: str | Path) -> None:
     panels[1].set_xlabel(_POSITION)
     figure.suptitle(
         f"{results['model']}: loss by codebook and position\n"
-        "dashed: the attention window; behind the black line some recordings have ended",
+        "dashed: the attention window; right of the black line some recordings have ended",
         fontsize="medium",
     )
     _save(figure, path)
@@ -156,10 +156,11 @@ def _draw(axes: Axes, curve: list[dict[str, Any]], colour: Any, name: str, is_ma
     """The curve: solid where every recording takes part, dotted where some have ended.
 
     Args:
-        is_main: whether it lies above others and has its interval.
+        is_main: whether it is drawn above the others and with its interval.
 
     Returns:
-        What has to be seen: the curve, and intervals where every recording takes part. Those of the last few are huge.
+        Values that the y axis must show: the curve, and the intervals where every recording takes part (of the last few
+        recordings they are wide).
     """
     if not curve:
         return []

@@ -1,4 +1,4 @@
-"""Pictures of results, drawn from the JSON alone."""
+"""Pictures of what TTT memories do, drawn from the JSON of `memory_curves.py`."""
 
 from pathlib import Path
 from typing import Any
