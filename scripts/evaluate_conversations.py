@@ -20,8 +20,8 @@ from hf_moshi_ttt.evaluation.conversation_measures import (
     measures_by_window,
     summarize_measures,
 )
-from hf_moshi_ttt.evaluation.pictures import plot_conversations
 from hf_moshi_ttt.evaluation.results_file import made_with
+from hf_moshi_ttt.evaluation.results_plot import plot_conversations
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -23,10 +23,10 @@ from hf_moshi_ttt.evaluation.long_context_settings import (
     RecordingSettings,
     parse_settings,
 )
-from hf_moshi_ttt.evaluation.pictures import draw_pictures
 from hf_moshi_ttt.evaluation.recordings import load_recordings
 from hf_moshi_ttt.evaluation.report import write_report
 from hf_moshi_ttt.evaluation.results_file import SCHEMA_VERSION, made_with, write_results
+from hf_moshi_ttt.evaluation.results_plot import draw_pictures
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
 from hf_moshi_ttt.training.arguments import describe_settings, read_settings
