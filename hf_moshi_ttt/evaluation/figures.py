@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 POSITION_LABEL = "position in the recording (frames of 80 ms)"
 _DPI = 120
-_STYLE = {"legend.frameon": False, "legend.fontsize": "small", "grid.alpha": 0.25, "figure.titlesize": "medium"}
+_STYLE: Any = {"legend.frameon": False, "legend.fontsize": "small", "grid.alpha": 0.25, "figure.titlesize": "medium"}
 
 
 @contextmanager
