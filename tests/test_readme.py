@@ -122,6 +122,16 @@ def test_the_table_of_wings_is_their_order_and_imports() -> None:
         assert set(filter(None, uses.strip().split(", "))) == used - GROUND - {row[0]}, row
 
 
+def test_what_is_added_touches_at_most_three_files_and_a_test() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text[text.index("## How to add") : text.index("## Decisions")]
+    lists = [re.findall(r"^\d\. (.*)$", part, re.M) for part in section.split("\n### ")[1:]]
+    assert len(lists) == 5
+    for files in lists:
+        assert 2 <= len(files) <= 4 and files[-1].startswith("Test `tests/")
+        assert all(line.startswith("`hf_moshi_ttt/") for line in files[:-1])
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_files_that_a_page_names_exist(page: str) -> None:
     text = (ROOT / page).read_text()
