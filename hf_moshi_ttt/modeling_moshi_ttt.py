@@ -276,7 +276,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         depth = self.config.max_delay_frames + 1
         return MoshiTTTState(
             memory=tuple(layer.ttt.init_state(batch_size, device) for layer in self.model.layers if layer.has_ttt),
-            window=tuple(layer.self_attn.init_cache(batch_size, device) for layer in self.model.layers)
+            window=tuple(layer.self_attn.init_cache(batch_size, self.dtype, device) for layer in self.model.layers)
             if window
             else None,
             history=initial[None, :, None].repeat(batch_size, 1, depth),

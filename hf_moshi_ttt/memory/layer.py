@@ -279,7 +279,7 @@ class TTTLayer(nn.Module):
         """
         self._check(x_BTD, state)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            x = x_BTD.to(self.q_proj.weight.dtype)
+            x = x_BTD.to(_dtype_for(self.q_proj, x_BTD))
             z_BHTF, state_after, found = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
             normed = self.post_norm(z_BHTF.transpose(1, 2).flatten(-2))
             return TTTLayerOutput(self.o_proj(normed.to(x.dtype)).to(x_BTD.dtype), state_after, found)
@@ -290,6 +290,12 @@ class TTTLayer(nn.Module):
             raise ValueError(f"x must be [B, T >= 1, {width}]; got {list(x_BTD.shape)}.")
         if state is not None and state.batch_size != x_BTD.shape[0]:
             raise ValueError(f"x has {x_BTD.shape[0]} rows, but the state has {state.batch_size}.")
+
+
+def _dtype_for(linear: nn.Linear, x: Tensor) -> torch.dtype:
+    """What a linear layer takes `x` in: its weight's dtype, or the one `x` has where the weight is quantized."""
+    dtype = linear.weight.dtype
+    return dtype if dtype.is_floating_point and dtype.itemsize > 1 else x.dtype
 
 
 def _inner_dtype(dtype: torch.dtype) -> torch.dtype:
