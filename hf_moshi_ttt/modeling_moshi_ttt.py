@@ -165,8 +165,8 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
         return next((torch.device(where) for where in found if where is not None), device)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # For code outside transformers it passes by modules whose own weights are all loaded, and so by decoder layers,
-        # which initialise their TTT block. `init` spares loaded weights by itself.
+        # For code outside transformers it skips modules whose own weights are all loaded, and so decoder layers, which
+        # initialise their TTT block. `init` leaves loaded weights unchanged by itself.
         super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
@@ -267,7 +267,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         """The state of `batch_size` fresh streams.
 
         Args:
-            window: whether attention goes on across calls. False carries the memory alone from segment to segment.
+            window: whether attention continues across calls. False carries only the memory from segment to segment.
             device: the model's own if None; on `"meta"` it costs nothing, and `num_bytes_by_layer()` still gives the
                 memory it needs, for a model on `"meta"` too.
         """

@@ -1,7 +1,7 @@
 """One frame in, one frame out: `step_with_logits` and `generate`, on the exact streaming state.
 
 Step s reads all frames before s and predicts the text and codebook 0 of frame s and, one frame late, the delayed
-codebooks of frame s - 1. So a frame is complete one step after its own. Codes that the caller knows are forced, in any
+codebooks of frame s - 1. So a frame is complete one step later. Codes that the caller knows are forced, in any
 mixture; the others (-2, free) are chosen by the model.
 """
 
@@ -117,8 +117,8 @@ class MoshiTTTStreamingMixin:
         Args:
             codes_frame: `[B, K]` int64, what is known of the next frame: an id, -1 for no input, or -2 for a code of
                 Moshi's own rows that the model shall choose. The user's rows are never free.
-            state: the stream; go on with the returned one.
-            active_rows: `[B]` bool, False for rows whose stream stands still in this step.
+            state: the stream so far; continue with the returned state.
+            active_rows: `[B]` bool, False for rows whose stream does not advance in this step.
             diagnostics: whether to return what the memory of each TTT layer did.
 
         Raises:
