@@ -5,13 +5,13 @@ codebooks of frame s - 1. So a frame is complete one step later. Codes that the 
 mixture; the others (-2, free) are chosen by the model.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper
 from transformers.utils import ModelOutput
 
 from ..memory.naive import MemoryDiagnostics
@@ -25,8 +25,11 @@ class Sampling:
 
     Args:
         temperature, text_temperature: 0 takes the most likely code.
-        top_k, text_top_k: only that many most likely codes are drawn from.
+        top_k, text_top_k: the number of most likely codes that are drawn from, also where more are as likely.
         generator: source of the draws, on the model's device.
+
+    Raises:
+        ValueError: a temperature below 0, or none at all to draw from.
     """
 
     temperature: float = 0.8
@@ -35,14 +38,23 @@ class Sampling:
     text_top_k: int = 25
     generator: torch.Generator | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        for name in ("temperature", "text_temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)!r}, but it must be 0 (the most likely code) or more.")
+        for name in ("top_k", "text_top_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}, but at least 1 code must be left to draw from.")
+
     def draw(self, logits_BV: Tensor, is_text: bool) -> Tensor:
         """Ids `[B]` drawn from logits `[B, V]`."""
         temperature, top_k = (self.text_temperature, self.text_top_k) if is_text else (self.temperature, self.top_k)
         if temperature == 0:
             return logits_BV.argmax(-1)
-        scores = TemperatureLogitsWarper(float(temperature))(None, logits_BV.float())
-        scores = TopKLogitsWarper(min(top_k, scores.shape[-1]))(None, scores)
-        return torch.multinomial(scores.softmax(-1), 1, generator=self.generator)[:, 0]
+        probabilities = (logits_BV.float() / temperature).softmax(-1)
+        # transformers' TopKLogitsWarper keeps every code as likely as the k-th: in bfloat16 often more than k.
+        likeliest, ids = probabilities.topk(min(top_k, probabilities.shape[-1]))
+        return ids.gather(-1, torch.multinomial(likeliest, 1, generator=self.generator))[:, 0]
 
 
 GREEDY = Sampling(temperature=0, text_temperature=0)

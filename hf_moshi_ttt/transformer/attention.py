@@ -68,10 +68,14 @@ class SlidingWindowAttention(nn.Module):
         self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
 
-    def init_cache(self, batch_size: int, device: torch.device | str | None = None) -> KVCache:
-        """An empty ring of `batch_size` rows in the weights' dtype, on their device or on `device`."""
+    def init_cache(self, batch_size: int, dtype: torch.dtype, device: torch.device | str) -> KVCache:
+        """An empty ring of `batch_size` rows.
+
+        Args:
+            dtype: that the layer computes in; its weights may be stored in another, such as int8.
+        """
         shape = (batch_size, self.num_heads, self.window, self.head_dim)
-        zeros = torch.zeros(shape, dtype=self.qkv_proj.weight.dtype, device=device or self.qkv_proj.weight.device)
+        zeros = torch.zeros(shape, dtype=dtype, device=device)
         return KVCache(zeros, zeros.clone())
 
     def forward(
