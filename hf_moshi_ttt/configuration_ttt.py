@@ -149,7 +149,7 @@ class TTTConfig(StrictConfig):
         current = cls.with_current_names(stored)
         if _FRONT_END_KEY in stored:
             return current
-        return {**cls(preset=current["preset"]).state_values(), **current}
+        return {**cls(**{"preset": current["preset"]}).state_values(), **current}
 
     @property
     def has_front_end(self) -> bool:

@@ -225,7 +225,8 @@ def naive_front_end(front_end: FrontEnd, q: Tensor, k: Tensor) -> tuple[Tensor, 
     """The definition: queries and keys `[B, H, T, F]` for the learner, frame by frame from a fresh stream."""
     width, lag, horizon, same = front_end.span
     q, k = (x / (x.square().mean(-1, keepdim=True) + _NORM_EPS).sqrt() for x in (q, k))
-    mean, centred_q, centred_k, new_q, new_k = torch.zeros_like(k[:, :, 0]), [], [], [], []
+    mean = torch.zeros_like(k[:, :, 0])
+    centred_q, centred_k, new_q, new_k = (list[Tensor]() for _ in range(4))
     for t in range(q.shape[2]):
         if horizon:
             mean = mean + (k[:, :, t] - mean) / min(t + 1, horizon)

@@ -152,10 +152,11 @@ class OnlineLearner(_SlowFeatures):
     @torch.no_grad()
     def _diagnose(self, tokens: OnlineTokens, before: OnlineState, after: OnlineState) -> MemoryDiagnostics:
         """The rule once more, with its errors: what a frame leaves of its error follows from the step it took."""
-        slow, key_cosines = self.slow_layers(), (None, None)
+        slow, before_cosine, after_cosine = self.slow_layers(), None, None
         if self.front_end is not None:
             q, k, _ = self.front_end(tokens.q, tokens.k, before.front_end)
-            key_cosines, tokens = (key_cosine(tokens.k), key_cosine(k)), tokens._replace(q=q, k=k)
+            before_cosine, after_cosine = key_cosine(tokens.k), key_cosine(k)
+            tokens = tokens._replace(q=q, k=k)
         errors, phi = delta_rule(slow, tokens, before.fast_weights).errors, unit_features(tokens.k, slow)
         left = errors * (1 - tokens.write * phi.square().sum(-1))[..., None]
         others = unit_features(tokens.k.roll(self.head_dim // 2, dims=-1), slow)
@@ -166,8 +167,8 @@ class OnlineLearner(_SlowFeatures):
             delta_ratio=None,
             key_dependent_share=key_dependent_share(answers),
             write_strength=tokens.write.mean(2),
-            key_cosine_before=key_cosines[0],
-            key_cosine_after=key_cosines[1],
+            key_cosine_before=before_cosine,
+            key_cosine_after=after_cosine,
             answer_norm_written=answers.norm(dim=-1).mean(2),
             answer_norm_unwritten=other_answers.norm(dim=-1).mean(2),
         )  # fmt: skip
