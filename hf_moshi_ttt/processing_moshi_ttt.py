@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import sentencepiece
 import torch
-from transformers import AutoModel, AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from .checkpoints.repository import HUB_OPTIONS, Repository, read_config
-from .codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Frames
-from .codec.hub_files import local_file
-from .codec.log_mel_codec import LogMelCodecModel  # noqa: F401  registered with AutoModel
+from .codec.audio import SAMPLE_RATE_HZ, Frames
+from .codec.hub_files import folder_or_repository, local_file
+from .codec.pretrained_codec import load_codec
 from .codec.stream_rows import text_row, user_rows
 from .codec.text_stream import build_text_row, load_text_tokenizer
 from .configuration_moshi_ttt import MoshiTTTConfig
@@ -53,7 +53,7 @@ class MoshiTTTProcessor(ProcessorMixin):
         """
         hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         config = kwargs.get("config") or read_config(Repository(str(pretrained_model_name_or_path), hub))
-        config.name_or_path = str(pretrained_model_name_or_path)
+        config.name_or_path = folder_or_repository(pretrained_model_name_or_path)
         return cls(config, hub)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
@@ -82,13 +82,10 @@ class MoshiTTTProcessor(ProcessorMixin):
         """The codec, on the CPU; `processor.codec.to(device)` moves it.
 
         Raises:
-            ValueError: a codec of other rates than Moshi's.
+            ValueError: no such codec, or one of other rates than Moshi's.
+            OSError: a name that cannot be reached.
         """
-        codec: Any = AutoModel.from_pretrained(self.config.codec).eval()
-        rates = (codec.config.sampling_rate, codec.config.frame_rate)
-        if rates != (SAMPLE_RATE_HZ, SAMPLE_RATE_HZ / FRAME_SAMPLES):
-            raise ValueError(f"{self.config.codec}: (samples/s, frames/s) = {rates}, but Moshi needs (24000, 12.5).")
-        return codec
+        return load_codec(self.config.codec)
 
     @cached_property
     def tokenizer(self) -> sentencepiece.SentencePieceProcessor:

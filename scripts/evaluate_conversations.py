@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration, Sampling
 from hf_moshi_ttt.codec.audio import frames_from_sec
-from hf_moshi_ttt.data.codes import decode_codes, load_codec, load_codes
+from hf_moshi_ttt.codec.pretrained_codec import load_codec
+from hf_moshi_ttt.data.codes import decode_codes, load_codes
 from hf_moshi_ttt.evaluation.conversation_measures import (
     continue_conversation,
     measures_by_window,

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers.utils.hub import cached_file, cached_files, extract_commit_hash
+from transformers.utils.hub import cached_files, extract_commit_hash
 
-from ..codec.hub_files import HUB_SCHEME, local_file
+from ..codec.hub_files import HUB_SCHEME, folder_or_repository, local_file, repository_file
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from .kyutai import config_from_kyutai, from_kyutai, is_kyutai_config, merge_lora
 from .lazy_weights import PICKLE_SUFFIXES, LazyTensor, open_weights, read_header
@@ -52,10 +52,20 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Repository:
-    """A folder or a repository on the Hub; `hub` holds transformers' download options (revision, token, ...)."""
+    """A folder, known by its absolute path, or a repository on the Hub.
+
+    Args:
+        hub: transformers' download options (revision, token, ...).
+
+    Raises:
+        ValueError: a name that can only be a folder and is not there.
+    """
 
     name: str
     hub: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", folder_or_repository(self.name))
 
     def file(self, filename: str) -> Path | None:
         """Where a file lies, downloaded if need be, or None if the repository has none of that name.
@@ -71,8 +81,7 @@ class Repository:
             return local_file(filename)
         if Path(filename).is_absolute() or ".." in Path(filename).parts:
             raise ValueError(f"{self.name}: {filename} leads out of the repository.")
-        found = cached_file(self.name, filename, _raise_exceptions_for_missing_entries=False, **self.hub)
-        return None if found is None else Path(found)
+        return repository_file(self.name, filename, self.hub)
 
     @property
     def origin(self) -> Origin:
@@ -194,7 +203,6 @@ def read_config(repository: Repository) -> MoshiTTTConfig:
 
 def _read_config(repository: Repository) -> tuple[dict[str, Any] | None, MoshiTTTConfig]:
     """config.json as it is, None if there is none, and what it means."""
-    _require_folder(repository.name)
     raw = repository.read_json("config.json")
     if raw is not None and raw.get("model_type") == MoshiTTTConfig.model_type:
         return raw, MoshiTTTConfig.from_dict(raw)
@@ -208,12 +216,6 @@ def _read_config(repository: Repository) -> tuple[dict[str, Any] | None, MoshiTT
         f"{repository.name}: config.json is none of Moshi's (model_type={raw.get('model_type')!r}). It must be that of "
         "TTT-Moshi (moshi_ttt), Kyutai's (dim, n_q, ...) or transformers' MoshiForConditionalGeneration."
     )
-
-
-def _require_folder(name: str) -> None:
-    looks_like_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
-    if looks_like_path and not Path(name).is_dir():
-        raise ValueError(f"{name}: no such folder.")
 
 
 def _whole_weights(repository: Repository, base: str | None, *names: str) -> dict[str, LazyTensor]:
@@ -257,7 +259,6 @@ def _lora_base(repository: Repository, names: tuple[str, ...], base: str | None)
                 f"{repository.name}: LoRA weights of moshi-finetune, but their base cannot be opened there: {error} "
                 f'Give {BASE_KEY}="kyutai/moshiko-pytorch-bf16", or the checkpoint they were trained on.'
             ) from error
-    _require_folder(base)
     owner = repository.other(base)
     raw = owner.read_json("config.json") or {}
     return owner.weights(raw.get("moshi_name") or WEIGHTS_NAME, _FINETUNE_NAME)
@@ -281,10 +282,10 @@ def _with_trained_part(
     named = base or metadata.get(BASE_KEY)
     if not named:
         raise ValueError(f"{path}: the trained part names no base model. Give {BASE_KEY}.")
-    if named in (*known, repository.name):
-        raise ValueError(f"{path}: the base model {named} is built on this trained part itself.")
     try:
         owner = repository.other(named, metadata.get(BASE_REVISION_KEY) if base is None else None)
+        if owner.name in (*known, repository.name):
+            raise ValueError(f"{named} is built on this trained part itself.")
         opened = open_checkpoint(owner, None, (*known, repository.name))
     except (OSError, ValueError) as error:
         raise ValueError(

@@ -27,7 +27,7 @@ import sentencepiece
 
 from ..special_ids import NO_INPUT_ID
 from .audio import FRAME_RATE_HZ, Frames
-from .hub_files import HUB_SCHEME, local_file
+from .hub_files import HUB_SCHEME, expand_home, local_file
 
 EPAD_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3
 
@@ -46,8 +46,7 @@ def load_text_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcesso
     Raises:
         ValueError: no such file, no SentencePiece model in it, or a vocabulary beyond int16.
     """
-    if str(path).startswith(HUB_SCHEME):
-        path = local_file(path)
+    path = local_file(path) if str(path).startswith(HUB_SCHEME) else expand_home(path)
     if not Path(path).is_file():
         raise ValueError(f"{path}: no SentencePiece model. Train one with scripts/train_text_tokenizer.py.")
     try:

@@ -24,9 +24,10 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..codec.audio import BadAudioError, frames_from_sec, read_blocks
+from ..codec.pretrained_codec import codec_sha256, load_codec
 from ..codec.text_stream import build_text_row, load_text_tokenizer
 from .bad_files import MAX_BAD_FRACTION, BadFiles
-from .codes import FEATURES, Provenance, codec_sha256, encode_streams, load_codec, load_codes, silence_codes
+from .codes import FEATURES, Provenance, encode_streams, load_codes, silence_codes
 from .word_times import MAIN_SPEAKER
 from .workers import run_jobs
 
