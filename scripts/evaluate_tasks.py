@@ -21,7 +21,7 @@ from hf_moshi_ttt.evaluation.recordings import encode_files
 from hf_moshi_ttt.evaluation.results_file import made_with
 from hf_moshi_ttt.evaluation.text_perplexity import evaluate_text_perplexity
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.training.arguments import read_settings
+from hf_moshi_ttt.settings import read_settings
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Names mean what exists here, or a repository on the Hub, or are refused; the Hub itself is tried in test_saving.py."""
+"""Names mean what exists here, or a repository on the Hub, or are refused; the Hub is tried in test_saving.py."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_folders_are_known_by_their_absolute_path(home: Path, monkeypatch: pytes
         with pytest.raises(ValueError, match=f"^{name}: no such folder.$"):
             folder_or_repository(name)
     (home / "file").touch()
-    with pytest.raises(ValueError, match="~/file: a file, but a folder or the name of a repository on the Hub is expec"):
+    with pytest.raises(ValueError, match="~/file: a file, but a folder or the name of a repository on the Hub is"):
         folder_or_repository("~/file")
 
 
