@@ -144,8 +144,8 @@ class CheckpointFolders:
         if limit is None or limit <= 0:
             return
         whole = [checkpoint for checkpoint in self.present() if what_is_wrong(checkpoint) is None]
-        kept = {whole[-1], Path(best) if best else whole[-1]}
-        oldest = [checkpoint for checkpoint in whole if checkpoint not in kept]
+        kept = {whole[-1].resolve(), Path(best).resolve() if best else whole[-1].resolve()}
+        oldest = [checkpoint for checkpoint in whole if checkpoint.resolve() not in kept]
         for checkpoint in oldest[: max(0, len(whole) - limit)]:
             self.remove(checkpoint)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from peft import PeftConfig, PeftModel
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..checkpoints.adapters import lora_config, make_trainable
+from ..checkpoints.adapters import adapter_settings, lora_config, make_trainable
 from ..codec.audio import frames_from_sec
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from ..data.codes import Provenance, load_codes, require_same_codec
@@ -25,7 +26,7 @@ from .arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments,
 from .dry_run import describe_model, describe_steps, describe_time, measure, static_memory, write_first_batch
 from .length_stages import StagedSegments
 from .parameter_groups import count_parameters, parameter_groups
-from .resumption import Start, course_settings, plan_start, require_same_course, weights_of
+from .resumption import Start, course_settings, plan_start, require_parts, require_same_course, weights_of
 from .run_files import MetricsFile, write_run
 from .trainer import MoshiTTTTrainer
 
@@ -81,6 +82,8 @@ def dry_run(settings: dict[str, Any], say: Callable[[str, str], None]) -> int:
     model_args, data_args, args = parse_settings(settings)
     say = say if args.process_index == 0 else lambda *_: None
     start = plan_start(args)
+    if start.checkpoint is not None:
+        require_parts(start)
     say("start", f"goes on from {start.checkpoint}" if start.checkpoint else "step 0")
     set_seed(args.seed)
     model = build_model(model_args, args)
@@ -121,6 +124,8 @@ def prepare(settings: dict[str, Any]) -> tuple[MoshiTTTTrainer, Start]:
             f"{args.n_gpu}, or choose one of them with CUDA_VISIBLE_DEVICES=0."
         )
     start = plan_start(args)
+    if start.checkpoint is not None:
+        require_parts(start)
     set_seed(args.seed)
     trainer = build_trainer(build_model(model_args, args), model_args, data_args, args)
     if start.checkpoint is not None:
@@ -167,23 +172,31 @@ def _with_adapter(folder: Path, model_args: ModelArguments) -> PeftModel:
         ValueError: it is to be trained with other settings than it has, or names no base.
     """
     described: Any = PeftConfig.from_pretrained(str(folder))
-    has_ttt = "ttt" in (described.modules_to_save or [])
-    found = {
-        "trainable": "lora+ttt" if has_ttt else "lora",
-        "lora_rank": described.r,
-        "lora_scaling": described.lora_alpha / described.r,
-    }
-    for key, value in found.items():
-        if getattr(model_args, key) != value:
-            raise ValueError(
-                f"{folder}: an adapter with {key}={value!r}, but {getattr(model_args, key)!r} is asked for."
-            )
     base = described.base_model_name_or_path
     if not base:
         raise ValueError(f"{folder}: the adapter names no base model.")
     config = MoshiTTTConfig.from_pretrained(folder)
-    model = MoshiTTTForConditionalGeneration.from_pretrained(base, config=config, **model_args.config)
-    return _trained_in_float32(PeftModel.from_pretrained(model, str(folder), is_trainable=True))
+    base_model = MoshiTTTForConditionalGeneration.from_pretrained(base, config=config, **model_args.config)
+    model = PeftModel.from_pretrained(base_model, str(folder), is_trainable=True)
+    _require_settings_of(model, folder, model_args)
+    return _trained_in_float32(model)
+
+
+def _require_settings_of(model: PeftModel, folder: Path, asked: ModelArguments) -> None:
+    try:
+        found = adapter_settings(model)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    for key, value in found.items():
+        wanted = getattr(asked, key)
+        if not _is_same_setting(key, value, wanted):
+            raise ValueError(f"{folder}: an adapter with {key}={value!r}, but {wanted!r} is asked for.")
+
+
+def _is_same_setting(key: str, found: Any, asked: Any) -> bool:
+    if key == "lora_scaling":
+        return math.isclose(found, asked, rel_tol=1e-9)  # the file holds strength * rank, divided by the rank again
+    return set(found or ()) == set(asked) if key == "lora_parts" else found == asked
 
 
 def _trained_in_float32(model: Any) -> Any:
