@@ -7,7 +7,7 @@ Axes: B batch, K streams, Q codebooks, T frames of 80 ms, S samples.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from .checkpoints.repository import HUB_OPTIONS, Repository, read_config
 from .codec.audio import SAMPLE_RATE_HZ, Frames
 from .codec.hub_files import folder_or_repository, local_file
-from .codec.pretrained_codec import load_codec
+from .codec.pretrained_codec import codec_sha256, load_codec
 from .codec.stream_rows import text_row, user_rows
-from .codec.text_stream import build_text_row, load_text_tokenizer
+from .codec.text_stream import build_text_row, load_text_tokenizer, tokenizer_sha256
 from .configuration_moshi_ttt import MoshiTTTConfig
 
 _SILENCE_SEC = 20  # Mimi looks back 10 s
@@ -82,19 +82,30 @@ class MoshiTTTProcessor(ProcessorMixin):
         """The codec, on the CPU; `processor.codec.to(device)` moves it.
 
         Raises:
-            ValueError: no such codec, or one of other rates than Moshi's.
+            ValueError: no such codec, one of other rates than Moshi's, or another than the model was trained on.
             OSError: a name that cannot be reached.
         """
-        return load_codec(self.config.codec)
+        codec = load_codec(self.config.codec)
+        self._require_hash("codec", self.config.codec_sha256, codec_sha256, codec)
+        return codec
+
+    def _require_hash(self, key: str, expected: str | None, sha256: Callable[[Any], str], part: Any) -> None:
+        if expected is not None and (found := sha256(part)) != expected:
+            raise ValueError(
+                f"{getattr(self.config, key)}: not the {key} that the model was trained on (sha256 {found[:8]}, but "
+                f"config.json has {key}_sha256={expected[:8]}...). Put that one there, or its path into config.json."
+            )
 
     @cached_property
     def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
         """The text tokenizer.
 
         Raises:
-            ValueError: the model has none.
+            ValueError: the model has none, or another than it was trained on.
         """
-        return load_text_tokenizer(self._tokenizer_file())
+        path = self._tokenizer_file()
+        self._require_hash("text_tokenizer", self.config.text_tokenizer_sha256, tokenizer_sha256, path)
+        return load_text_tokenizer(path)
 
     def _tokenizer_file(self) -> Path:
         if self.config.text_tokenizer is None:

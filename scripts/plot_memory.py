@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_moshi_ttt.data.codes import load_codes
+from hf_moshi_ttt.data.compatibility import warn_where_unknown
 from hf_moshi_ttt.evaluation.memory_curves import memory_by_position, memory_by_step
 from hf_moshi_ttt.evaluation.plots import plot_memory
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -31,6 +32,7 @@ def curves(arguments: argparse.Namespace) -> dict[str, Any]:
         return memory_by_step(read_metrics(arguments.model))
     model = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
     codes, provenance = load_codes(arguments.codes)
+    warn_where_unknown(model.config, provenance, arguments.codes)
     recordings = [row["codes"] for row in codes.select(range(min(arguments.recordings, len(codes))))]
     return memory_by_position(model, recordings, provenance.silence_codes, arguments.bin_frames)
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from .repository import is_ttt_weight
+from .weight_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, remove_stale_weights, require_other_folder
 
 PRESETS = ("frozen", "lora", "ttt", "lora+ttt", "full")
 TTT_MODULES = ["ttt", "ttt_norm", "ttt_gate"]
@@ -162,7 +163,13 @@ def matched_lora_rank(model: nn.Module, parts: Sequence[str] = DEFAULT_PARTS, ra
 
 
 def save_adapter(model: PeftModel, folder: str | Path) -> None:
-    """`peft`'s own `save_pretrained`, and the configuration beside it, from which `from_pretrained` builds the base."""
-    model.save_pretrained(str(folder))
+    """`peft`'s own `save_pretrained`, and the configuration beside it, from which `from_pretrained` builds the base.
+
+    Raises:
+        ValueError: the folder is that of the base.
+    """
     base: Any = model.get_base_model()
+    require_other_folder(folder, base.name_or_path or None)
+    model.save_pretrained(str(folder))
     base.config.save_pretrained(folder)
+    remove_stale_weights(folder, [ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME])

@@ -24,13 +24,11 @@ from ..configuration_moshi_ttt import MoshiTTTConfig
 from .kyutai import config_from_kyutai, from_kyutai, is_kyutai_config, merge_lora
 from .lazy_weights import PICKLE_SUFFIXES, LazyTensor, open_weights, read_header
 from .transformers_moshi import config_from_transformers, from_transformers, is_transformers_config
+from .weight_files import LORA_NAME, TRAINED_PART_NAME, WEIGHTS_NAME, require_one_layout
 
 HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
-WEIGHTS_NAME = "model.safetensors"
-TRAINED_PART_NAME = "trained_part.safetensors"
 BASE_KEY = "base_model_name_or_path"
 BASE_REVISION_KEY = "base_model_revision"
-_LORA_NAME = "lora.safetensors"
 _FINETUNE_NAME = "consolidated.safetensors"  # what moshi-finetune calls whole weights
 _LEGACY_TOKENIZER = "tokenizer_spm_32k_3.model"
 
@@ -181,6 +179,7 @@ def open_checkpoint(repository: Repository, base: str | None = None, known: tupl
         ValueError: not a checkpoint, an incomplete one, or one that our model cannot follow.
         OSError: a name that cannot be reached.
     """
+    require_one_layout(repository.name)
     raw, config = _read_config(repository)
     if raw is None or is_kyutai_config(raw):
         return _open_kyutai(repository, raw or {}, config, base)
@@ -227,7 +226,7 @@ def _whole_weights(repository: Repository, base: str | None, *names: str) -> dic
 
 def _open_kyutai(repository: Repository, raw: dict[str, Any], config: MoshiTTTConfig, base: str | None) -> Checkpoint:
     names = (raw.get("moshi_name") or WEIGHTS_NAME, _FINETUNE_NAME)
-    lora_path = repository.file(raw.get("lora_name") or _LORA_NAME)
+    lora_path = repository.file(raw.get("lora_name") or LORA_NAME)
     if lora_path is None:
         weights = _from_kyutai(repository, _whole_weights(repository, base, *names), config)
         return Checkpoint("kyutai", config, weights, repository.origin)

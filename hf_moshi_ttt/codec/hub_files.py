@@ -55,6 +55,12 @@ def folder_or_repository(name: str | Path) -> str:
     return expanded
 
 
+def lasting_name(name: str | Path) -> str:
+    """A name under which something is found again from anywhere: the absolute path of what exists on this machine."""
+    expanded = expand_home(name)
+    return str(Path(expanded).absolute()) if expanded and Path(expanded).exists() else str(name)
+
+
 def repository_file(repository: str, filename: str, hub: Mapping[str, Any] | None = None) -> Path | None:
     """Where a file of a folder or of a repository on the Hub lies, downloaded if need be; None if it has no such file.
 

@@ -15,6 +15,7 @@ moshi-finetune's `Interleaver` (as its training calls it) places the first token
   in frames where seconds are expected; here the row is as long as the codes beside it, and batches pad both with -1.
 """
 
+import hashlib
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -56,6 +57,12 @@ def load_text_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcesso
     if tokenizer.vocab_size() > np.iinfo(np.int16).max:
         raise ValueError(f"{path}: {tokenizer.vocab_size()} ids do not fit in int16; codes are stored as int16.")
     return tokenizer
+
+
+def tokenizer_sha256(path: str | Path) -> str:
+    """The hash of a SentencePiece model's file, by which it is known."""
+    with local_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def train_text_tokenizer(text: str | Path, output: str | Path, vocab_size: int) -> None:

@@ -15,10 +15,13 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..checkpoints.adapters import adapter_settings, lora_config, make_trainable
+from ..checkpoints.weight_files import ADAPTER_CONFIG_NAME, require_one_layout, require_other_folder
 from ..codec.audio import frames_from_sec
+from ..codec.hub_files import lasting_name
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from ..data.codes import Provenance, load_codes, require_same_codec
 from ..data.collator import MoshiTTTCollator
+from ..data.compatibility import require_codes_of_model
 from ..data.segments import SegmentDataset
 from ..evaluation.training_metrics import LongContextCallback
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -32,7 +35,10 @@ from .trainer import MoshiTTTTrainer
 
 logger = logging.get_logger(__name__)
 
-_ADAPTER_CONFIG = "adapter_config.json"
+_TEACH_ANOTHER = (
+    " To teach the model the codec and tokenizer of the data instead, set config.codec_sha256=null and "
+    "config.text_tokenizer_sha256=null."
+)
 
 
 def run(settings: dict[str, Any]) -> int:
@@ -127,7 +133,11 @@ def prepare(settings: dict[str, Any]) -> tuple[MoshiTTTTrainer, Start]:
     if start.checkpoint is not None:
         require_parts(start)
     set_seed(args.seed)
-    trainer = build_trainer(build_model(model_args, args), model_args, data_args, args)
+    model = build_model(model_args, args)
+    if isinstance(model, PeftModel):
+        base: Any = model.get_base_model()
+        require_other_folder(str(args.output_dir), base.name_or_path)
+    trainer = build_trainer(model, model_args, data_args, args)
     if start.checkpoint is not None:
         require_same_course(start, trainer.course, trainer.config_values())
         trainer.fresh_optimizer = start.fresh_optimizer
@@ -150,7 +160,8 @@ def build_model(model_args: ModelArguments, args: MoshiTTTTrainingArguments) -> 
         assert model_args.preset is not None
         config = MoshiTTTConfig.from_preset(model_args.preset, **model_args.config)
         return _with_trained_part(MoshiTTTForConditionalGeneration(config), model_args)
-    if Path(source, _ADAPTER_CONFIG).is_file():
+    require_one_layout(source)
+    if Path(source, ADAPTER_CONFIG_NAME).is_file():
         return _with_adapter(Path(source), model_args)
     return _with_trained_part(MoshiTTTForConditionalGeneration.from_pretrained(source, **model_args.config), model_args)
 
@@ -216,13 +227,13 @@ def build_trainer(
         ValueError: codes of another codec than the model's.
     """
     codes, provenance = load_codes(data.train_codes)
-    adopt_provenance(model, provenance)
+    adopt_provenance(model, provenance, str(data.train_codes))
     stages, overlap = data.stages(), frames_from_sec(data.overlap_sec)
     segments = [
         SegmentDataset(codes, frames_from_sec(sec), overlap_frames=overlap, frame_rate_hz=provenance.frame_rate_hz)
         for sec, _ in stages
     ]
-    held_out = None if data.eval_codes is None else _held_out_codes(data, provenance)
+    held_out = None if data.eval_codes is None else _held_out_codes(data, provenance, model.config)
     collator = MoshiTTTCollator(model.config, provenance.silence_codes)
     course = course_settings(model_args, data, args, data_fingerprint(codes, provenance))
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
@@ -238,26 +249,32 @@ def build_trainer(
     return trainer
 
 
-def _held_out_codes(data: DataArguments, trained_on: Provenance) -> Any:
+def _held_out_codes(data: DataArguments, trained_on: Provenance, config: MoshiTTTConfig) -> Any:
     codes, provenance = load_codes(str(data.eval_codes))
     require_same_codec(str(data.train_codes), trained_on, str(data.eval_codes), provenance)
+    require_codes_of_model(config, provenance, data.eval_codes)
     return codes
 
 
-def adopt_provenance(model: Any, provenance: Provenance) -> None:
-    """Writes the codec and tokenizer of the data into the model's configuration.
+def adopt_provenance(model: Any, provenance: Provenance, source: str) -> None:
+    """Writes the codec and tokenizer of the data into the model's configuration, with their hashes.
+
+    Args:
+        source: what the data is called in errors.
 
     Raises:
-        ValueError: the codec has more ids than the model.
+        ValueError: a model that was trained on another codec or tokenizer.
     """
-    if provenance.codebook_size != model.config.codebook_size:
-        raise ValueError(
-            f"The codes come from {provenance.codec} with {provenance.codebook_size} ids a codebook, "
-            f"but the model has codebook_size={model.config.codebook_size}."
-        )
-    model.config.codec = provenance.codec
-    if provenance.text_tokenizer is not None:
-        model.config.text_tokenizer = provenance.text_tokenizer
+    config = model.config
+    unknown = require_codes_of_model(config, provenance, source, _TEACH_ANOTHER)
+    if config.name_or_path:  # it was trained before
+        for sentence in unknown:
+            logger.warning(f"{sentence}.")
+    if provenance.codec_sha256 is not None or config.codec_sha256 is None:
+        config.codec, config.codec_sha256 = lasting_name(provenance.codec), provenance.codec_sha256
+    tokenizer, sha256 = provenance.text_tokenizer, provenance.tokenizer_sha256
+    if tokenizer is not None and (sha256 is not None or config.text_tokenizer_sha256 is None):
+        config.text_tokenizer, config.text_tokenizer_sha256 = lasting_name(tokenizer), sha256
 
 
 def data_fingerprint(codes: Any, provenance: Provenance) -> str:

@@ -158,8 +158,8 @@ _PUSH = """
 import sys, torch
 from pathlib import Path
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.adapters import make_trainable
-from hf_moshi_ttt.model_card import ModelCardFacts
+from hf_moshi_ttt.checkpoints.adapters import make_trainable
+from hf_moshi_ttt.checkpoints.model_card import ModelCardFacts
 from huggingface_hub import HfApi
 folder = Path(sys.argv[1])
 model = MoshiTTTForConditionalGeneration.from_pretrained(folder / "trained")
@@ -299,7 +299,7 @@ def test_a_card_that_is_there_is_kept_unless_another_is_given(
     push = """
 import sys
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.model_card import ModelCardFacts
+from hf_moshi_ttt.checkpoints.model_card import ModelCardFacts
 model = MoshiTTTForConditionalGeneration.from_pretrained(sys.argv[1])
 model.push_to_hub("user/part", with_code=False)
 """

@@ -130,3 +130,76 @@ def test_the_best_model_may_lie_in_the_folder_of_an_earlier_part_of_the_run(tmp_
 
 def outcome_weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors")
+
+
+def encoded_with(source: Path, target: Path, mark: str | None) -> Path:
+    """The same codes as if another codec and tokenizer of that mark had made them."""
+    shutil.copytree(source, target)
+    values = json.loads((target / "provenance.json").read_text())
+    sha256 = None if mark is None else mark * 64
+    own = {"codec": f"{mark}/codec", "codec_sha256": sha256, "text_tokenizer": f"{mark}.model"}
+    (target / "provenance.json").write_text(json.dumps({**values, **own, "tokenizer_sha256": sha256}))
+    return target
+
+
+def test_a_model_is_not_trained_on_with_another_codec(
+    tmp_path: Path, codes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second, unknown = (encoded_with(codes, tmp_path / f"codes_{mark}", mark) for mark in ("a", "b", None))
+    run(tiny_settings(tmp_path / "run", first, max_steps=1, save_strategy="no"))
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (saved["codec"], saved["codec_sha256"]) == ("a/codec", "a" * 64)
+    assert (saved["text_tokenizer"], saved["text_tokenizer_sha256"]) == ("a.model", "a" * 64)
+    assert "is not known" not in caplog.text
+    both: dict[str, Any] = {"preset": None, "reset_optimizer": True, "reset_step": True}
+    further = going_on(tmp_path / "on", second, resume_from=str(tmp_path / "run"), **both)
+    with pytest.raises(ValueError, match=r"codes_b: its codec is b/codec .* set config.codec_sha256=null and"):
+        prepare(further)
+    config = prepare({**further, "train_codes": str(unknown)})[0].model.config
+    assert (config.codec, config.codec_sha256) == ("a/codec", "a" * 64)
+    assert "codes_None does not record its hash" in caplog.text
+    taught = {**further, "config": {"codec_sha256": None, "text_tokenizer_sha256": None}}
+    config = prepare(taught)[0].model.config
+    assert (config.codec_sha256, config.text_tokenizer) == ("b" * 64, "b.model")
+    held_out = {"eval_codes": str(second), "eval_strategy": "steps", "eval_steps": 1, "train_codes": str(first)}
+    with pytest.raises(ValueError, match="codes_a and .*codes_b do not go together: codec_sha256 is"):
+        prepare({**further, **held_out})
+
+
+def test_held_out_text_has_the_tokenizer_of_the_training(tmp_path: Path, codes: Path) -> None:
+    first, second = (encoded_with(codes, tmp_path / f"codes_{mark}", mark) for mark in ("a", "b"))
+    values = json.loads((second / "provenance.json").read_text())
+    (second / "provenance.json").write_text(json.dumps({**values, "codec_sha256": "a" * 64}))
+    settings = tiny_settings(tmp_path / "run", first, eval_codes=str(second), eval_strategy="steps", eval_steps=1)
+    with pytest.raises(ValueError, match="codes_b: its text tokenizer is b.model"):
+        prepare(settings)
+
+
+def test_codec_and_tokenizer_are_found_again_from_anywhere(
+    tmp_path: Path, codes: Path, codec_path: str, tokenizer_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the codes name them relative to where they were made."""
+    shutil.copytree(codec_path, tmp_path / "codec")
+    shutil.copy(tokenizer_path, tmp_path / "text.model")
+    shutil.copytree(codes, tmp_path / "codes")
+    values = json.loads((codes / "provenance.json").read_text())
+    relative = {"codec": "./codec", "text_tokenizer": "text.model"}
+    (tmp_path / "codes" / "provenance.json").write_text(json.dumps({**values, **relative}))
+    monkeypatch.chdir(tmp_path)
+    config = prepare(tiny_settings(tmp_path / "run", Path("codes")))[0].model.config
+    assert config.codec == str(tmp_path / "codec") and config.text_tokenizer == str(tmp_path / "text.model")
+
+
+def test_an_adapter_is_not_trained_into_the_folder_of_its_base(tmp_path: Path, codes: Path, base: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    settings = tiny_settings(tmp_path / "base", codes, preset=None, model_name_or_path=str(tmp_path / "base"))
+    with pytest.raises(ValueError, match="base: holds the base model, which what is saved there needs"):
+        prepare({**settings, "trainable": "lora"})
+
+
+def test_the_second_run_in_a_folder_replaces_the_model_of_the_first(tmp_path: Path, codes: Path, base: Path) -> None:
+    own: dict[str, Any] = {"preset": None, "model_name_or_path": str(base), "max_steps": 1, "save_strategy": "no"}
+    for trainable, layout in (("lora", "adapter"), ("full", "moshi_ttt"), ("lora", "adapter")):
+        run(tiny_settings(tmp_path / "run", codes, trainable=trainable, lora_rank=2, **own))
+        loaded = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "run", output_loading_info=True)
+        assert loaded[1]["layout"] == layout
