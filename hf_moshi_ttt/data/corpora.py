@@ -16,6 +16,7 @@ A row is a recording or, after `windows`, a part of one; all corpora have the sa
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -288,11 +289,14 @@ def _stream(dataset: Dataset) -> IterableDataset:
 
 
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
-    """The row of an entry, without words; the length is the file's own."""
+    """The row of an entry, without words; the length is the file's own, but of one that only encoding can report."""
     path = Path(entry["path"])
     if not path.is_file():
         raise ValueError(missing(path))
-    duration_sec = entry["duration"] if entry.get("is_measured") else audio_duration_sec(path)
+    duration_sec = entry["duration"]
+    if not entry.get("is_measured"):
+        with suppress(BadAudioError):
+            duration_sec = audio_duration_sec(path)
     if abs(duration_sec - entry["duration"]) > _DURATION_TOLERANCE_SEC:
         raise ValueError(
             f"the index says {entry['duration']} s, but the file holds {duration_sec:.3f} s: make the index again"

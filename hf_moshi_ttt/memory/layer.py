@@ -58,6 +58,24 @@ class TTTProjection(nn.Linear):
             init.zeros_(self.bias)
 
 
+class WideLayerNorm(nn.LayerNorm):
+    """A layer norm computed in float32 at least, whatever its weights are stored in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., D]` -> `[..., D]`."""
+        return F.layer_norm(x, self.normalized_shape, _fp32(self.weight), _fp32(self.bias), self.eps)
+
+
+class InnerParameters(nn.ParameterList):
+    """Parameters that are read by calling the module, which loads them where they are offloaded to memory or disk."""
+
+    __call__ = nn.Module.__call__
+
+    def forward(self) -> tuple[Tensor, ...]:
+        """All of them, in float32 at least."""
+        return tuple(_fp32(parameter) for parameter in self)
+
+
 class TTTLearner(nn.Module):
     """A network per head that takes a gradient step on every frame; its parameters are every memory's start."""
 
@@ -71,10 +89,10 @@ class TTTLearner(nn.Module):
         hidden = [head_dim * ttt_config.ttt_mlp_expansion_factor] * (depth - 1)
         widths = [head_dim, *hidden, head_dim]
         num_biases = depth if ttt_config.output_bias else depth - 1
-        self.inner_weights = nn.ParameterList(
+        self.inner_weights = InnerParameters(
             torch.empty(num_heads, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.inner_biases = nn.ParameterList(torch.empty(num_heads, 1, o) for o in widths[1 : num_biases + 1])
+        self.inner_biases = InnerParameters(torch.empty(num_heads, 1, o) for o in widths[1 : num_biases + 1])
         self.inner_norm_weight = nn.Parameter(torch.empty(num_heads, head_dim))
         self.inner_norm_bias = nn.Parameter(torch.empty(num_heads, head_dim))
         self.place_offset = nn.Parameter(torch.empty(ttt_config.mini_batch_size))
@@ -103,8 +121,8 @@ class TTTLearner(nn.Module):
         positions = torch.arange(1, config.mini_batch_size + 1, device=self.place_offset.device)
         base = 1 / positions if config.step == "mean" else torch.full_like(1 / positions, 1 / len(positions))
         return InnerNetwork(
-            weights=tuple(_fp32(w) for w in self.inner_weights),
-            biases=tuple(_fp32(b) for b in self.inner_biases),
+            weights=self.inner_weights(),
+            biases=self.inner_biases(),
             norm_weight_HF=_fp32(self.inner_norm_weight),
             norm_bias_HF=_fp32(self.inner_norm_bias),
             position_weights_C=(base + _fp32(self.place_offset)).clamp_min(0),
@@ -219,7 +237,7 @@ class TTTLayer(nn.Module):
         self.rate_proj = TTTProjection(hidden_size, num_attention_heads * learner.gates_per_head, std, bias=True)
         # In float32 also where models are made in another default dtype, as transformers does.
         self.learner = learner(num_attention_heads, self.head_dim, ttt_config).float()
-        self.post_norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.post_norm = WideLayerNorm(hidden_size, eps=1e-6)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -261,12 +279,9 @@ class TTTLayer(nn.Module):
         """
         self._check(x_BTD, state)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            x = x_BTD.to(self.q_proj.weight.dtype)
+            x = x_BTD.to(_dtype_for(self.q_proj, x_BTD))
             z_BHTF, state_after, found = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
-            z_BTD = z_BHTF.transpose(1, 2).flatten(-2)
-            normed = F.layer_norm(
-                z_BTD, z_BTD.shape[-1:], _fp32(self.post_norm.weight), _fp32(self.post_norm.bias), 1e-6
-            )
+            normed = self.post_norm(z_BHTF.transpose(1, 2).flatten(-2))
             return TTTLayerOutput(self.o_proj(normed.to(x.dtype)).to(x_BTD.dtype), state_after, found)
 
     def _check(self, x_BTD: Tensor, state: StreamState | None) -> None:
@@ -275,6 +290,12 @@ class TTTLayer(nn.Module):
             raise ValueError(f"x must be [B, T >= 1, {width}]; got {list(x_BTD.shape)}.")
         if state is not None and state.batch_size != x_BTD.shape[0]:
             raise ValueError(f"x has {x_BTD.shape[0]} rows, but the state has {state.batch_size}.")
+
+
+def _dtype_for(linear: nn.Linear, x: Tensor) -> torch.dtype:
+    """What a linear layer takes `x` in: its weight's dtype, or the one `x` has where the weight is quantized."""
+    dtype = linear.weight.dtype
+    return dtype if dtype.is_floating_point and dtype.itemsize > 1 else x.dtype
 
 
 def _inner_dtype(dtype: torch.dtype) -> torch.dtype:

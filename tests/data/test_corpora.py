@@ -147,10 +147,8 @@ def test_a_name_decides_for_files_that_do_not(tmp_path: Path, caplog: pytest.Log
             write_tone(folder / "deep" / f"{place}.wav", 1.0, channels)
             if has_words:
                 write_lines(folder / "deep" / f"{place}.json", {"alignments": []})
-        facts.append(
-            rf"of the first {len(files)} files \d have two channels and {sum(has for _, has in files)} have word"
-        )
-        with pytest.raises(ValueError, match=rf"deep: {facts[-1]}.*; say which kind it is: librilight .* or dailytalk"):
+        facts = rf"of the first {len(files)} files \d have two channels and {sum(has for _, has in files)} have word"
+        with pytest.raises(ValueError, match=rf"deep: {facts}.*; say which kind it is: librilight .* or dailytalk"):
             detect_kind(folder / "deep")
         assert detect_kind(folder) == "librilight"
         assert f"librilight_{number}: of the first" in caplog.text and "its name decides: librilight" in caplog.text
@@ -175,10 +173,8 @@ def test_reasons_are_named_when_nothing_is_left(books: Path) -> None:
 def test_another_form_of_a_name_and_links_to_nothing_are_named(tmp_path: Path) -> None:
     write_tone(tmp_path / unicodedata.normalize("NFD", "é.wav"), 1.0)
     (tmp_path / "b.wav").symlink_to(".git/annex/objects/b.wav")
-    for name, reason in {
-        "é.wav": "name there has another Unicode form",
-        "b.wav": r"a link to \.git.*git annex get",
-    }.items():
+    reasons = {"é.wav": "name there has another Unicode form", "b.wav": r"a link to \.git.*git annex get"}
+    for name, reason in reasons.items():
         with pytest.raises(ValueError, match=rf"missing: .*{reason}"):
             load_librilight(write_lines(tmp_path / "i.jsonl", {"path": name, "duration": 1.0}))
 
