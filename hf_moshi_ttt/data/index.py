@@ -296,9 +296,13 @@ def _read_line(line: bytes, folder: Path, data_dir: str | Path | None) -> dict[s
 def _labels_of(entry: dict[str, Any]) -> dict[str, Any]:
     """What a line says of speaker, book, title and snr; an snr that is no finite number is none."""
     labels: dict[str, Any] = {}
-    for key in {"speaker", "book", "title", "snr"} & {key for key, value in entry.items() if value is not None}:
-        value, wanted = entry[key], ("a number", float | int) if key == "snr" else ("a text", str | int)
-        if isinstance(value, bool) or not isinstance(value, wanted[1]):
-            raise ValueError(f"{key}={value!r}, but it must be {wanted[0]}.")
-        labels[key] = composed(str(value)) if key != "snr" else float(value) if math.isfinite(value) else None
+    for key in ("speaker", "book", "title"):
+        if (text := entry.get(key)) is not None:
+            if isinstance(text, bool) or not isinstance(text, str | int):
+                raise ValueError(f"{key}={text!r}, but it must be a text.")
+            labels[key] = composed(str(text))
+    if (snr := entry.get("snr")) is not None:
+        if isinstance(snr, bool) or not isinstance(snr, float | int):
+            raise ValueError(f"snr={snr!r}, but it must be a number.")
+        labels["snr"] = float(snr) if math.isfinite(snr) else None
     return labels
