@@ -51,6 +51,8 @@ class IndexOptions:
             )
         if self.min_snr is not None and not math.isfinite(self.min_snr):
             raise ValueError(f"min_snr={self.min_snr}, but it must be a finite number.")
+        if self.speakers is not None:
+            object.__setattr__(self, "speakers", frozenset(map(composed, self.speakers)))
         if self.num_threads < 1:
             raise ValueError(f"num_threads={self.num_threads}, but it must be at least 1.")
 
@@ -62,7 +64,7 @@ class IndexOptions:
             return f"longer than {self.max_duration_sec:g} s"
         if self.min_snr is not None and not entry.get("snr", math.nan) >= self.min_snr:
             return f"without an snr of at least {self.min_snr:g}"
-        if self.speakers is not None and entry.get("speaker") not in map(composed, self.speakers):
+        if self.speakers is not None and entry.get("speaker") not in self.speakers:
             return "by another speaker"
         return None
 
