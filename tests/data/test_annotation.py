@@ -199,4 +199,4 @@ def test_files_that_cannot_be_annotated_are_reported_and_bounded(heard: Path) ->
 def test_the_script_says_what_it_did(heard: Path) -> None:
     command = [sys.executable, "scripts/annotate.py", str(heard), "--num-proc", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "1 files annotated, 0 were there\n"
+    assert done.stdout == "1 files annotated, 0 had word times already\n"
