@@ -22,7 +22,7 @@ from transformers import AutoModel, GenerationConfig
 
 from .kyutai import config_to_kyutai, to_kyutai
 from .model_card import PLOT_NAME, ModelCardFacts, model_card
-from .published_code import published_modules
+from .published_code import published_modules, stamped
 from .repository import BASE_KEY, BASE_REVISION_KEY, TRAINED_PART_NAME, WEIGHTS_NAME, Origin, is_ttt_weight
 from .transformers_moshi import CODEC_PREFIX, config_to_transformers, to_transformers
 
@@ -79,13 +79,14 @@ class MoshiTTTSavingMixin:
         folder.mkdir(parents=True, exist_ok=True)
         config = copy.deepcopy(self.config)
         config.auto_map = {}
-        root = Path(inspect.getfile(type(config))).parent
+        root, files = Path(inspect.getfile(type(config))).parent, {}
         for auto_class, name in _AUTO_MAP.items():
             entry = name.partition(".")[0]
             if (root / f"{entry}.py").is_file():  # code that came from the Hub holds what was used of it
                 config.auto_map[auto_class] = name
-                for file_name, source in published_modules(root, entry).items():
-                    (folder / file_name).write_text(source, encoding="utf-8")
+                files |= published_modules(root, entry)
+        for file_name, source in stamped(files, "configuration_moshi_ttt").items():
+            (folder / file_name).write_text(source, encoding="utf-8")
         if config.text_tokenizer is not None and Path(config.text_tokenizer).is_file():
             shutil.copyfile(config.text_tokenizer, folder / Path(config.text_tokenizer).name)
             config.text_tokenizer = Path(config.text_tokenizer).name
