@@ -79,7 +79,8 @@ class MoshiTTTSavingMixin:
         folder.mkdir(parents=True, exist_ok=True)
         config = copy.deepcopy(self.config)
         config.auto_map = {}
-        root, files = Path(inspect.getfile(type(config))).parent, {}
+        root = Path(inspect.getfile(type(config))).parent
+        files: dict[str, str] = {}
         for auto_class, name in _AUTO_MAP.items():
             entry = name.partition(".")[0]
             if (root / f"{entry}.py").is_file():  # code that came from the Hub holds what was used of it
