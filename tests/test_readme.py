@@ -1,5 +1,6 @@
 """Every block of the README and of the pages of docs/ runs, and what they say about files and wings is true."""
 
+import ast
 import json
 import re
 import runpy
@@ -122,6 +123,16 @@ def test_the_table_of_wings_is_their_order_and_imports() -> None:
         assert set(filter(None, uses.strip().split(", "))) == used - GROUND - {row[0]}, row
 
 
+def test_what_is_added_touches_at_most_three_files_and_a_test() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text[text.index("## How to add") : text.index("## Decisions")]
+    lists = [re.findall(r"^\d\. (.*)$", part, re.M) for part in section.split("\n### ")[1:]]
+    assert len(lists) == 5
+    for files in lists:
+        assert 2 <= len(files) <= 4 and files[-1].startswith("Test `tests/")
+        assert all(line.startswith("`hf_moshi_ttt/") for line in files[:-1])
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_files_that_a_page_names_exist(page: str) -> None:
     text = (ROOT / page).read_text()
@@ -136,6 +147,18 @@ def test_links_and_files_that_a_page_names_exist(page: str) -> None:
     files = re.findall(r"`((?:hf_moshi_ttt|tests|scripts|configs|benchmarks|docs)/[\w/.]+\.\w+)`", outside_blocks)
     for name in files:
         assert "NAME" in name or (ROOT / name).is_file(), name
+
+
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    trees = [ast.parse(path.read_text()) for path in MODULES]
+    constants = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    texts = "\n".join(value for value in constants if isinstance(value, str))
+    symptoms = re.findall(r"^\| ([^|]*) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.M)
+    messages = [message for symptom in symptoms for message in re.findall(r"`([^`]* [^`]*)`", symptom)]
+    assert len(messages) >= 8
+    for message in messages:
+        for part in re.split(r"\.\.\.|checkpoint-N|\b[NMXY]\b", message):
+            assert part.strip(" ,") in texts, message
 
 
 def test_every_page_is_linked_from_the_readme() -> None:

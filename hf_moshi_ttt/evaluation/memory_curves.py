@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.collator import MoshiTTTCollator
-from ..memory.diagnostics import LOG_PREFIX, QUANTITIES, layer_means, log_key, present_frames
+from ..memory.diagnostics import LOG_PREFIX, QUANTITIES, log_key, means_by_layer
 from .figures import POSITION_LABEL
 from .long_context import evaluation_mode
 
@@ -67,9 +67,8 @@ def _follow(
         chunk = codes_1KT[:, :, index * bin_frames : (index + 1) * bin_frames]
         output: Any = model(codes=chunk, state=state, diagnostics=True)
         state = output.state
-        for layer, layer_diagnostics in enumerate(output.diagnostics):
-            for name, value in layer_means(layer_diagnostics, present_frames(chunk)).items():
-                found_NLQ[index, layer, QUANTITIES.index(name)] = value.item()
+        for layer, name, value in means_by_layer(range(found_NLQ.shape[1]), output.diagnostics, chunk):
+            found_NLQ[index, layer, QUANTITIES.index(name)] = value.item()
 
 
 def memory_by_step(log_history: Iterable[dict[str, Any]]) -> dict[str, Any]:
