@@ -22,6 +22,7 @@ from transformers import AutoModel, GenerationConfig
 
 from .kyutai import config_to_kyutai, to_kyutai
 from .model_card import PLOT_NAME, ModelCardFacts, model_card
+from .offloading import require_weights_in_place
 from .published_code import published_modules, stamped
 from .repository import BASE_KEY, BASE_REVISION_KEY, TRAINED_PART_NAME, WEIGHTS_NAME, Origin, is_ttt_weight
 from .transformers_moshi import CODEC_PREFIX, config_to_transformers, to_transformers
@@ -58,8 +59,11 @@ class MoshiTTTSavingMixin:
                 `trust_remote_code`) and the tokenizer's file.
 
         Raises:
-            ValueError: `trainable_only` for a model without a named base, or with every weight trained.
+            ValueError: `trainable_only` for a model without a named base, or with every weight trained; a model that
+                was offloaded after loading.
         """
+        if trainable_only or not hasattr(self, "hf_device_map"):  # else transformers fetches offloaded weights
+            require_weights_in_place(self, "save_pretrained")
         folder = Path(save_directory)
         own_config = self.config
         if with_code:
@@ -200,6 +204,7 @@ class MoshiTTTSavingMixin:
 
     def _plain_weights(self, whose: str) -> dict[str, Tensor]:
         """The weights of the Moshi in this model, where its TTT layers add nothing to it."""
+        require_weights_in_place(self, f"an export to {whose} Moshi")
         weights = self.state_dict()
         _refuse_adapters(weights, "merge them first (merge_and_unload)")
         for index, layer in enumerate(self.model.layers):
