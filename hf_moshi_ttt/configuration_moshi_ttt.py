@@ -9,7 +9,7 @@ that a checkpoint's config.json is enough to run it.
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .strict_config import StrictConfig, merged
@@ -291,5 +291,3 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     "moshi-7b": {"depth_decoder_config": {}, "ttt": {}},
 }
-
-AutoConfig.register(MoshiTTTConfig.model_type, MoshiTTTConfig)

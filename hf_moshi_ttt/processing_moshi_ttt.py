@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 import torch
-from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 
 from .checkpoints.repository import HUB_OPTIONS, Repository, read_config
 from .codec.audio import SAMPLE_RATE_HZ, Frames, whole_frames
@@ -177,6 +177,3 @@ class MoshiTTTProcessor(ProcessorMixin):
         silent = {self.config.pad_token_id, self.config.end_pad_token_id}
         tokens = [[token for token in row if token >= 0 and token not in silent] for row in codes[:, 0].tolist()]
         return [self.tokenizer.decode(row) for row in tokens]
-
-
-AutoProcessor.register(MoshiTTTConfig, MoshiTTTProcessor)

@@ -18,6 +18,7 @@ from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from torch import nn
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
+from .offloading import require_weights_in_place
 from .repository import is_ttt_weight
 from .weight_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, remove_stale_weights, require_other_folder
 
@@ -130,6 +131,8 @@ def make_trainable(model: Any, preset: str, lora: LoraConfig | None = None) -> A
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}, but it must be one of {', '.join(PRESETS)}.")
+    if preset != "frozen":
+        require_weights_in_place(model, f"training ({preset})")
     if isinstance(model, PeftModel):
         raise ValueError("The model has adapters already: merge them (merge_and_unload) or take its base.")
     if "ttt" in preset and model.config.ttt is None:

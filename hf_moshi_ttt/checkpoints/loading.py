@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from .config_changes import Changes, config_changes, describe_changes
 from .lazy_weights import open_weights
+from .offloading import claim_folder, require_free_folder
 from .repository import BASE_KEY, HUB_OPTIONS, Checkpoint, Origin, Repository, is_ttt_weight, open_checkpoint
 from .weight_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, require_one_layout
 
@@ -80,6 +81,7 @@ class MoshiTTTLoadingMixin:
     def _from_repository(
         cls, repository: Repository, config: Any, base: str | None, options: dict[str, Any], model_args: tuple[Any, ...]
     ) -> tuple[Any, dict[str, Any]]:
+        require_free_folder(options.get("offload_folder"))
         name, checkpoint = repository.name, open_checkpoint(repository, base)
         asked = _asked_config(checkpoint.config, config, options)
         changes = config_changes(checkpoint.config, asked, name)
@@ -98,6 +100,7 @@ class MoshiTTTLoadingMixin:
         )
         model.config.name_or_path = model.name_or_path = name
         model.origin = checkpoint.origin
+        claim_folder(options.get("offload_folder"), model)
         _apply(model, changes)
         info.update(layout=checkpoint.layout, new_keys=new_keys, config_changes=changes)
         return model, info

@@ -22,7 +22,8 @@ from transformers import AutoModel, GenerationConfig
 
 from .kyutai import config_to_kyutai, to_kyutai
 from .model_card import PLOT_NAME, ModelCardFacts, model_card
-from .published_code import published_modules
+from .offloading import require_weights_in_place
+from .published_code import published_modules, stamped
 from .repository import BASE_KEY, BASE_REVISION_KEY, Origin, is_ttt_weight
 from .transformers_moshi import CODEC_PREFIX, config_to_transformers, to_transformers
 from .weight_files import (
@@ -68,8 +69,10 @@ class MoshiTTTSavingMixin:
 
         Raises:
             ValueError: `trainable_only` for a model without a named base, with every weight trained, or into the folder
-                of the base.
+                of the base; a model that was offloaded after loading.
         """
+        if trainable_only or not hasattr(self, "hf_device_map"):  # else transformers fetches offloaded weights
+            require_weights_in_place(self, "save_pretrained")
         folder = Path(save_directory)
         own_config = self.config
         if with_code:
@@ -101,12 +104,14 @@ class MoshiTTTSavingMixin:
         config = copy.deepcopy(self.config)
         config.auto_map = {}
         root = Path(inspect.getfile(type(config))).parent
+        files: dict[str, str] = {}
         for auto_class, name in _AUTO_MAP.items():
             entry = name.partition(".")[0]
             if (root / f"{entry}.py").is_file():  # code that came from the Hub holds what was used of it
                 config.auto_map[auto_class] = name
-                for file_name, source in published_modules(root, entry).items():
-                    (folder / file_name).write_text(source, encoding="utf-8")
+                files |= published_modules(root, entry)
+        for file_name, source in stamped(files, "configuration_moshi_ttt").items():
+            (folder / file_name).write_text(source, encoding="utf-8")
         if config.text_tokenizer is not None and Path(config.text_tokenizer).is_file():
             shutil.copyfile(config.text_tokenizer, folder / Path(config.text_tokenizer).name)
             config.text_tokenizer = Path(config.text_tokenizer).name
@@ -221,6 +226,7 @@ class MoshiTTTSavingMixin:
 
     def _plain_weights(self, whose: str) -> dict[str, Tensor]:
         """The weights of the Moshi in this model, where its TTT layers add nothing to it."""
+        require_weights_in_place(self, f"an export to {whose} Moshi")
         weights = self.state_dict()
         _refuse_adapters(weights, "merge them first (merge_and_unload)")
         for index, layer in enumerate(self.model.layers):

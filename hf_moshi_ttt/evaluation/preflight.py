@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import align_module_device
 
 from ..codec.audio import sec_from_frames
 from ..data.codes import Provenance
@@ -121,8 +122,7 @@ def _memory(model: "MoshiTTTForConditionalGeneration", settings: LongContextSett
     layers: list[Any] = [layer for layer in model.modules() if getattr(layer, "has_ttt", False)]
     if not layers:
         return [Finding("The model has no TTT layers: what it remembers is its attention window")]
-    gates = [layer.ttt_gate.factor().abs().mean().item() for layer in layers]
-    outputs = [layer.ttt.o_proj.weight.abs().max().item() for layer in layers]
+    gates, outputs = zip(*(_gate_and_output(layer) for layer in layers), strict=True)
     findings = [
         Finding(
             f"TTT ({config.ttt.learner}) in layers {config.ttt_layer_indices}, mean gate "
@@ -138,6 +138,12 @@ def _memory(model: "MoshiTTTForConditionalGeneration", settings: LongContextSett
             Finding("The gates of the TTT layers are shut", "Train with a higher gate_lr_multiplier or initial gate")
         )
     return findings
+
+
+def _gate_and_output(layer: Any) -> tuple[float, float]:
+    """The mean gate of a layer and the largest weight of its output projection, fetched where they are offloaded."""
+    with align_module_device(layer.ttt_gate), align_module_device(layer.ttt.o_proj):
+        return layer.ttt_gate.factor().abs().mean().item(), layer.ttt.o_proj.weight.abs().max().item()
 
 
 def _lengths(

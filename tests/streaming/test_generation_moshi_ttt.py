@@ -75,6 +75,22 @@ def test_generation_in_two_calls_equals_one(make_model: MakeModel) -> None:
     assert torch.equal(torch.cat([first.codes, second.codes], dim=2), whole)
 
 
+@pytest.mark.parametrize("where", ["prompt", "stream"])
+def test_streams_go_on_out_of_inference_mode(make_model: MakeModel, where: str) -> None:
+    model, found = make_model(), []
+    codes = random_codes(model.config, 2, 20)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            state = model(codes[:, :, :18], state=model.init_state(2)).state
+            if where == "stream":
+                state = model.step_with_logits(codes[:, :, 18], state).state
+        for frame in (18, 19):
+            step = model.step_with_logits(codes[:, :, frame], state)
+            state = step.state
+        found.append(step.text_logits)
+    assert torch.equal(*found)
+
+
 @torch.no_grad()
 def test_sampling_is_seeded_and_bounded(make_model: MakeModel) -> None:
     model = make_model()
