@@ -19,6 +19,7 @@ WINGS = [
     "configuration_moshi_ttt",
     "transformer",
     "codec",
+    "settings",
     "memory",
     "checkpoints",
     "data",
