@@ -118,7 +118,7 @@ def test_delays_follow_the_number_of_codebooks() -> None:
     [
         (
             {"hiden_size": 32},
-            r"MoshiTTTConfig does not know \['hiden_size'\]\. Known keys: codebook_size, codec, delays",
+            r"MoshiTTTConfig does not know \['hiden_size'\]\. Known keys: codebook_size, codec, codec_sha256, delays",
         ),
         ({"mini_batch_size": 4}, r"MoshiTTTConfig does not know \['mini_batch_size'\]"),
         (
@@ -147,7 +147,10 @@ def test_unknown_keys_are_refused_with_the_known_ones(changes: dict[str, Any], m
         ({"text_stream": "silence"}, r"Field 'text_stream' expected one of \('zero', 'pad', 'none'\), got silence"),
         ({"user_stream": "zero"}, r"Field 'user_stream' expected one of \('duplicate', 'silence', 'none'\), got zero"),
         ({"ttt": "middle"}, "Field 'ttt' expected dict, got str"),
-        ({"ttt": {"preset": "video"}}, r"Field 'preset' expected one of \('default', 'mini_batch', 'paper'\), got video"),
+        (
+            {"ttt": {"preset": "video"}},
+            r"Field 'preset' expected one of \('default', 'mini_batch', 'paper'\), got video",
+        ),
         ({"ttt": {"step": "sum"}}, r"Field 'step' expected one of \('mean', 'constant', 'online'\), got sum"),
         ({"ttt": {"forget": "all"}}, r"Field 'forget' expected one of \('none', 'learned'\), got all"),
         ({"ttt": {"mini_batch_size": 4.0}}, "Field 'mini_batch_size' expected int, got float"),

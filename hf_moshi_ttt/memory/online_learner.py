@@ -9,7 +9,7 @@ Legend: B batch, H heads, T frames, F head width, I width of the features, R gat
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -22,7 +22,7 @@ from ..transformer.stream_state import StreamState
 from .delta_rule import delta_rule
 from .front_end import FrontEnd, FrontEndState, Span, spanning
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
-from .online import OnlineState, OnlineTokens, SlowLayer, unit_features
+from .online import OnlineTokens, SlowLayer, unit_features
 from .projections import InnerParameters, fp32, inner_dtype
 from .recomputation import walk
 
@@ -34,8 +34,26 @@ _NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
 
 
+@dataclass
+class OnlineState(StreamState):
+    """The memory of one TTT layer, one row per sample; zeros are a fresh memory.
+
+    Args:
+        fast_weights: S, `[B, H, I, F]` in float32 at least.
+        front_end: what the front end needs of the frames before, where there is one.
+    """
+
+    fast_weights: Tensor
+    front_end: FrontEndState | None = None
+
+
+def normed_values(v: Tensor) -> Tensor:
+    """v with RMS 1 per head and frame, so that no frame writes more than another."""
+    return F.rms_norm(v, v.shape[-1:], eps=_NORM_EPS)
+
+
 class _SlowFeatures(nn.Module):
-    """The features of each head, which the outer loop alone trains, and the factor on the answers."""
+    """What the outer loop alone trains: the front end, the features of each head and the factor on the answers."""
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__()
@@ -49,6 +67,7 @@ class _SlowFeatures(nn.Module):
         )
         self.slow_biases = InnerParameters(torch.empty(num_heads, 1, o) for o in widths[1:])
         self.answer_scale = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.front_end = FrontEnd(num_heads, head_dim, ttt_config) if ttt_config.has_front_end else None
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -57,6 +76,8 @@ class _SlowFeatures(nn.Module):
             init.normal_(weight, std=1 / math.sqrt(weight.shape[1]))
             init.constant_(bias, _INITIAL_SLOW_BIAS)
         init.ones_(self.answer_scale)
+        if self.front_end is not None:
+            self.front_end.reset_parameters()
 
     def slow_layers(self) -> list[SlowLayer]:
         """The features' layers in float32 at least."""
@@ -78,8 +99,6 @@ class OnlineLearner(_SlowFeatures):
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__(num_heads, head_dim, ttt_config)
-        self.front_end = FrontEnd(num_heads, head_dim, ttt_config) if ttt_config.has_front_end else None
-        self.span = None if self.front_end is None else self.front_end.span
         self.write_bias = nn.Parameter(torch.empty(num_heads))
         if ttt_config.forget == "learned":
             self.decay_bias = nn.Parameter(torch.empty(num_heads))
@@ -90,8 +109,6 @@ class OnlineLearner(_SlowFeatures):
     def reset_parameters(self) -> None:
         """A retention of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
         super().reset_parameters()
-        if self.front_end is not None:
-            self.front_end.reset_parameters()
         init.constant_(self.write_bias, _INITIAL_WRITE_LOGIT)
         if self.config.forget == "learned":
             decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
@@ -119,14 +136,13 @@ class OnlineLearner(_SlowFeatures):
                 f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
             )
         q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
-        v = F.rms_norm(v, v.shape[-1:], eps=_NORM_EPS)
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
         log_retention = torch.zeros_like(write)
         if self.config.forget == "learned":
             decay = F.softplus(gates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
             log_retention = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
-        return OnlineTokens(q, k, v, log_retention, write)
+        return OnlineTokens(q, k, normed_values(v), log_retention, write)
 
     def forward(
         self,
@@ -140,11 +156,13 @@ class OnlineLearner(_SlowFeatures):
     ) -> tuple[Tensor, OnlineState, MemoryDiagnostics | None]:
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
         tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
-        state = self.init_state(len(q), q.device) if state is None else state
+        state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
         weights = () if self.front_end is None else self.front_end.convolutions()
         parameters = (*weights, *(x for layer in self.slow_layers() for x in layer))
         before = tuple(state.named_tensors().values())
-        answers, after = walk(partial(_step, self.span), tuple(tokens), before, parameters, _SEGMENT_FRAMES)
+        answers, after = walk(
+            partial(_step, self.front_end and self.front_end.span), tuple(tokens), before, parameters, _SEGMENT_FRAMES
+        )
         state_after = _state(after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None
         return self.scaled(answers), state_after, found
@@ -174,6 +192,11 @@ class OnlineLearner(_SlowFeatures):
         )  # fmt: skip
 
 
+def _at_least_fp32(state: OnlineState) -> OnlineState:
+    """The state as memories are computed with; FSDP2 may have cast a learner's arguments."""
+    return state.map(lambda _, x: fp32(x) if x.is_floating_point() else x)
+
+
 def _state(tensors: Sequence[Tensor]) -> OnlineState:
     """The state of its tensors in order."""
     fast_weights, *rest = tensors
@@ -198,10 +221,12 @@ def _step(
 
 
 @dataclass
-class NoState(StreamState):
-    """Nothing is remembered; `[B, 0]`, which knows the number of rows."""
+class OnlineStaticState(StreamState):
+    """Nothing is remembered, `[B, 0]`, which knows the number of rows; and what the front end needs of the frames
+    before, where there is one."""
 
     nothing: Tensor
+    front_end: FrontEndState | None = None
 
 
 class OnlineStaticLearner(_SlowFeatures):
@@ -221,9 +246,13 @@ class OnlineStaticLearner(_SlowFeatures):
         super().reset_parameters()
         init.normal_(self.start_weight, std=1.0)
 
-    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> NoState:
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineStaticState:
         """The state of `batch_size` rows."""
-        return NoState(torch.zeros(batch_size, 0, device=device or self.answer_scale.device))
+        nothing = torch.zeros(batch_size, 0, device=device or self.answer_scale.device)
+        if self.front_end is None:
+            return OnlineStaticState(nothing)
+        dtype = inner_dtype(self.answer_scale.dtype)
+        return OnlineStaticState(nothing, self.front_end.init_state(batch_size, nothing.device, dtype))
 
     def forward(
         self,
@@ -231,18 +260,24 @@ class OnlineStaticLearner(_SlowFeatures):
         k: Tensor,
         v: Tensor,
         gates_BHTR: Tensor,
-        state: NoState | None,
+        state: OnlineStaticState | None,
         diagnostics: bool,
         lr_scale: float = 1.0,
-    ) -> tuple[Tensor, NoState, MemoryDiagnostics | None]:
+    ) -> tuple[Tensor, OnlineStaticState, MemoryDiagnostics | None]:
         """As `OnlineLearner.forward`, whatever the gates."""
-        q, k, v = (fp32(x) for x in (q, k, v))
+        projected_k, state = fp32(k), self.init_state(len(q), q.device) if state is None else state
+        q, k, v = fp32(q), projected_k, normed_values(fp32(v))
+        if self.front_end is not None:
+            q, k, front_end = self.front_end(q, k, state.front_end)
+            state = replace(state, front_end=front_end)
         slow, weight = self.slow_layers(), fp32(self.start_weight)
-        z = self.scaled(unit_features(q, slow) @ weight)
-        found = None
+        z, found = self.scaled(unit_features(q, slow) @ weight), None
         if diagnostics:
             with torch.no_grad():
                 answers = unit_features(k, slow) @ weight
                 loss, share = (v - answers).square().mean(-1), key_dependent_share(answers)
                 found = MemoryDiagnostics(loss, loss, loss, torch.zeros_like(share), share)
-        return z, state or self.init_state(len(q), q.device), found
+                if self.front_end is not None:
+                    cosines = key_cosine(projected_k), key_cosine(k)
+                    found = replace(found, key_cosine_before=cosines[0], key_cosine_after=cosines[1])
+        return z, state, found

@@ -1,7 +1,7 @@
 """Trainable parameters as the optimizer's groups: base, TTT weights and gates, each at its own learning rate.
 
-Norms, biases, gates and what sets the inner learning rates (rate projection, position offsets, retentions) take no
-weight decay.
+Norms, biases, gates and what sets the inner learning rates (rate projection, position offsets, retentions), the
+convolutions of keys and queries and the scale of the answer take no weight decay.
 """
 
 from typing import Any

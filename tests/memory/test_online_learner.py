@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hf_moshi_ttt.configuration_ttt import TTTConfig
+from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
 from hf_moshi_ttt.memory.front_end import naive_front_end
 from hf_moshi_ttt.memory.layer import TTTLayer
 from hf_moshi_ttt.memory.online import naive_online

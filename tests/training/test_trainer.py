@@ -81,7 +81,7 @@ def test_memory_is_carried_along_lanes_and_not_across_recordings(tmp_path: Path,
 
     def spy(batch: dict[str, torch.Tensor]) -> Any:
         state = original(batch)
-        weights = state.memory[0].delta_weights[0].detach()
+        weights = state.memory[0].fast_weights.detach()
         seen.append((batch["start_frame"].tolist(), weights.flatten(1).abs().amax(1).tolist()))
         assert not weights.requires_grad
         return state

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
-from hf_moshi_ttt.configuration_ttt import TTTConfig
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from hf_moshi_ttt.memory.layer import TTTLayer
 from hf_moshi_ttt.transformer.stream_state import StreamState
 
