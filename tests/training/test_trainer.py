@@ -1,4 +1,4 @@
-"""Law 7 in training: a resumed run equals one never stopped, also with lanes and carried memory; groups and logs."""
+"""A resumed run equals one never stopped, also with lanes and carried memory; groups and logs."""
 
 import json
 from collections.abc import Callable
