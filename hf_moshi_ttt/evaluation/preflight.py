@@ -11,6 +11,7 @@ from accelerate.utils import align_module_device
 
 from ..codec.audio import sec_from_frames
 from ..data.codes import Provenance
+from ..data.compatibility import require_codes_of_model
 from .long_context_settings import LongContextSettings
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def preflight(
     Args:
         recordings: codes `[Q, T]` or `[K, T]` each.
         provenance: where the codes come from, where that is known.
+
+    Raises:
+        ValueError: codes of another codec or text tokenizer than the model's.
     """
     return [
         *_codes(model, recordings, provenance),
@@ -90,13 +94,12 @@ def _codes(
                 "The codec's codebooks are empty or the audio is; decode some codes and listen",
             )
         )
-    if provenance is not None and provenance.codec != model.config.codec:
-        findings.append(
-            Finding(
-                f"The codes come from {provenance.codec}, the model was trained on {model.config.codec}",
-                "If these are two codecs, encode again; if they are two names of one, all is well",
-            )
-        )
+    if provenance is not None:
+        config = model.config
+        remedy = "If these are two codecs or tokenizers, encode again; if they are two names of one, all is well"
+        unknown = require_codes_of_model(config, provenance, provenance.source or "the recordings")
+        is_named_alike = provenance.codec == config.codec and provenance.text_tokenizer in (None, config.text_tokenizer)
+        findings += [Finding(sentence, None if is_named_alike else remedy) for sentence in unknown]
     return findings
 
 
