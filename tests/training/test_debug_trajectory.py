@@ -1,6 +1,6 @@
 """The losses of configs/debug.yaml stay what they were: a change that should not alter results shows it here.
 
-`python -m tests.test_debug_trajectory` writes the file anew, for a change that should.
+`python -m tests.training.test_debug_trajectory` writes the file anew, for a change that should.
 """
 
 import json
@@ -32,12 +32,8 @@ def trajectory(folder: Path, ttt_preset: str) -> dict[str, list[float]]:
         for cycle, frames in zip(cycles, (200, 150, 130), strict=True)
     ]
     Dataset.from_list(rows).save_to_disk(str(codes))
-    changes = [
-        f"config.ttt.preset={ttt_preset}",
-        f"train_codes={codes}",
-        f"output_dir={folder / 'run'}",
-        "disable_tqdm=true",
-    ]
+    changes = [f"config.ttt.preset={ttt_preset}", f"train_codes={codes}", f"output_dir={folder / 'run'}"]
+    changes.append("disable_tqdm=true")
     assert run(read_settings(CONFIG, changes)) == 0
     entries = [entry for entry in read_metrics(folder / "run") if "loss" in entry]
     names = ("loss", "codebook_0_loss", "codebooks_1_7_loss", "grad_norm")
