@@ -28,8 +28,8 @@ class BadFiles:
             raise ValueError(f"max_bad_fraction={max_bad_fraction}, but it must lie between 0 and 1.")
         if len(self.reasons) > max_bad_fraction * total:
             raise ValueError(
-                f"{len(self.reasons)} of {total} files cannot be used, more than the {max_bad_fraction:.1%} allowed "
-                f"(max_bad_fraction):{self.listing()}"
+                f"{len(self.reasons)} of {total} files cannot be used, more than the {max_bad_fraction:.1%} allowed. "
+                f"Repair or remove them:{self.listing()}"
             )
 
     def listing(self) -> str:
