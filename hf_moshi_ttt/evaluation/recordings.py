@@ -74,7 +74,8 @@ def load_recordings(
     places = {path: place for place, path in enumerate(rows["path"])}
     if len(places) < len(rows):
         raise ValueError(
-            "Several rows of codes are windows of one file: encode whole files (scripts/prepare_data.py without --window-sec)."
+            "Several rows of codes are windows of one file: encode whole files (scripts/prepare_data.py without "
+            "--window-sec)."
         )
     _require_all(places, plans)
     return [_join(plan, rows, places, settings.max_sequence_length) for plan in plans], provenance

@@ -35,7 +35,7 @@ Place = tuple[str, str]  # module and function or class; methods belong to their
 
 
 class Package:
-    """What the functions of the package and its scripts refer to, by the names that they import, and what they raise."""
+    """What the functions of the package and its scripts refer to, by names that they import, and what they raise."""
 
     def __init__(self) -> None:
         self.refers: dict[Place, set[Place]] = defaultdict(set)
@@ -97,7 +97,7 @@ NOT_OF_COMMANDS = {
     "A corpus with alignments needs text_tokenizer": "audiobooks, which evaluations encode, have no alignments",
     "main_speaker": "nor have they speakers with labels",
     "num_proc is ": "a value that is given",
-    "text_stream=, but a recording brings its own text": "the evaluation while training has no such setting to leave out",
+    "text_stream=, but a recording brings its own text": "the evaluation while training has no such setting",
     "The evaluation needs memory for batch_size": "LongContextCallback takes other settings in Python",
 }
 
