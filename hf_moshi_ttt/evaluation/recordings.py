@@ -71,7 +71,7 @@ def load_recordings(
         plans = plan_recordings(files, settings)
         names = [path for plan in plans for path in plan.paths]
         rows, provenance = encode_files(source, names, codec, cache_dir, data_dir)
-    places = {path: place for place, path in enumerate(rows["path"])}
+    places = {path: place for place, path in enumerate(rows["path"][:])}
     if len(places) < len(rows):
         raise ValueError(
             "Several rows of codes are windows of one file: encode whole files (scripts/prepare_data.py without "
