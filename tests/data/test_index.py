@@ -267,7 +267,7 @@ def test_a_killed_run_goes_on_and_gives_the_index_of_one_never_killed(
     described = []
     real = index_module._describe
     monkeypatch.setattr(
-        index_module, "_describe", lambda root, name, options: described.append(name) or real(root, name, options)
+        index_module, "_describe", lambda root, name, *more: described.append(name) or real(root, name, *more)
     )
     summary = build_index(root, tmp_path / "i.jsonl", progress=False)
     assert summary == whole
