@@ -50,7 +50,7 @@ def main() -> None:
     lengths_sec = (arguments.prompt_sec, arguments.new_sec, arguments.window_sec)
     prompt, new, window = (frames_from_sec(length_sec) for length_sec in lengths_sec)
     generator = torch.Generator(model.device)
-    long_enough = [place for place, frames in enumerate(rows["frames"]) if frames >= prompt + window]
+    long_enough = [place for place, frames in enumerate(rows["frames"][:]) if frames >= prompt + window]
     if len(long_enough) < arguments.conversations:
         raise ValueError(
             f"{len(long_enough)} conversations have a prompt and a window, {arguments.conversations} wanted."

@@ -34,7 +34,7 @@ def mix(parts: Sequence[Dataset], weights: Sequence[float], seed: int = 0) -> Da
         raise ValueError(f"weights={list(weights)}, but each must be above 0.")
     if not all(len(part) for part in parts):
         raise ValueError(f"The parts hold {[len(part) for part in parts]} recordings, but each needs one.")
-    hours = [float(np.sum(part["duration_sec"])) / 3600 for part in parts]
+    hours = [float(np.sum(part["duration_sec"][:])) / 3600 for part in parts]
     rates = [weight / length for weight, length in zip(weights, hours, strict=True)]
     counts = _counts([len(part) for part in parts], rates)
     rng, rows, places, offset = np.random.default_rng(seed), [], [], 0

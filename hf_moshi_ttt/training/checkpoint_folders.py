@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException  # no Exception, but a BaseException
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -101,7 +102,7 @@ class CheckpointFolders:
         """
         try:
             yield
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             shutil.rmtree(self.saving, ignore_errors=True)
             free = shutil.disk_usage(self.output_dir).free / 2**20
             newest = self.newest()

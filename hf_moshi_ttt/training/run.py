@@ -280,5 +280,5 @@ def adopt_provenance(model: Any, provenance: Provenance, source: str) -> None:
 def data_fingerprint(codes: Any, provenance: Provenance) -> str:
     """A hash of what was encoded and how: equal for equal data in equal order, in any folder."""
     described = {**asdict(provenance), "versions": None, "source": None, "codec": None, "text_tokenizer": None}
-    described["frames"] = [int(frames) for frames in codes["frames"]]
+    described["frames"] = [int(frames) for frames in codes["frames"][:]]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import traceback
 from pathlib import Path
 
 import pytest
+from torch.distributed.checkpoint.api import CheckpointException
 
 from hf_moshi_ttt.training.checkpoint_folders import CheckpointError, CheckpointFolders, find_checkpoint
 
@@ -102,6 +104,17 @@ def test_a_failed_save_says_what_is_left(folders: CheckpointFolders) -> None:
     with pytest.raises(CheckpointError, match=kept), folders.explained_failures("checkpoint-2"):
         raise full
     assert not folders.saving.exists() and folders.newest().name == "checkpoint-1"
+
+
+def test_a_failed_save_of_shards_says_what_is_left(folders: CheckpointFolders) -> None:
+    """What torch raises for sharded checkpoints derives from BaseException alone."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    save(folders, 1)
+    folders.clear()
+    kept = "checkpoint-2 could not be written: .*No space left.*checkpoint-1 is untouched"
+    with pytest.raises(CheckpointError, match=f"(?s){kept}"), folders.told_when_failing("checkpoint-2"):
+        raise CheckpointException("write", {0: (full, traceback.extract_stack())})
+    assert not folders.saving.exists()
 
 
 def test_files_of_a_model_replace_those_of_the_run(folders: CheckpointFolders) -> None:
