@@ -26,8 +26,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .checkpoints.loading import MoshiTTTLoadingMixin
 from .checkpoints.saving import MoshiTTTSavingMixin
 from .configuration_moshi_ttt import MoshiTTTConfig
-from .memory.layer import TTTLayer, TTTProjection
+from .memory.layer import TTTLayer
 from .memory.naive import MemoryDiagnostics
+from .memory.projections import TTTProjection
 from .special_ids import FREE_ID, NO_INPUT_ID
 from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin
 from .streaming.state import MoshiTTTState

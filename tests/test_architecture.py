@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 WINGS = [
     "special_ids",
     "strict_config",
+    "model_presets",
     "configuration_moshi_ttt",
     "transformer",
     "codec",
