@@ -1,8 +1,8 @@
 """A corpus becomes codes: encoded once, by several processes, in bounded memory, and resumable after a kill.
 
-The corpus is cut into shards of about an hour. Each becomes a file in datasets' cache under a name that stands for all
-that its codes depend on, so a killed run goes on with the shards that are missing and an identical rebuild, also into
-another folder, finds all of them. When all are there they are put together in the output folder in one step.
+The corpus is cut into shards of about an hour. Each becomes a file in datasets' cache, named by a hash of all that its
+codes depend on, so a killed run continues with the missing shards, and an identical rebuild, also into another folder,
+finds all of them. When all are there they are put together in the output folder in one step.
 """
 
 import hashlib

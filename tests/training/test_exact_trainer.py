@@ -1,4 +1,4 @@
-"""Law 7: a run that was killed anywhere, and goes on, equals one never stopped; nothing half-written is picked."""
+"""A run that is killed anywhere and continues equals one never stopped; nothing half-written is picked."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def test_a_run_that_is_killed_anywhere_equals_one_never_stopped(
 
 
 def test_sigterm_saves_and_exits_with_143(tmp_path: Path, codes: Path) -> None:
-    """The second process alone is told; both stop after the same step, and go on."""
+    """Only the second process gets the signal; both stop after the same step, and continue."""
     settings = tiny_settings(tmp_path / "run", codes, save_strategy="no", **LANES)
     assert train(settings, processes=2, terminate=(1, 3)) == [143, 143], log_of(tmp_path / "run")
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
@@ -121,7 +121,7 @@ def test_nan_in_the_first_step_and_in_weights_leave_nothing_to_save(tmp_path: Pa
 
 
 def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path: Path, codes: Path) -> None:
-    """Neither for NaN in the step after it, nor for that in a run that goes on from it."""
+    """Neither for NaN in the step after it, nor for that in a run that continues it."""
     settings = tiny_settings(tmp_path / "run", codes, gradient_accumulation_steps=3)
     inodes = []
     for calls_before in (2, 0):
