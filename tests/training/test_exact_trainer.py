@@ -49,6 +49,19 @@ def test_sigterm_saves_and_exits_with_143(tmp_path: Path, codes: Path) -> None:
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
+def test_sigterm_to_a_run_and_its_data_workers_saves(tmp_path: Path, codes: Path) -> None:
+    settings = tiny_settings(tmp_path / "run", codes, save_strategy="no", dataloader_num_workers=2)
+    assert train(settings, terminate=(0, 3)) == [143], log_of(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_a_run_that_fails_does_not_wait_for_its_data_workers(tmp_path: Path, codes: Path) -> None:
+    """SIGTERM, by which multiprocessing ends them, is blocked in them."""
+    settings = tiny_settings(tmp_path / "run", codes, dataloader_num_workers=2, learning_rate=1e30)
+    assert train(settings) == [1], log_of(tmp_path / "run")
+    assert "NonFiniteError" in log_of(tmp_path / "run")
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, codes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second checkpoint's optimizer.pt lies on /dev/full, where every write fails as on a full disk."""
     clear, saves = CheckpointFolders.clear, []
