@@ -26,7 +26,7 @@ test: setup
 
 # Two processes on CPUs with real FSDP2 over gloo; a part of `make test`.
 test-fsdp: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 tests/test_fsdp.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 0 tests/training/test_fsdp.py
 
 check: setup
 	$(BIN)/ruff check

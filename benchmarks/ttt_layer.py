@@ -198,7 +198,7 @@ def streaming_table(arguments: argparse.Namespace) -> None:
     for depth in arguments.depths:
         layer = ttt_layer(width, 128, depth)
         for first in (100, 45000):
-            cache, state, times = moshi.self_attn.init_cache(1), layer.init_state(1), []
+            cache, state, times = moshi.self_attn.init_cache(1, x.dtype, x.device), layer.init_state(1), []
             for index in range(-16, frames):  # the first 16 warm up
                 begin = time.perf_counter()
                 _, cache, _, _ = moshi(x, cache, None, torch.tensor([first + index]))

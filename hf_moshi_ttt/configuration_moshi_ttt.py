@@ -2,7 +2,7 @@
 
 `MoshiTTTConfig` describes Kyutai's Moshi in transformers' field names. Its section `ttt` describes the
 test-time-training layers; `ttt=None` is plain Moshi. Configurations are strict: an unknown key, a wrong type or a value
-out of bounds raises and says what is allowed. Everything that changes the function the model computes stands here, so
+out of bounds raises and says what is allowed. Everything that changes the function the model computes is set here, so
 that a checkpoint's config.json is enough to run it.
 """
 
@@ -15,9 +15,10 @@ from transformers.configuration_utils import SubConfigSpec
 from .configuration_ttt import TTTConfig
 from .strict_config import StrictConfig, merged
 
+
 @strict
 class MoshiTTTDepthConfig(StrictConfig):
-    """The depth transformer, which predicts the codebooks of one frame one after the other.
+    """The depth transformer, which predicts the codebooks of one frame in order.
 
     Args:
         ffn_dim: Rows of the gated feed-forward's first projection: twice its hidden width.

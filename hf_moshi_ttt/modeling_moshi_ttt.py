@@ -26,8 +26,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .checkpoints.loading import MoshiTTTLoadingMixin
 from .checkpoints.saving import MoshiTTTSavingMixin
 from .configuration_moshi_ttt import MoshiTTTConfig
-from .memory.layer import TTTLayer, TTTProjection
+from .memory.layer import TTTLayer
 from .memory.naive import MemoryDiagnostics
+from .memory.projections import TTTProjection
 from .special_ids import FREE_ID, NO_INPUT_ID
 from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin
 from .streaming.state import MoshiTTTState
@@ -126,7 +127,7 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
             if learned.diagnostics is not None:
                 branch_rms, residual_rms = (x.detach().float().square().mean(-1).sqrt() for x in (branch, x_BTD))
                 ratio = (branch_rms / residual_rms).masked_fill(residual_rms == 0, torch.nan)
-                gate = self.ttt_gate.factor().detach()
+                gate = self.ttt_gate(torch.ones_like(x_BTD[0, 0])).detach()
                 memory_diagnostics = replace(learned.diagnostics, gate=gate, branch_to_residual=ratio)
             x_BTD = x_BTD + branch
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory, memory_diagnostics
@@ -156,9 +157,17 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": MoshiTTTDecoderLayer}
     _keep_in_fp32_modules_strict = {"learner", "ttt_gate"}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs, also where its weights are offloaded."""
+        device = super().device
+        hooks = (getattr(module, "_hf_hook", None) for module in self.modules()) if device.type == "meta" else ()
+        found = (getattr(part, "execution_device", None) for hook in hooks for part in getattr(hook, "hooks", [hook]))
+        return next((torch.device(where) for where in found if where is not None), device)
+
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # For code outside transformers it passes by modules whose own weights are all loaded, and so by decoder layers,
-        # which initialise their TTT block. `init` spares loaded weights by itself.
+        # For code outside transformers it skips modules whose own weights are all loaded, and so decoder layers, which
+        # initialise their TTT block. `init` leaves loaded weights unchanged by itself.
         super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
@@ -259,7 +268,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         """The state of `batch_size` fresh streams.
 
         Args:
-            window: whether attention goes on across calls. False carries the memory alone from segment to segment.
+            window: whether attention continues across calls. False carries only the memory from segment to segment.
             device: the model's own if None; on `"meta"` it costs nothing, and `num_bytes_by_layer()` still gives the
                 memory it needs, for a model on `"meta"` too.
         """
@@ -268,7 +277,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         depth = self.config.max_delay_frames + 1
         return MoshiTTTState(
             memory=tuple(layer.ttt.init_state(batch_size, device) for layer in self.model.layers if layer.has_ttt),
-            window=tuple(layer.self_attn.init_cache(batch_size, device) for layer in self.model.layers)
+            window=tuple(layer.self_attn.init_cache(batch_size, self.dtype, device) for layer in self.model.layers)
             if window
             else None,
             history=initial[None, :, None].repeat(batch_size, 1, depth),

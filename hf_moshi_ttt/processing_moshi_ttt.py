@@ -1,7 +1,7 @@
 """`MoshiTTTProcessor`: waveforms and words to frames of codes, and back, with the model's own codec and tokenizer.
 
-It is made of the model's config.json alone: the codec and the text tokenizer are loaded by the names that stand there,
-when they are first used.
+It needs only the model's config.json: the codec and the text tokenizer are loaded by the names in it, when they are
+first used.
 
 Axes: B batch, K streams, Q codebooks, T frames of 80 ms, S samples.
 """

@@ -1,4 +1,4 @@
-"""Configurations that refuse what they do not know, where transformers would keep it silently."""
+"""Configurations that refuse unknown keys, which transformers would keep silently."""
 
 from dataclasses import fields
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ class StrictConfig(PreTrainedConfig):
 
     # Keys of `own_values` that a stream's state does not depend on.
     state_free_keys: ClassVar[frozenset[str]] = frozenset()
-    # Former names of keys: stored configurations load with them, callers are told the new name.
+    # Former names of keys: stored configurations load with them, callers get an error with the new name.
     renamed_keys: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:

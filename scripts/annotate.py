@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="index (.jsonl) or folder of two-channel audio")
     parser.add_argument("--transcripts", type=Path, help="folder of transcripts (beside the audio)")
-    parser.add_argument("--overwrite", action="store_true", help="make word times anew that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing word times")
     parser.add_argument("--num-proc", type=int, default=1, help="processes that align (%(default)s)")
     parser.add_argument(
         "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
@@ -24,9 +24,9 @@ def main() -> None:
     summary = annotate_corpus(
         arguments.source, arguments.transcripts, arguments.overwrite, arguments.num_proc, arguments.max_bad_fraction
     )
-    print(f"{summary.annotated} files annotated, {summary.kept} were there")
+    print(f"{summary.annotated} files annotated, {summary.kept} had word times already")
     if summary.estimated_words:
-        print(f"{summary.estimated_words} words that the aligner does not know stand between their neighbours")
+        print(f"{summary.estimated_words} words that the aligner does not know are timed between their neighbours")
     for path, reason in summary.bad.reasons.items():
         print(f"left out: {path}: {reason}")
 

@@ -1,6 +1,6 @@
 """Indexes a folder of audiobooks: a JSON line a file with its `path`, relative to the index, and `duration` in seconds.
 
-Durations are read from headers. A run that was killed goes on where it stopped.
+Durations are read from headers. A run that was killed continues where it stopped.
 """
 
 import argparse
@@ -17,8 +17,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--min-duration-sec", type=float, default=0.0, help="leave out shorter files")
     parser.add_argument("--max-duration-sec", type=float, default=math.inf, help="leave out longer files")
     parser.add_argument("--min-snr", type=float, help="leave out files with a lower snr in their JSON, or none")
-    parser.add_argument("--speakers", nargs="+", help="keep these speakers alone")
-    parser.add_argument("--check", action="store_true", help="decode every file, to find damage behind the headers")
+    parser.add_argument("--speakers", nargs="+", help="keep only these speakers")
+    parser.add_argument("--check", action="store_true", help="decode every file: headers do not show all damage")
     parser.add_argument("--num-threads", type=int, default=8, help="files read at once (%(default)s)")
     parser.add_argument(
         "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
@@ -36,7 +36,7 @@ def main() -> None:
         print(f"{count} files left out: {reason}")
     if summary.bad.reasons:
         print(
-            f"{len(summary.bad.reasons)} files cannot be used; they and the reasons stand beside the index (.bad.json)"
+            f"{len(summary.bad.reasons)} files cannot be used; see the list with reasons beside the index (.bad.json)"
         )
 
 

@@ -1,6 +1,6 @@
-"""Lets a model go on in held-out conversations and measures whether its speech collapses; writes JSON and a picture.
+"""Lets a model continue held-out conversations and measures whether its speech collapses; writes JSON and a picture.
 
-The user's side goes on as recorded, and in silence after its end. The real conversations are the reference.
+The user's side continues as recorded, with silence after its end. The real conversations are the reference.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from hf_moshi_ttt.evaluation.conversation_measures import (
     measures_by_window,
     summarize_measures,
 )
-from hf_moshi_ttt.evaluation.pictures import plot_conversations
 from hf_moshi_ttt.evaluation.results_file import made_with
+from hf_moshi_ttt.evaluation.results_plot import plot_conversations
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -4,7 +4,7 @@ python scripts/evaluate_long_context.py configs/evaluation/librilight.yaml --mod
     --compare frozen=kyutai/moshiko-pytorch-bf16,static,window_only,gated_delta=PATH,no_reset [key=value ...]
 
 Several processes share the recordings: torchrun --nproc-per-node 8 scripts/evaluate_long_context.py ... A run that was
-stopped goes on in its output folder.
+stopped continues in its output folder.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from hf_moshi_ttt.evaluation.long_context_settings import (
     RecordingSettings,
     parse_settings,
 )
-from hf_moshi_ttt.evaluation.pictures import draw_pictures
 from hf_moshi_ttt.evaluation.recordings import load_recordings
 from hf_moshi_ttt.evaluation.report import write_report
 from hf_moshi_ttt.evaluation.results_file import SCHEMA_VERSION, made_with, write_results
+from hf_moshi_ttt.evaluation.results_plot import draw_pictures
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
 from hf_moshi_ttt.training.arguments import describe_settings, read_settings
@@ -43,7 +43,7 @@ def parse_arguments() -> tuple[argparse.Namespace, RecordingSettings, LongContex
         default="",
         metavar="BASELINES",
         help="with commas: frozen=MODEL (before training), gated_delta=MODEL, static[=MODEL] (no inner steps), "
-        "window_only (no TTT branch), no_reset (memory goes on over recordings), NAME=MODEL",
+        "window_only (no TTT branch), no_reset (memory continues across recordings), NAME=MODEL",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for results")
     parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")

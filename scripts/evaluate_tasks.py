@@ -27,7 +27,9 @@ from hf_moshi_ttt.training.arguments import read_settings
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="name or path")
-    parser.add_argument("--output", type=Path, required=True, help="folder for tasks.json; a stopped run goes on there")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for tasks.json; a stopped run continues there"
+    )
     parser.add_argument("--task", action="append", default=[], metavar="TASK=FOLDER", help=f"one of {', '.join(TASKS)}")
     parser.add_argument("--items", type=int, help="how many items of each task, drawn by seed (all)")
     parser.add_argument("--seed", type=int, default=0, help="of that draw (%(default)s)")

@@ -20,8 +20,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="name or path of a TTT-Moshi checkpoint")
     parser.add_argument("--codes", required=True, help="folder of encoded recordings (scripts/prepare_data.py)")
-    parser.add_argument("--recording", type=int, default=0, help="which of them is the prompt (%(default)s)")
-    parser.add_argument("--prompt-sec", type=float, default=60.0, help="how much of it is heard (%(default)s)")
+    parser.add_argument("--recording", type=int, default=0, help="which of them to continue (%(default)s)")
+    parser.add_argument("--prompt-sec", type=float, default=60.0, help="how much of it is the prompt (%(default)s)")
     parser.add_argument("--new-sec", type=float, default=10.0, help="how much is generated (%(default)s)")
     parser.add_argument("--temperature", type=float, default=0.8, help="of the audio codes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
@@ -54,7 +54,7 @@ def main() -> None:
     if model.config.text_tokenizer is not None:
         report["text"] = processor.decode_text(result.codes)[0]
     output.with_suffix(".json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    print(f"text: {report.get('text', 'none, the model was trained on audio alone')!r}")
+    print(f"text: {report.get('text', 'none, the model was trained without text')!r}")
     print(f"{arguments.new_sec} s at {rate:.1f} frames/s, {rate / FRAME_RATE_HZ:.2f} times real time, in {output}")
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from hf_moshi_ttt.evaluation.memory_curves import memory_by_step
-from hf_moshi_ttt.evaluation.plots import plot_memory
+from hf_moshi_ttt.evaluation.memory_plot import plot_memory
 from hf_moshi_ttt.memory.diagnostics import LOG_PREFIX
 from hf_moshi_ttt.training.run_files import read_metrics
 from hf_moshi_ttt.training.training_plot import plot_training

@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.evaluation.memory_curves import memory_by_position, memory_by_step
-from hf_moshi_ttt.evaluation.plots import plot_memory
+from hf_moshi_ttt.evaluation.memory_plot import plot_memory
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
 

@@ -1,6 +1,6 @@
 """Encodes a corpus once to int16 codes on disk; training and evaluation read nothing else.
 
-What is done is kept in datasets' cache: a run that was killed goes on where it stopped.
+Finished parts are kept in datasets' cache: a run that was killed continues where it stopped.
 """
 
 import argparse

@@ -20,7 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--license", help="licence of the weights; CC-BY-4.0 if they start from Kyutai's")
     parser.add_argument("--results", type=Path, help="folder that scripts/evaluate_long_context.py wrote")
     parser.add_argument("--private", action="store_true", help="nobody else sees the repository")
-    parser.add_argument("--trainable-only", action="store_true", help="the trained part alone, with its base by name")
+    parser.add_argument("--trainable-only", action="store_true", help="only the trained part, with its base by name")
     parser.add_argument("--max-shard-size", default="5GB", help="largest file of weights (%(default)s)")
     return parser.parse_args()
 

@@ -17,7 +17,7 @@ def main() -> int:
     )
     parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="settings of the run, see below")
     parser.add_argument(
-        "--dry-run", action="store_true", help="tell parameters, memory, data and time, after three steps, and stop"
+        "--dry-run", action="store_true", help="report parameters, memory, data and time after three steps, and stop"
     )
     arguments = parser.parse_args()
     given = arguments.settings

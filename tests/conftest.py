@@ -37,7 +37,7 @@ def make_model() -> Callable[..., MoshiTTTForConditionalGeneration]:
             for layer in model.model.layers:
                 if layer.has_ttt:
                     torch.nn.init.normal_(layer.ttt.o_proj.weight, std=0.3)
-                    if model.config.ttt.learner != "gated_delta":
+                    if hasattr(layer.ttt.learner, "inner_norm_bias"):
                         torch.nn.init.normal_(layer.ttt.learner.inner_norm_bias, std=0.1)
         return model
 

@@ -53,9 +53,9 @@ def test_ttt_is_absent_by_default_and_there_in_every_preset() -> None:
 def test_an_empty_ttt_section_is_the_usual_ttt_mlp() -> None:
     ttt = MoshiTTTConfig(ttt={}).ttt
     assert (ttt.layers, ttt.preset, ttt.ttt_mlp_layers, ttt.ttt_mlp_expansion_factor) == ("middle", "default", 2, 4)
-    assert (ttt.mini_batch_size, ttt.base_lr, ttt.step, ttt.forget) == (16, 3.0, "mean", "learned")
-    assert (ttt.learner, ttt.update) == ("ttt", "all")
-    assert (ttt.initial_gating_alpha, ttt.initial_retention) == (0.1, 0.998)
+    assert (ttt.mini_batch_size, ttt.base_lr, ttt.step, ttt.forget) == (16, 1.0, "online", "learned")
+    assert (ttt.learner, ttt.update) == ("ttt", "last")
+    assert (ttt.initial_gating_alpha, ttt.initial_retention) == (1.0, 0.998)
     assert (ttt.output_bias, ttt.persistent_states) == (True, False)
 
 
@@ -71,7 +71,7 @@ def test_the_papers_preset_has_the_papers_rates_and_does_not_forget(depth: int, 
 def test_a_state_depends_on_what_the_function_depends_on() -> None:
     config = MoshiTTTConfig.from_preset("tiny")
     values = config.state_values()
-    assert values["ttt.mini_batch_size"] == 4 and values["ttt.base_lr"] == 3.0 and values["sliding_window"] == 16
+    assert values["ttt.mini_batch_size"] == 4 and values["ttt.base_lr"] == 1.0 and values["sliding_window"] == 16
     assert not {"codec", "text_loss_weight", "ttt.initial_gating_alpha", "ttt.persistent_states"} & set(values)
     assert "ttt.layers" in values and "layers" not in config.ttt.state_values()  # a layer alone does not know its index
     assert set(values) < set(config.own_values())

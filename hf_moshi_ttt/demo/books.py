@@ -2,7 +2,7 @@
 
 What is different: there is one voice in the package, so speakers are made of it. A speaker's pitch and vocal tract come
 from resampling what the voice says, the tempo from the synthesis. Four novels are for training and two are held out
-whole, so that no held-out sentence is ever heard in training, whoever reads it. Every chapter is planned before any is
+whole, so that no held-out sentence occurs in training, by any reader. Every chapter is planned before any is
 read, so the audio depends on the seed and the sizes and not on the number of processes.
 """
 
@@ -81,7 +81,7 @@ UNSEEN_VOICES = (
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter to be read: its place, reader and text. `number` counts from 1 within one speaker's book."""
+    """A chapter to be read: its split, reader and text. `number` counts from 1 within one speaker's book."""
 
     split: str
     novel: str
@@ -91,7 +91,7 @@ class Chapter:
     seed: int
 
     def path(self, librilight_dir: Path) -> Path:
-        """Return where the audio lies: `<split>/<speaker>/<book>/<chapter>.flac`."""
+        """Return the path of the audio: `<split>/<speaker>/<book>/<chapter>.flac`."""
         chapter_name = f"{self.novel}_{self.number:03d}.flac"
         return librilight_dir / self.split / self.voice.name / self.novel / chapter_name
 

@@ -2,7 +2,7 @@
 
 What is different: the lines come from `chatterbot-corpus` and are spoken by the neural voice that reads the books. The
 left channel is Moshi's one speaker, the right channel a user whose voice changes from conversation to conversation.
-Turns overlap a little or leave a pause. Every line is used once, so no held-out line is ever heard in training. Lines
+Turns overlap a little or leave a pause. Every line is used once, so no held-out line occurs in training. Lines
 with a word that the aligner does not know are left out, so every word that is spoken has its times.
 """
 
@@ -64,7 +64,7 @@ class Conversation:
 
     @property
     def path(self) -> str:
-        """Where the audio lies below the folder of the data set."""
+        """The audio's path below the folder of the data set."""
         return f"data_stereo/{self.number}.wav"
 
 

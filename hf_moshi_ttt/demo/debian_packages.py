@@ -1,7 +1,7 @@
 """The two Debian packages of the corpus: fetches them, unpacks them and reads the novels out of one of them.
 
-What is different: nothing is installed and no root is needed. `apt-get download` and `dpkg -x` only write where they
-are told, and a `.deb` file that somebody put into the cache folder by hand is used in place of a download. The novels
+What is different: nothing is installed and no root is needed. `apt-get download` and `dpkg -x` write only to given
+folders, and a `.deb` file that somebody put into the cache folder by hand is used in place of a download. The novels
 are an R lazy-load database, which is read without R.
 """
 

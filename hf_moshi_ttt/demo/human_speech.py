@@ -1,7 +1,7 @@
 """Real human speech in the layout of LibriLight: one narrator's telephone prompts, joined into chapters.
 
 What is different: the prompts are the only recordings of a person, 27 minutes at 16 kHz in about 500 short files. They
-are shuffled and joined with pauses. A prompt, whatever names its file has, is either in training or held out.
+are shuffled and joined with pauses. A prompt, also one that several files hold, is either in training or held out.
 """
 
 from collections.abc import Iterable

@@ -38,7 +38,7 @@ class DemoSize:
 
 SIZES = {
     "full": DemoSize(5.0, 60, 60, 60, 220, 40, 250, (1000, 2000, 4000, 5000), 120, 10),
-    # For tests: every stage with real code paths in about two minutes, and no result worth reading.
+    # For tests: every stage with real code paths in about two minutes, and no meaningful result.
     "smoke": DemoSize(
         0.1,
         3,
@@ -68,7 +68,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo lies and what it is made with.
+    """The demo's folder and what it is made with.
 
     Args:
         codec: name or path of a codec such as `kyutai/mimi`, or None to fit a small one.
@@ -229,7 +229,7 @@ def run_stages(stages: Sequence[Stage], root: Path, say: Callable[[str], None]) 
 
 
 def _run_commands(stage: Stage, root: Path) -> None:
-    """One after the other; or all at once with one thread each, the first on the screen and the others into logs."""
+    """In sequence; or in parallel with one thread each, the first printing to the screen and the others into logs."""
     full = [[sys.executable, f"scripts/{command[0]}", *command[1:]] for command in stage.commands]
     if not stage.parallel:
         for command in full:

@@ -2,8 +2,8 @@
 
 | baseline        | what it is                                                                                |
 | --------------- | ----------------------------------------------------------------------------------------- |
-| window_only     | the same model, its TTT branch silent: what the attention window alone gives              |
-| no_reset        | the same model, its memory going on from each recording to the next                       |
+| window_only     | the same model, its TTT branch silent: what the attention window gives by itself          |
+| no_reset        | the same model, its memory continuing from each recording to the next                       |
 | static          | the same model, its inner networks taking no steps                                        |
 | static=PATH     | trained with `ttt.learner=static`: as many parameters, used without inner steps           |
 | frozen=PATH     | the model that training started from, without TTT                                         |
@@ -79,7 +79,7 @@ class Comparison:
     Args:
         load: from a checkpoint's path to its model, on its device.
         keep_in: folder of losses of finished recordings, or None.
-        say: is told every finding.
+        say: takes each finding to print.
     """
 
     def __init__(

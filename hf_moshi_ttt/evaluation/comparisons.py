@@ -8,7 +8,7 @@ import numpy as np
 
 from .loss_curve import Estimate, bin_losses, curve, mean_beyond, slope_per_1000_frames
 
-_ROUNDING_NATS = 1e-4  # up to here two readings of the same numbers differ
+_ROUNDING_NATS = 1e-4  # two readings of the same losses differ by up to this much
 
 
 def compare(

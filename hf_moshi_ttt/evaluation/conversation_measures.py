@@ -1,13 +1,13 @@
-"""Does speech collapse as a conversation goes on? Entropy, repetition and speaking share, window by window.
+"""Does speech collapse during a conversation? Entropy, repetition and fraction of time spoken, window by window.
 
 | measure          | in a window of frames                                                                 |
 | ---------------- | ------------------------------------------------------------------------------------- |
 | `entropy_bits`   | entropy of the codes of codebook 0; at most log2 of the window                        |
 | `repetition`     | 1 - distinct / all 4-grams of codebook 0 (seq-rep-4 of Welleck et al. 2020)           |
-| `speaking_share` | share of frames louder than `SPEAKING_DB`                                             |
-| `text_share`     | share of frames with a word piece in the text row                                     |
+| `speaking_share` | fraction of frames louder than `SPEAKING_DB`                                          |
+| `text_share`     | fraction of frames with a word piece in the text row                                  |
 
-The same measures of the real conversations are the reference: what counts is to stay where they are.
+The same measures of the real conversations are the reference: generated speech should stay near them.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def continue_conversation(
 ) -> np.ndarray:
     """What the model adds to the first frames of a conversation, `[K, new_frames]`.
 
-    The user's side goes on as recorded, and in silence after its end.
+    The user's side continues as recorded, with silence after its end.
 
     Args:
         silence_codes: `[Q]`, one frame of digital silence.
@@ -62,7 +62,7 @@ def entropy_bits(codes_T: np.ndarray) -> float:
 
 
 def repetition(codes_T: np.ndarray) -> float:
-    """The share of 4-grams that were there before in the window."""
+    """The fraction of 4-grams that occurred before in the window."""
     grams = np.lib.stride_tricks.sliding_window_view(codes_T, NGRAM)
     return 1 - len(np.unique(grams, axis=0)) / len(grams)
 

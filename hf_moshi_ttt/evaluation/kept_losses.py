@@ -1,8 +1,8 @@
-"""Losses of finished recordings on disk, so that an evaluation that was stopped goes on where it stopped.
+"""Losses of finished recordings on disk, so that an evaluation that was stopped continues where it stopped.
 
-A file's name stands for all that its losses depend on: the weights and settings of the model, the way it is run, and
-the codes with their text and user rows. Beside them lies how blocks compared with single frames when these recordings
-were read. Files are written in one step.
+A file's name is a hash of all that its losses depend on: the weights and settings of the model, the way it is run, and
+the codes with their text and user rows. The comparison of blocks with single frames (`block_check`) is kept beside the
+losses. Files are written in one step.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class KeptLosses:
     """A folder of losses of one model run in one way.
 
     Args:
-        folder: None keeps nothing.
+        folder: where the losses are written; None keeps nothing.
         recipe: what the losses depend on besides a recording's codes.
     """
 

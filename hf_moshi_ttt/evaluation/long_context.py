@@ -1,4 +1,4 @@
-"""`evaluate_long_context`: losses over whole recordings, and the numbers that are published with what to trust them.
+"""`evaluate_long_context`: losses over whole recordings, and the published numbers with their intervals.
 
 A recording is Moshi's own stream, teacher-forced; its text and user rows are those that the model was trained with
 unless the settings say otherwise. Several processes share the recordings, finished ones are not evaluated again, and
@@ -57,7 +57,7 @@ def evaluate_long_context(
     Args:
         recordings: codes `[Q, T]` of one speaker or `[K, T]` of a conversation.
         silence_codes: `[Q]`, one frame of digital silence; needed where the user's rows are silence.
-        keep_in: folder that keeps the losses of finished recordings for a run that goes on.
+        keep_in: folder that keeps the losses of finished recordings for a run that continues.
         progress: whether to show a progress bar.
 
     Raises:
@@ -73,7 +73,7 @@ def evaluate_long_context(
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module, memory: str = "on") -> Iterator[None]:
-    """The model in evaluation mode, its memories as `memory` says; after it all is as it was before.
+    """The model in evaluation mode, its memories as `memory` says; all of it is undone afterwards.
 
     Raises:
         ValueError: `memory="static"` for a model whose memories take no inner steps anyway.
@@ -93,7 +93,7 @@ def evaluation_mode(model: torch.nn.Module, memory: str = "on") -> Iterator[None
 
 
 def _memory_hooks(model: torch.nn.Module, memory: str) -> list[Any]:
-    """Hooks that silence the TTT branch for "off", and inner learning rates, before their sigmoid, for "static"."""
+    """Forward hooks: "off" makes the gate 0, "static" the inner learning rates (-inf before their sigmoid)."""
     changed = {"off": ("ttt_gate", 0.0), "static": ("ttt.rate_proj", -torch.inf)}
     if memory not in changed:
         return []
@@ -164,7 +164,7 @@ def summarize(
 
 
 def describe_model(model: "MoshiTTTForConditionalGeneration", settings: LongContextSettings) -> dict[str, Any]:
-    """What a score depends on and is printed with."""
+    """What a score depends on: it is printed with every score."""
     config = model.config
     return {
         "codec": config.codec,

@@ -22,7 +22,7 @@ REMOVED = {
     "memory_check_enabled": "memory does not grow with length: it follows from batch_size and block_frames",
     "ttt_optimize_chunk_size": "block_frames changes no loss, and ttt.mini_batch_size belongs to the checkpoint",
     "ttt_prefer_efficiency": "mode=block is the fast one, with the losses of mode=stream",
-    "librilight_streaming": "its keys stand at the top level, such as max_sequence_length",
+    "librilight_streaming": "its keys are at the top level, such as max_sequence_length",
 }
 
 
@@ -38,7 +38,7 @@ class LongContextSettings:
 
     mode: str = field(
         default="block",
-        metadata={"help": "'block': many frames at once; 'stream': one after the other, the same losses, slow."},
+        metadata={"help": "'block': many frames at once; 'stream': frame by frame, the same losses, slow."},
     )
     block_frames: int = field(default=512, metadata={"help": "Longest block; losses do not depend on it."})
     batch_size: int = field(default=4, metadata={"help": "Recordings read side by side."})
@@ -63,7 +63,7 @@ class LongContextSettings:
         metadata={
             "help": "'on'; 'off': the TTT branch adds nothing, so that the attention window is all there is; "
             "'static': the inner networks answer from their start weights and take no steps; "
-            "'no_reset': the memory goes on from each recording to the next."
+            "'no_reset': the memory continues from each recording to the next."
         },
     )
     check_frames: int = field(
@@ -75,7 +75,7 @@ class LongContextSettings:
     )
     training_frames: int | None = field(
         default=None,
-        metadata={"help": "Frames that the model heard at a time in training, to be marked in the report."},
+        metadata={"help": "Length of a training segment in frames, to be marked in the report."},
     )
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class RecordingSettings:
             "librilight_book_name names; 'list': those of librilight_recordings; 'chapters': each file by itself."
         },
     )
-    librilight_speaker_id: str | None = field(default=None, metadata={"help": "Keep the books of this speaker alone."})
+    librilight_speaker_id: str | None = field(default=None, metadata={"help": "Keep only the books of this speaker."})
     librilight_book_name: str | None = field(default=None, metadata={"help": "The book of 'single_book'."})
     librilight_recordings: list[str] | None = field(
         default=None, metadata={"help": "Of 'list', in order: 'speaker/book', or paths of single files."}
@@ -125,7 +125,7 @@ class RecordingSettings:
         default=None, metadata={"help": "How many chapters of a book, from the first; all by default."}
     )
     max_sequence_length: int | None = field(
-        default=None, metadata={"help": "Longest recording in frames of 80 ms; what lies behind is left out."}
+        default=None, metadata={"help": "Longest recording in frames of 80 ms; the rest is left out."}
     )
     seed: int = field(default=0, metadata={"help": "Of the draw of recordings."})
 

@@ -1,10 +1,10 @@
 """Loss as a function of position: bins, slopes and bootstrap intervals over recordings, on plain numpy arrays.
 
 Positions are frames of 80 ms since the start of a recording; 1,000 frames are 80 s. Losses are nats. A position that a
-recording does not reach, or at which a codebook has no prediction, is NaN and takes part in nothing.
+recording does not reach, or at which a codebook has no prediction, is NaN and is left out of every statistic.
 
 Every statistic here is a sum over recordings divided by another one, and recordings are what is resampled. Percentiles
-of a bootstrap are too narrow for the few recordings that there are: with 8 recordings of different lengths they held
+of a bootstrap are too narrow for few recordings: with 8 recordings of different lengths they held
 the true slope in 86 of 100 trials. So their distance from the estimate is widened (Hesterberg 2015, "What teachers
 should know about the bootstrap"): by Student's t over the normal's, for Kish's effective number of recordings, and by
 recordings' residuals when they are left out over those when they are not. The slope then is held in 94 to 98 of 100.
@@ -168,12 +168,12 @@ def long_context_numbers(
 
 
 def short_position(position: int) -> str:
-    """A position in frames as it stands in a key: `8k` for 8000."""
+    """A position in frames as written in a key: `8k` for 8000."""
     return f"{position // 1000}k" if position % 1000 == 0 else str(position)
 
 
 def curve(binned_RN: np.ndarray, bin_frames: int) -> list[dict[str, Any]]:
-    """The mean of each bin that somebody reaches, with its interval, and the bin's centre in frames."""
+    """The mean of each bin that any recording reaches, with its interval, and the bin's centre in frames."""
     points = []
     for centre, values_R in zip(bin_centres(binned_RN.shape[1], bin_frames), binned_RN.T, strict=True):
         estimate = estimate_mean(values_R)
@@ -183,7 +183,7 @@ def curve(binned_RN: np.ndarray, bin_frames: int) -> list[dict[str, Any]]:
 
 
 def codebook_curves(losses_RQT: Sequence[np.ndarray], bin_frames: int) -> list[list[float | None]]:
-    """The mean of each codebook in each bin, `[Q][bins]`; None where nobody reaches it."""
+    """The mean of each codebook in each bin, `[Q][bins]`; None where no recording reaches it."""
     rows = []
     for codebook in range(len(losses_RQT[0])):
         binned = bin_losses([losses[codebook] for losses in losses_RQT], bin_frames)

@@ -1,6 +1,6 @@
 """What the memory of each TTT layer does, over the position in a stream or over the steps of a training run.
 
-Both give the same JSON, which `plots.plot_memory` draws:
+Both give the same JSON, which `memory_plot.plot_memory` draws:
 
     {"schema": 1, "x_label": str, "x": [...], "layers": [index of each TTT layer], "recordings": [how many at each x],
      "curves": {quantity: [[a value or null at each x] of each layer]}}
@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.collator import MoshiTTTCollator
-from ..memory.diagnostics import LOG_PREFIX, QUANTITIES, layer_means, log_key, present_frames
+from ..memory.diagnostics import LOG_PREFIX, QUANTITIES, log_key, means_by_layer
+from .figures import POSITION_LABEL
 from .long_context import evaluation_mode
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def memory_by_position(
     counts = [int((reached > index).sum()) for index in range(bins)]
     means = np.stack([np.nansum(found[:, index], 0) / counts[index] for index in range(bins)])
     means[np.isnan(found).all(0)] = np.nan
-    return _curves("position in the recording (frames of 80 ms)", centres, layers, counts, means)
+    return _curves(POSITION_LABEL, centres, layers, counts, means)
 
 
 def _follow(
@@ -66,9 +67,8 @@ def _follow(
         chunk = codes_1KT[:, :, index * bin_frames : (index + 1) * bin_frames]
         output: Any = model(codes=chunk, state=state, diagnostics=True)
         state = output.state
-        for place, layer_diagnostics in enumerate(output.diagnostics):
-            for name, value in layer_means(layer_diagnostics, present_frames(chunk)).items():
-                found_NLQ[index, place, QUANTITIES.index(name)] = value.item()
+        for layer, name, value in means_by_layer(range(found_NLQ.shape[1]), output.diagnostics, chunk):
+            found_NLQ[index, layer, QUANTITIES.index(name)] = value.item()
 
 
 def memory_by_step(log_history: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 Every recording is read from a fresh state with the losses of the long-context evaluation, and its score is the mean
 loss a frame, so that longer ones are not at a disadvantage. The right one wins with 1, a tie counts 0.5; pairs of one
-item (a word in several voices) are averaged first. Intervals are Wilson's (1927) for a share of that many items: within
-0..1 and of some width where all items are right. Codebook 0, the semantic one, and the weights of training are scored
-beside the mean over codebooks.
+item (a word in several voices) are averaged first. Intervals are Wilson's (1927) for a fraction of that many items:
+within 0..1 and of some width where all items are right. Codebook 0, the semantic one, and the weights of training are
+scored beside the mean over codebooks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ def evaluate_pairs(
 
 
 def accuracy(pairs: Sequence[Pair], losses: Mapping[str, float]) -> Estimate:
-    """The share of items whose right recording has the lower loss.
+    """The fraction of items whose right recording has the lower loss.
 
     Raises:
         ValueError: a recording without a loss, as one of a single frame.
@@ -89,7 +89,7 @@ def accuracy(pairs: Sequence[Pair], losses: Mapping[str, float]) -> Estimate:
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's score interval of a share of `count` items."""
+    """Wilson's score interval of a fraction of `count` items."""
     z = stats.norm.ppf((1 + CONFIDENCE) / 2)
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)

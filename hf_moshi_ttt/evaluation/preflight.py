@@ -1,4 +1,4 @@
-"""What may spoil an evaluation, said before it and after it, each finding with its remedy."""
+"""Checks before and after an evaluation; each problem comes with its remedy."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _EXACT_NATS = 1e-4
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know, or with a `remedy` something to mend."""
+    """A fact about an evaluation; with a `remedy`, a problem."""
 
     what: str
     remedy: str | None = None
@@ -159,9 +159,7 @@ def _lengths(
         )
     trained = settings.training_frames
     if trained is not None and longest > trained:
-        findings.append(
-            Finding(f"Positions behind {trained} frames are beyond what the model heard at a time in training")
-        )
+        findings.append(Finding(f"Positions beyond {trained} frames are longer than the model's training segments"))
     return findings
 
 
@@ -187,7 +185,7 @@ def afterthoughts(results: dict[str, Any], codebook_size: int, dtype: str) -> li
     if losses and max(losses) > _HIGH_LOSS_NATS:
         findings.append(
             Finding(
-                f"The loss reaches {max(losses):.2f} nats; drawing codes blindly costs {math.log(codebook_size):.2f}",
+                f"The loss reaches {max(losses):.2f} nats; drawing codes at random costs {math.log(codebook_size):.2f}",
                 "Was the model trained on this codec, this text_stream and this user_stream? Compare with mode=stream",
             )
         )
@@ -196,7 +194,7 @@ def afterthoughts(results: dict[str, Any], codebook_size: int, dtype: str) -> li
         findings.append(
             Finding(
                 f"The loss is erratic: it jumps by {jumps.max():.2f} nats between neighbouring bins",
-                "Look at the memories (inner loss above 2 or growing: lower ttt.base_lr), and listen to that place",
+                "Look at the memories (inner loss above 2 or growing: lower ttt.base_lr), and listen to it",
             )
         )
     check = results["run"].get("block_check")

@@ -1,4 +1,4 @@
-"""Losses of many recordings: in batches, shared by several processes, and without those that were finished before."""
+"""Losses of many recordings: in batches, shared by several processes, without those that an earlier run finished."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RecordingReader:
-    """Reads recordings with one model in one way, and tells how it went."""
+    """Reads recordings with one model under one setting, and reports how."""
 
     def __init__(
         self, model: "MoshiTTTForConditionalGeneration", settings: LongContextSettings, progress: bool
@@ -76,7 +76,7 @@ class RecordingReader:
         return f"{model_sha256(self.model, self.model.config.state_values())} {way}"
 
     def _finished(self, kept: KeptLosses, framed: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-        """Recordings that all processes find finished; where memory goes on, all of them or none."""
+        """Recordings that all processes find finished; with `no_reset`, all of them or none."""
         found = {i: losses for i, codes in enumerate(framed) if (losses := kept.read(codes)) is not None}
         everywhere = set(found).intersection(*gather_object([set(found)]))
         if self.is_chain and len(everywhere) < len(framed):
@@ -84,7 +84,7 @@ class RecordingReader:
         return {i: found[i] for i in everywhere}
 
     def _agree_on_check(self, kept: KeptLosses, framed: Sequence[np.ndarray]) -> None:
-        """The worst of all processes, or that of the run that read the recordings."""
+        """Takes the largest difference of all processes, or the one kept by the run that read the recordings."""
         checks = [check for check in gather_object([self.check]) if check is not None]
         if checks:
             self.check = max(checks, key=lambda check: check["max_difference_nats"])
@@ -94,11 +94,11 @@ class RecordingReader:
             self.check = kept.read_check(framed)
 
     def _every_process_reads_all(self) -> bool:
-        """Sharded weights are gathered by all processes together, and a chain has one order."""
+        """Whether all processes run the same batches: weights are sharded, or memory continues over recordings."""
         return self.is_chain or any(isinstance(weight, DTensor) for weight in self.model.parameters())
 
     def _batches(self, indices: list[int], framed: Sequence[np.ndarray]) -> list[list[int]]:
-        """Recordings of similar length side by side, the longest first; one by one where memory goes on."""
+        """Batches of recordings of similar length, the longest first; one by one with `no_reset`."""
         if self.is_chain:
             return [[i] for i in indices]
         order = sorted(indices, key=lambda i: -framed[i].shape[1])
@@ -150,7 +150,7 @@ class RecordingReader:
         return losses, state
 
     def record(self) -> dict[str, Any]:
-        """How it went, on this process."""
+        """What this process read, and how: counts, passes, time and the check of blocks against single frames."""
         report = {**self.report, "passes": self.passes}
         return report if self.check is None else {**report, "block_check": self.check}
 
@@ -175,8 +175,8 @@ def _memory_remedy() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise torch.OutOfMemoryError(
-            f"{error}\nThe evaluation needs memory for batch_size recordings and block_frames frames at once, whatever "
-            "their length: halve batch_size, then block_frames (no loss depends on them)."
+            f"{error}\nThe evaluation needs memory for batch_size recordings and block_frames frames at once, "
+            "independent of their length: halve batch_size, then block_frames (no loss depends on them)."
         ) from error
 
 

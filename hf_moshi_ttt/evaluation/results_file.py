@@ -21,7 +21,7 @@ def made_with(device: torch.device) -> dict[str, str]:
 
 
 def validate(results: dict[str, Any]) -> None:
-    """Raises ValueError that names the place in `results` that the schema does not allow."""
+    """Raises ValueError that names the JSON path in `results` that the schema does not allow."""
     schema = json.loads(SCHEMA_PATH.read_text(encoding="utf-8"))
     found = results.get("schema")
     if found != SCHEMA_VERSION:
@@ -36,7 +36,7 @@ def validate(results: dict[str, Any]) -> None:
 
 
 def _require_finite(value: Any, place: str) -> None:
-    """JSON has no NaN, and no number here may stand for one that is not known."""
+    """Refuses NaN and infinity, which JSON cannot hold."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"results.json: {place} is {value}.")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -1,12 +1,11 @@
 """Losses of every codebook at every frame of long recordings, from the exact streaming state.
 
-Two readings of the same numbers: frame by frame with `step_with_logits`, or in blocks with carried state, many times
-faster. Memory does not grow with length. In the text row, -2 stands for the model's own greedy choice.
+The same losses can be read in two ways: frame by frame with `step_with_logits`, or in blocks with carried state, which
+is many times faster. Memory does not grow with length. In the text row, -2 stands for the model's own greedy choice.
 
-A frame's text is chosen from all frames before it, so the frames of a block wait for each other. But most of them can
-be guessed: a block is run with a guess, and the greedy choices it gives are right up to and with the first one that
-differs from the guess, because all before it was right. What lies after it is a better guess than the one before.
-The block is run again with these choices until they are the guess itself.
+A frame's text depends on the text of all frames before it. Instead of running frame by frame, a block is run with a
+guess of its text. The greedy choices that it gives are correct up to and including the first one that differs from the
+guess, and the later ones are the next guess. The block is run again until its choices equal the guess.
 
 Legend: B recordings, K streams, Q Moshi's codebooks, T frames.
 """
@@ -71,10 +70,10 @@ class BlockReader:
     Args:
         block_frames: the longest block. Where the model chooses the text, blocks start shorter, are halved where
             guesses need many passes and doubled where they need few.
-        kept_from: the state before the first block that starts here or after is kept; None keeps none.
+        kept_from: a frame; the state before the first block that starts there or later is kept. None keeps none.
 
     Attributes:
-        passes: runs of the model so far; more than there are blocks where text had to be guessed again.
+        passes: runs of the model so far; more than the number of blocks where text had to be guessed again.
         kept: that block's first frame, and the state.
     """
 
@@ -94,7 +93,7 @@ class BlockReader:
         """Losses `[B, Q, T]` in float32, NaN where there is none, and the state after the recordings.
 
         Args:
-            lengths: of the recordings, the longest first, if they differ: those that have ended are not read on.
+            lengths: frames of each recording, the longest first, or None if all are equal. None is read beyond its end.
         """
         own_BQT = codes_BKT[:, 1 : 1 + self.model.config.num_codebooks]
         losses = torch.full(own_BQT.shape, torch.nan, device=codes_BKT.device)
@@ -127,7 +126,7 @@ def _first_rows(state: "MoshiTTTState", rows: int) -> "MoshiTTTState":
 
 
 def _note(losses_BQT: Tensor, own_BQT: Tensor, output: Any, start: int, depth: int) -> None:
-    """Writes a block's losses, and those of the frames before it that could not be had earlier."""
+    """Writes a block's losses, and those of the frames before it that needed this block."""
     logits, late_logits = output.audio_logits, output.late_audio_logits
     here = slice(start, start + logits.shape[2])
     losses_BQT[:, :, here] = _losses(logits, own_BQT[:, :, here])

@@ -29,7 +29,7 @@ def evaluate_text_perplexity(
         conversations: codes `[K, T]`; frames whose text is -1 are left out.
 
     Returns:
-        `dailytalk_text_perplexity` over word pieces alone, `dailytalk_text_perplexity_with_padding` over all frames
+        `dailytalk_text_perplexity` over word pieces only, `dailytalk_text_perplexity_with_padding` over all frames
         (PAD and EPAD included), each with `<key>_interval`, and how many of what there were.
 
     Raises:

@@ -42,7 +42,7 @@ class LongContextMetrics:
         self.settings = settings or LongContextSettings()
 
     def preprocess(self, logits: tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        """Losses by position, `[B, T]`, the means over codebooks: all that is kept of a batch.
+        """Losses by position, `[B, T]`, means over codebooks; nothing else of a batch is kept.
 
         Args:
             logits: the model's outputs after the loss, among them audio logits `[B, Q, T, V]`.
@@ -90,8 +90,7 @@ def plain_numbers(results: dict[str, Any]) -> dict[str, float]:
 class LongContextCallback(TrainerCallback):
     """Evaluates the model that is trained every `every_steps` steps and logs `eval_librilight_*`.
 
-    Training goes on as if it had not been: parameters, random numbers, the order of data and carried memories are left
-    alone.
+    The training does not change: parameters, random numbers, the order of data and carried memories stay the same.
 
     Args:
         trainer: whose log takes the numbers.

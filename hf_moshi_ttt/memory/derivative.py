@@ -44,37 +44,46 @@ def run_mini_batches(frames: Frames, rule: Rule, start: Layers, delta: Layers) -
     """
     count = len(start.weights)
     inputs = (*frames, *rule[:4], *start.weights, *start.biases, *delta.weights, *delta.biases)
-    output, *learned = _MiniBatches.apply(rule.eps, count, *inputs)
+    # Inside `forward` gradients are always off, and `ctx.needs_input_grad` is True under `no_grad` too.
+    records = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    output, *learned = _MiniBatches.apply(rule.eps, count, records, *inputs)
     return output, Layers.of(learned, count)
 
 
 class _MiniBatches(torch.autograd.Function):
-    """`run_mini_batches` for autograd; tensors come in the order of its `inputs`."""
+    """`run_mini_batches` for autograd; tensors come in the order of its `inputs`.
+
+    Every tensor that the backward pass needs goes through `save_for_backward`: activation checkpointing frees those
+    alone between the passes.
+    """
 
     @staticmethod
-    def forward(ctx: Any, eps: float, count: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, eps: float, count: int, records: bool, *inputs: Tensor) -> tuple[Tensor, ...]:
         frames, rule, start, delta = _unpacked(eps, count, inputs)
-        total, needs_grad = len(frames.q), any(ctx.needs_input_grad)
+        total = len(frames.q)
         group = max(1, math.isqrt(total))
         outputs, checkpoints = torch.empty_like(frames.target), []
         for index in range(total):
-            if needs_grad and index % group == 0:
-                checkpoints.append(delta)
+            if records and index % group == 0:
+                checkpoints += [*delta.weights, *delta.biases]
             outputs[index], delta, _ = _mini_batch(_at(frames, index), rule, start, delta)
-        if needs_grad:
-            ctx.save_for_backward(*inputs)
-            ctx.eps, ctx.count, ctx.group, ctx.checkpoints = eps, count, group, checkpoints
+        if records:
+            ctx.save_for_backward(*inputs, *checkpoints)
+            ctx.eps, ctx.count, ctx.group, ctx.num_inputs = eps, count, group, len(inputs)
         return outputs, *delta.weights, *delta.biases
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor, *grad_delta: Tensor) -> tuple[Tensor | None, ...]:
-        frames, rule, start, _ = _unpacked(ctx.eps, ctx.count, ctx.saved_tensors)
+        saved, count, group = ctx.saved_tensors, ctx.count, ctx.group
+        frames, rule, start, _ = _unpacked(ctx.eps, count, saved[: ctx.num_inputs])
+        checkpoints = saved[ctx.num_inputs :]
         with torch.autocast(grad_output.device.type, enabled=False):
-            back = _Backward(frames, rule, start, Layers.of(grad_delta, ctx.count))
-            for first, delta in reversed(list(zip(range(0, len(frames.q), ctx.group), ctx.checkpoints, strict=True))):
-                back.group(range(first, min(first + ctx.group, len(frames.q))), delta, grad_output)
-            return None, None, *back.gradients()
+            back = _Backward(frames, rule, start, Layers.of(grad_delta, count))
+            for index in reversed(range(math.ceil(len(frames.q) / group))):
+                delta = Layers.of(checkpoints[index * len(grad_delta) : (index + 1) * len(grad_delta)], count)
+                back.group(range(index * group, min((index + 1) * group, len(frames.q))), delta, grad_output)
+            return None, None, None, *back.gradients()
 
 
 def _unpacked(eps: float, count: int, inputs: Any) -> tuple[Frames, Rule, Layers, Layers]:

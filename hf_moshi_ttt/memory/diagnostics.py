@@ -3,6 +3,7 @@
 The quantities are those of `MemoryDiagnostics`, averaged over rows, heads and channels.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 import torch
@@ -17,6 +18,22 @@ LOG_PREFIX = "ttt/layer_"
 def log_key(layer: int, name: str) -> str:
     """The name under which the trainer logs a quantity of a layer."""
     return f"{LOG_PREFIX}{layer}/{name}"
+
+
+def means_by_layer(
+    layers: Sequence[int], found: Sequence[MemoryDiagnostics] | None, codes_BKT: Tensor
+) -> Iterator[tuple[int, str, Tensor]]:
+    """Layer, quantity and mean of everything that the memories of a call did.
+
+    Args:
+        layers: index of each TTT layer of the model.
+        found: `diagnostics` of the model's output, None where they were not asked for.
+        codes_BKT: the codes of the call.
+    """
+    present_BT = present_frames(codes_BKT)
+    for layer, diagnostics in zip(layers, found or (), strict=False):
+        for name, value in layer_means(diagnostics, present_BT).items():
+            yield layer, name, value
 
 
 def layer_means(found: MemoryDiagnostics, present_BT: Tensor) -> dict[str, Tensor]:

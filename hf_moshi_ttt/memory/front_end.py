@@ -13,8 +13,8 @@ zero, so the first key is zero. `FrontEnd` takes any number of frames and contin
 Legend: B batch, H heads, T frames, F head width, W width of the convolution, L lag of the keys in frames.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,8 @@ from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
+from .naive import MemoryDiagnostics, key_cosine
+from .projections import InnerParameters, fp32, inner_dtype
 
 _NORM_EPS = 1e-6
 _BLOCK_FRAMES = 64  # frames whose running means are one matrix product
@@ -69,10 +71,8 @@ class FrontEnd(nn.Module):
             ttt_config.centering_horizon_frames,
             ttt_config.same_frame_heads,
         )
-        if self.span.width > 1:
-            shape = (num_heads - self.span.same_frame_heads, head_dim, self.span.width)
-            self.query_convolution = nn.Parameter(torch.empty(shape))
-            self.key_convolution = nn.Parameter(torch.empty(shape))
+        shape = (num_heads - self.span.same_frame_heads, head_dim, self.span.width)
+        self.convolutions = InnerParameters(torch.empty(shape) for _ in range(2 if self.span.width > 1 else 0))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -80,13 +80,13 @@ class FrontEnd(nn.Module):
         """The same start for queries and keys: random of unit norm per channel, or the identity."""
         if self.span.width == 1:
             return
-        shape, device = self.key_convolution.shape, self.key_convolution.device
+        query, key = self.convolutions
         if self.init == "random":
-            start = F.normalize(torch.randn(shape, device=device), dim=-1)
+            start = F.normalize(torch.randn(key.shape, device=key.device), dim=-1)
         else:
-            start = F.pad(torch.ones(*shape[:-1], 1, device=device), (self.span.width - 1, 0))
-        init.copy_(self.key_convolution, start)
-        init.copy_(self.query_convolution, self.key_convolution)
+            start = F.pad(torch.ones(*key.shape[:-1], 1, device=key.device), (self.span.width - 1, 0))
+        init.copy_(key, start)
+        init.copy_(query, key)
 
     def init_state(self, batch_size: int, device: torch.device | str | None, dtype: torch.dtype) -> FrontEndState:
         """The state of `batch_size` fresh streams."""
@@ -103,18 +103,61 @@ class FrontEnd(nn.Module):
             frames=torch.zeros(batch_size, dtype=torch.int64, device=device),
         )
 
-    def weights(self) -> tuple[Tensor, ...]:
-        """The convolutions `[H', F, W]` of queries and keys in float32 at least; none of width 1."""
-        if self.span.width == 1:
-            return ()
-        return tuple(
-            x.to(torch.promote_types(x.dtype, torch.float32)) for x in (self.query_convolution, self.key_convolution)
-        )
-
     def forward(self, q: Tensor, k: Tensor, state: FrontEndState | None) -> tuple[Tensor, Tensor, FrontEndState]:
         """Queries and keys `[B, H, T, F]` for the learner, and the state after the last frame."""
         state = state or self.init_state(q.shape[0], q.device, q.dtype)
-        return spanning(q, k, state, self.weights(), self.span)
+        return spanning(q, k, state, self.convolutions(), self.span)
+
+
+@dataclass
+class WithFrontEndState(StreamState):
+    """The memory of a learner, and what the front end before it needs of the frames before."""
+
+    memory: StreamState
+    front_end: FrontEndState
+
+
+class WithFrontEnd(nn.Module):
+    """A learner that knows nothing of several frames, with the front end before it."""
+
+    def __init__(self, learner: Any, front_end: FrontEnd) -> None:
+        super().__init__()
+        self.memory, self.front_end = learner, front_end
+        self.answers_at_own_size = learner.answers_at_own_size
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values of every parameter."""
+        self.memory.reset_parameters()
+        self.front_end.reset_parameters()
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> WithFrontEndState:
+        """The state of `batch_size` rows."""
+        parameter = next(self.memory.parameters())
+        where, dtype = device or parameter.device, inner_dtype(parameter.dtype)
+        front_end = self.front_end.init_state(batch_size, where, dtype)
+        return WithFrontEndState(self.memory.init_state(batch_size, device), front_end)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates_BHTR: Tensor,
+        state: WithFrontEndState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, WithFrontEndState, MemoryDiagnostics | None]:
+        """As the learner's, on queries and keys that span several frames."""
+        memory, before = (None, None) if state is None else (state.memory, state.front_end)
+        spanning_q, spanning_k, front_end = self.front_end(fp32(q), fp32(k), before)
+        z, memory, found = self.memory(spanning_q, spanning_k, v, gates_BHTR, memory, diagnostics, lr_scale)
+        if found is not None:
+            before_and_after = (key_cosine(fp32(x.detach())) for x in (k, spanning_k))
+            found = replace(
+                found, **dict(zip(("key_cosine_before", "key_cosine_after"), before_and_after, strict=True))
+            )
+        return z, WithFrontEndState(memory, front_end), found
 
 
 def spanning(
@@ -128,9 +171,7 @@ def spanning(
         q, k, mean = q - means, k - means, means[:, :, -1]
         frames = (frames + length).clamp_max(span.horizon_frames)
     same = span.same_frame_heads
-    queries, keys = (
-        torch.cat([before, x[:, same:]], dim=2) for before, x in ((state.queries, q), (state.keys, k))
-    )
+    queries, keys = (torch.cat([before, x[:, same:]], dim=2) for before, x in ((state.queries, q), (state.keys, k)))
     after = FrontEndState(
         queries[:, :, length:].clone(),
         keys[:, :, length:].clone(),
@@ -198,12 +239,12 @@ def naive_front_end(front_end: FrontEnd, q: Tensor, k: Tensor) -> tuple[Tensor, 
             mean = mean + (k[:, :, t] - mean) / min(t + 1, horizon)
         centred_q.append(q[:, :, t] - mean)
         centred_k.append(k[:, :, t] - mean)
-        ends = (("query", centred_q, t, new_q), ("key", centred_k, t - lag, new_k))
-        for name, centred, end, new in ends:
+        weights = front_end.convolutions() or (torch.ones(1), torch.ones(1))
+        ends = ((centred_q, t, new_q), (centred_k, t - lag, new_k))
+        for weight, (centred, end, new) in zip(weights, ends, strict=True):
             total = torch.zeros_like(centred[t][:, same:])
             for i in range(width):
                 frame = end - width + 1 + i
-                weight = getattr(front_end, f"{name}_convolution")[..., i] if width > 1 else 1
-                total = total + (weight * centred[frame][:, same:] if frame >= 0 else 0)
+                total = total + (weight[..., i] * centred[frame][:, same:] if frame >= 0 else 0)
             new.append(torch.cat([centred[t][:, :same], total], dim=1))
     return torch.stack(new_q, dim=2), torch.stack(new_k, dim=2)

@@ -5,10 +5,11 @@ frame (Yang et al. 2024, "Gated Delta Networks", equation 10):
 
     S_t = alpha_t S_{t-1} + beta_t k_t (v_t - alpha_t S_{t-1}^T k_t)^T;  o_t = S_t^T q_t / sqrt(F)
 
-The rule itself is transformers' (Qwen3-Next), which takes fla's kernels where that package is installed. It computes in
+The rule itself is transformers' (Qwen3-Next), on GPUs by fla's kernels where that package is installed. It computes in
 float32 whatever it is given.
 """
 
+import inspect
 import math
 from dataclasses import dataclass
 
@@ -106,7 +107,10 @@ def _rule(
     q: Tensor, k: Tensor, v: Tensor, log_retention: Tensor, beta: Tensor, before: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Answers `[B, H, T, F]` and the matrices after the last frame."""
-    rule = qwen3_next.torch_recurrent_gated_delta_rule if q.shape[2] == 1 else qwen3_next.torch_chunk_gated_delta_rule
+    # With fla installed both are its kernels on every device, and its recurrent one has no backward pass.
+    is_single = q.shape[2] == 1 and not torch.is_grad_enabled()
+    rule = qwen3_next.torch_recurrent_gated_delta_rule if is_single else qwen3_next.torch_chunk_gated_delta_rule
+    rule = rule if _is_on_gpu(q) else inspect.unwrap(rule)
     answers, matrix = rule(
         *(x.transpose(1, 2) for x in (q, k, v)),
         g=log_retention.transpose(1, 2),
@@ -116,3 +120,7 @@ def _rule(
         use_qk_l2norm_in_kernel=True,
     )
     return answers.transpose(1, 2), matrix
+
+
+def _is_on_gpu(x: Tensor) -> bool:
+    return x.is_cuda

@@ -12,7 +12,7 @@ Legend: B batch, T frames, D model width, H heads, F head width, R gates per hea
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,10 +23,11 @@ from transformers import initialization as init
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.rope import apply_rope, rope_phases
 from ..transformer.stream_state import StreamState
-from .front_end import FrontEnd, FrontEndState
+from .front_end import FrontEnd, WithFrontEnd
 from .gated_delta import GatedDeltaLearner
-from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state, key_cosine
+from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state
 from .online_learner import OnlineLearner, OnlineStaticLearner
+from .projections import InnerParameters, OutputGate, TTTProjection, WideLayerNorm, fp32, inner_dtype
 from .scan import answer_at_start, diagnose, diagnose_at_start, ttt
 
 _INNER_ROPE_THETA = 10000.0
@@ -45,39 +46,6 @@ class TTTLayerOutput:
     diagnostics: MemoryDiagnostics | None = None
 
 
-class TTTProjection(nn.Linear):
-    """A linear layer that starts as N(0, std) with zero bias."""
-
-    def __init__(self, in_features: int, out_features: int, std: float, bias: bool = False) -> None:
-        self.std = std
-        super().__init__(in_features, out_features, bias)
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Initial values; torch calls it when the layer is made."""
-        init.normal_(self.weight, std=self.std)
-        if self.bias is not None:
-            init.zeros_(self.bias)
-
-
-class OutputGate(nn.Module):
-    """A factor from 0 to 1 on each channel of the answer, from the frame; by way of a narrow layer, as in GLA."""
-
-    def __init__(self, hidden_size: int, narrow: int) -> None:
-        super().__init__()
-        self.down_proj = TTTProjection(hidden_size, narrow, 1 / math.sqrt(hidden_size))
-        self.up_proj = TTTProjection(narrow, hidden_size, 1 / math.sqrt(narrow), bias=True)
-
-    def reset_parameters(self) -> None:
-        """Initial values: logits of unit spread."""
-        self.down_proj.reset_parameters()
-        self.up_proj.reset_parameters()
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """`[B, T, D]` -> `[B, T, D]`, in float32 at least."""
-        return torch.sigmoid(_fp32(self.up_proj(self.down_proj(x_BTD))))
-
-
 class TTTLearner(nn.Module):
     """A network per head that takes a gradient step on every frame; its parameters are every memory's start."""
 
@@ -92,10 +60,10 @@ class TTTLearner(nn.Module):
         hidden = [head_dim * ttt_config.ttt_mlp_expansion_factor] * (depth - 1)
         widths = [head_dim, *hidden, head_dim]
         num_biases = depth if ttt_config.output_bias else depth - 1
-        self.inner_weights = nn.ParameterList(
+        self.inner_weights = InnerParameters(
             torch.empty(num_heads, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.inner_biases = nn.ParameterList(torch.empty(num_heads, 1, o) for o in widths[1 : num_biases + 1])
+        self.inner_biases = InnerParameters(torch.empty(num_heads, 1, o) for o in widths[1 : num_biases + 1])
         self.inner_norm_weight = nn.Parameter(torch.empty(num_heads, head_dim))
         self.inner_norm_bias = nn.Parameter(torch.empty(num_heads, head_dim))
         self.place_offset = nn.Parameter(torch.empty(ttt_config.mini_batch_size))
@@ -124,12 +92,12 @@ class TTTLearner(nn.Module):
         positions = torch.arange(1, config.mini_batch_size + 1, device=self.place_offset.device)
         base = 1 / positions if config.step == "mean" else torch.full_like(1 / positions, 1 / len(positions))
         return InnerNetwork(
-            weights=tuple(_fp32(w) for w in self.inner_weights),
-            biases=tuple(_fp32(b) for b in self.inner_biases),
-            norm_weight_HF=_fp32(self.inner_norm_weight),
-            norm_bias_HF=_fp32(self.inner_norm_bias),
-            position_weights_C=(base + _fp32(self.place_offset)).clamp_min(0),
-            retention_H=torch.sigmoid(_fp32(self.keep_logit)) if config.forget == "learned" else None,
+            weights=self.inner_weights(),
+            biases=self.inner_biases(),
+            norm_weight_HF=fp32(self.inner_norm_weight),
+            norm_bias_HF=fp32(self.inner_norm_bias),
+            position_weights_C=(base + fp32(self.place_offset)).clamp_min(0),
+            retention_H=torch.sigmoid(fp32(self.keep_logit)) if config.forget == "learned" else None,
             normalize_target=config.preset != "paper",
             first_learned=config.ttt_mlp_layers - 1 if config.update == "last" else 0,
         )
@@ -138,7 +106,7 @@ class TTTLearner(nn.Module):
         """A fresh memory of `batch_size` rows, in float32 at least."""
         first = self.config.ttt_mlp_layers - 1 if self.config.update == "last" else 0
         weights, biases = list(self.inner_weights)[first:], list(self.inner_biases)[first:]
-        dtype, device = _inner_dtype(weights[0].dtype), device or weights[0].device
+        dtype, device = inner_dtype(weights[0].dtype), device or weights[0].device
         return init_state(weights, biases, self.config.mini_batch_size, batch_size, dtype, device)
 
     def inner_tokens(
@@ -150,7 +118,7 @@ class TTTLearner(nn.Module):
             position_B: frames of each row in its unfinished mini-batch, or None for rows that start.
             lr_scale: what `base_lr` is multiplied by.
         """
-        q, k, v, gates_BHTR = (_fp32(x) for x in (q, k, v, gates_BHTR))  # FSDP2 may have cast a learner's arguments
+        q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))  # FSDP2 may have cast a learner's arguments
         lr = torch.sigmoid(gates_BHTR[..., 0]) * (lr_scale * self.config.base_lr / self.head_dim)
         if self.config.preset != "paper":
             q, k = (F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in (q, k))
@@ -220,55 +188,6 @@ LEARNERS: dict[tuple[str, bool], Any] = {
 }
 
 
-@dataclass
-class WithFrontEndState(StreamState):
-    """The memory of a learner, and what the front end before it needs of the frames before."""
-
-    memory: StreamState
-    front_end: FrontEndState
-
-
-class WithFrontEnd(nn.Module):
-    """A learner that knows nothing of several frames, with the front end before it."""
-
-    def __init__(self, learner: Any, front_end: FrontEnd) -> None:
-        super().__init__()
-        self.memory, self.front_end = learner, front_end
-        self.answers_at_own_size = learner.answers_at_own_size
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Initial values of every parameter."""
-        self.memory.reset_parameters()
-        self.front_end.reset_parameters()
-
-    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> WithFrontEndState:
-        """The state of `batch_size` rows."""
-        parameter = next(self.memory.parameters())
-        where, dtype = device or parameter.device, _inner_dtype(parameter.dtype)
-        front_end = self.front_end.init_state(batch_size, where, dtype)
-        return WithFrontEndState(self.memory.init_state(batch_size, device), front_end)
-
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        gates_BHTR: Tensor,
-        state: WithFrontEndState | None,
-        diagnostics: bool,
-        lr_scale: float = 1.0,
-    ) -> tuple[Tensor, WithFrontEndState, MemoryDiagnostics | None]:
-        """As the learner's, on queries and keys that span several frames."""
-        memory, before = (None, None) if state is None else (state.memory, state.front_end)
-        spanning_q, spanning_k, front_end = self.front_end(_fp32(q), _fp32(k), before)
-        z, memory, found = self.memory(spanning_q, spanning_k, v, gates_BHTR, memory, diagnostics, lr_scale)
-        if found is not None:
-            before_and_after = (key_cosine(_fp32(x.detach())) for x in (k, spanning_k))
-            found = replace(found, **dict(zip(("key_cosine_before", "key_cosine_after"), before_and_after, strict=True)))
-        return z, WithFrontEndState(memory, front_end), found
-
-
 def make_learner(num_heads: int, head_dim: int, ttt_config: TTTConfig) -> Any:
     """What remembers, by `learner` and `step`, with the front end where it has none of its own."""
     learner = LEARNERS[ttt_config.learner, ttt_config.step == "online"](num_heads, head_dim, ttt_config)
@@ -306,7 +225,7 @@ class TTTLayer(nn.Module):
         # In float32 also where models are made in another default dtype, as transformers does.
         self.learner = make_learner(num_attention_heads, self.head_dim, ttt_config).float()
         if not self.learner.answers_at_own_size:
-            self.post_norm = nn.LayerNorm(hidden_size, eps=1e-6)
+            self.post_norm = WideLayerNorm(hidden_size, eps=1e-6)
         if ttt_config.output_gate == "sigmoid":
             self.output_gate = OutputGate(hidden_size, self.head_dim)
         self._start_queries()
@@ -344,7 +263,7 @@ class TTTLayer(nn.Module):
         return q, k, v, self._heads(self.rate_proj(x_BTD))
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
-        return _fp32(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return fp32(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(
         self, x_BTD: Tensor, state: StreamState | None = None, diagnostics: bool = False, inner_lr_scale: float = 1.0
@@ -361,12 +280,11 @@ class TTTLayer(nn.Module):
         """
         self._check(x_BTD, state)
         with torch.autocast(x_BTD.device.type, enabled=False):
-            x = x_BTD.to(self.q_proj.weight.dtype)
+            x = x_BTD.to(_dtype_for(self.q_proj, x_BTD))
             z_BHTF, state_after, found = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
             z_BTD = z_BHTF.transpose(1, 2).flatten(-2)
             if not self.learner.answers_at_own_size:
-                weight, bias = _fp32(self.post_norm.weight), _fp32(self.post_norm.bias)
-                z_BTD = F.layer_norm(z_BTD, z_BTD.shape[-1:], weight, bias, 1e-6)
+                z_BTD = self.post_norm(z_BTD)
             if self.config.output_gate == "sigmoid":
                 z_BTD = z_BTD * self.output_gate(x)
             return TTTLayerOutput(self.o_proj(z_BTD.to(x.dtype)).to(x_BTD.dtype), state_after, found)
@@ -379,9 +297,7 @@ class TTTLayer(nn.Module):
             raise ValueError(f"x has {x_BTD.shape[0]} rows, but the state has {state.batch_size}.")
 
 
-def _inner_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _fp32(x: Tensor) -> Tensor:
-    return x.to(_inner_dtype(x.dtype))
+def _dtype_for(linear: nn.Linear, x: Tensor) -> torch.dtype:
+    """What a linear layer takes `x` in: its weight's dtype, or the one `x` has where the weight is quantized."""
+    dtype = linear.weight.dtype
+    return dtype if dtype.is_floating_point and dtype.itemsize > 1 else x.dtype

@@ -83,9 +83,7 @@ def unit_features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> Tensor:
     return found * factor[..., None]
 
 
-def naive_online(
-    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor
-) -> tuple[Tensor, Tensor]:
+def naive_online(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor) -> tuple[Tensor, Tensor]:
     """The definition: one frame at a time. z `[B, H, T, F]`, and S after the last frame."""
     phi_q, phi_k = (unit_features(x, slow_layers) for x in (tokens.q, tokens.k))
     retention, answers = tokens.log_retention.exp(), []

@@ -26,6 +26,7 @@ from .delta_rule import delta_rule
 from .front_end import FrontEnd, FrontEndState, Span, running_mean, spanning
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
 from .online import OnlineState, OnlineTokens, SlowLayer, unit_features
+from .projections import InnerParameters, fp32, inner_dtype
 from .recomputation import walk
 
 # A threshold of one standard deviation keeps few features of a key awake, so that keys that are not alike hardly share
@@ -34,11 +35,6 @@ _INITIAL_SLOW_BIAS = -1.0
 _INITIAL_WRITE_LOGIT = 1.0
 _NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
-
-
-def float32_at_least(x: Tensor) -> Tensor:
-    """x in float32, or as it is where it is more exact."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _SlowFeatures(nn.Module):
@@ -51,10 +47,10 @@ class _SlowFeatures(nn.Module):
         hidden = [head_dim * ttt_config.ttt_mlp_expansion_factor] * (ttt_config.ttt_mlp_layers - 1)
         widths = [head_dim, *hidden]
         self.feature_dim = widths[-1]
-        self.slow_weights = nn.ParameterList(
+        self.slow_weights = InnerParameters(
             torch.empty(num_heads, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
         )
-        self.slow_biases = nn.ParameterList(torch.empty(num_heads, 1, o) for o in widths[1:])
+        self.slow_biases = InnerParameters(torch.empty(num_heads, 1, o) for o in widths[1:])
         self.answer_scale = nn.Parameter(torch.empty(num_heads, head_dim))
 
     @torch.no_grad()
@@ -67,12 +63,11 @@ class _SlowFeatures(nn.Module):
 
     def slow_layers(self) -> list[SlowLayer]:
         """The features' layers in float32 at least."""
-        pairs = zip(self.slow_weights, self.slow_biases, strict=True)
-        return [SlowLayer(float32_at_least(weight), float32_at_least(bias)) for weight, bias in pairs]
+        return [SlowLayer(*pair) for pair in zip(self.slow_weights(), self.slow_biases(), strict=True)]
 
     def scaled(self, answers: Tensor) -> Tensor:
         """z of S^T phi(q)."""
-        return answers * float32_at_least(self.answer_scale)[:, None]
+        return answers * fp32(self.answer_scale)[:, None]
 
 
 class OnlineLearner(_SlowFeatures):
@@ -114,7 +109,7 @@ class OnlineLearner(_SlowFeatures):
         """A fresh memory of `batch_size` rows, in float32 at least."""
         like = self.answer_scale
         shape = (batch_size, self.num_heads, self.feature_dim, self.head_dim)
-        dtype = torch.promote_types(like.dtype, torch.float32)
+        dtype = inner_dtype(like.dtype)
         fast_weights = torch.zeros(shape, dtype=dtype, device=device or like.device)
         if self.front_end is None:
             return OnlineState(fast_weights)
@@ -130,7 +125,7 @@ class OnlineLearner(_SlowFeatures):
             raise ValueError(
                 f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
             )
-        q, k, v, gates_BHTR = (float32_at_least(x) for x in (q, k, v, gates_BHTR))
+        q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
         v = F.rms_norm(v, v.shape[-1:], eps=_NORM_EPS)
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
@@ -153,8 +148,8 @@ class OnlineLearner(_SlowFeatures):
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
         tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         state = self.init_state(len(q), q.device) if state is None else state
-        weights = () if self.front_end is None else self.front_end.weights()
-        mean_scale = (float32_at_least(self.mean_scale),) if hasattr(self, "mean_scale") else ()
+        weights = () if self.front_end is None else self.front_end.convolutions()
+        mean_scale = (fp32(self.mean_scale),) if hasattr(self, "mean_scale") else ()
         parameters = (*weights, *(x for layer in self.slow_layers() for x in layer), *mean_scale)
         before = tuple(state.named_tensors().values())
         answers, after = walk(partial(_step, self.span), tuple(tokens), before, parameters, _SEGMENT_FRAMES)
@@ -257,8 +252,8 @@ class OnlineStaticLearner(_SlowFeatures):
         lr_scale: float = 1.0,
     ) -> tuple[Tensor, NoState, MemoryDiagnostics | None]:
         """As `OnlineLearner.forward`, whatever the gates."""
-        q, k, v = (float32_at_least(x) for x in (q, k, v))
-        slow, weight = self.slow_layers(), float32_at_least(self.start_weight)
+        q, k, v = (fp32(x) for x in (q, k, v))
+        slow, weight = self.slow_layers(), fp32(self.start_weight)
         z = self.scaled(unit_features(q, slow) @ weight)
         found = None
         if diagnostics:

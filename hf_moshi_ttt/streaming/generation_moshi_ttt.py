@@ -1,17 +1,17 @@
 """One frame in, one frame out: `step_with_logits` and `generate`, on the exact streaming state.
 
 Step s reads all frames before s and predicts the text and codebook 0 of frame s and, one frame late, the delayed
-codebooks of frame s - 1. So a frame is complete one step after its own. Codes that the caller knows are forced, in any
+codebooks of frame s - 1. So a frame is complete one step later. Codes that the caller knows are forced, in any
 mixture; the others (-2, free) are chosen by the model.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper
 from transformers.utils import ModelOutput
 
 from ..memory.naive import MemoryDiagnostics
@@ -25,8 +25,11 @@ class Sampling:
 
     Args:
         temperature, text_temperature: 0 takes the most likely code.
-        top_k, text_top_k: only that many most likely codes are drawn from.
+        top_k, text_top_k: the number of most likely codes that are drawn from, also where more are as likely.
         generator: source of the draws, on the model's device.
+
+    Raises:
+        ValueError: a temperature below 0, or none at all to draw from.
     """
 
     temperature: float = 0.8
@@ -35,14 +38,23 @@ class Sampling:
     text_top_k: int = 25
     generator: torch.Generator | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        for name in ("temperature", "text_temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)!r}, but it must be 0 (the most likely code) or more.")
+        for name in ("top_k", "text_top_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}, but at least 1 code must be left to draw from.")
+
     def draw(self, logits_BV: Tensor, is_text: bool) -> Tensor:
         """Ids `[B]` drawn from logits `[B, V]`."""
         temperature, top_k = (self.text_temperature, self.text_top_k) if is_text else (self.temperature, self.top_k)
         if temperature == 0:
             return logits_BV.argmax(-1)
-        scores = TemperatureLogitsWarper(float(temperature))(None, logits_BV.float())
-        scores = TopKLogitsWarper(min(top_k, scores.shape[-1]))(None, scores)
-        return torch.multinomial(scores.softmax(-1), 1, generator=self.generator)[:, 0]
+        probabilities = (logits_BV.float() / temperature).softmax(-1)
+        # transformers' TopKLogitsWarper keeps every code as likely as the k-th: in bfloat16 often more than k.
+        likeliest, ids = probabilities.topk(min(top_k, probabilities.shape[-1]))
+        return ids.gather(-1, torch.multinomial(likeliest, 1, generator=self.generator))[:, 0]
 
 
 GREEDY = Sampling(temperature=0, text_temperature=0)
@@ -105,8 +117,8 @@ class MoshiTTTStreamingMixin:
         Args:
             codes_frame: `[B, K]` int64, what is known of the next frame: an id, -1 for no input, or -2 for a code of
                 Moshi's own rows that the model shall choose. The user's rows are never free.
-            state: the stream; go on with the returned one.
-            active_rows: `[B]` bool, False for rows whose stream stands still in this step.
+            state: the stream so far; continue with the returned state.
+            active_rows: `[B]` bool, False for rows whose stream does not advance in this step.
             diagnostics: whether to return what the memory of each TTT layer did.
 
         Raises:

@@ -1,8 +1,8 @@
 """`MoshiTTTState`: everything a running stream remembers, one row per sample.
 
 The memory of the TTT layers (fast weights in float32), the attention window's keys and values, the last frames of codes
-that the delays still need, and the number of frames heard. A model call may write the window of the state it is given
-in place: go on with the state it returns, or `clone()` before.
+that the delays still need, and the number of frames so far. A model call may write the window of the state it is given
+in place: continue with the state it returns, or `clone()` first.
 """
 
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class MoshiTTTState(StreamState):
         return torch.zeros_like(tensor)
 
     def keep_rows(self, rows_B: Tensor, before: "MoshiTTTState") -> "MoshiTTTState":
-        """This state for the rows that are True, the state `before` for the others: those stand still.
+        """This state for the rows that are True, the state `before` for the others, whose streams do not advance.
 
         The windows are this state's for all rows: the slot a frame writes is outside the window of the state before.
         """
@@ -59,12 +59,12 @@ class MoshiTTTState(StreamState):
     def num_bytes_by_layer(self) -> dict[str, int]:
         """Bytes of each TTT layer's memory, in order, and of each temporal layer's window: `memory.0`, `window.0`.
 
-        Both grow with the number of streams B alone, not with their length.
+        Both grow with the number of streams B, not with their length.
         """
         parts = {"memory": self.memory, "window": self.window or ()}
         return {f"{name}.{i}": part.num_bytes() for name, side in parts.items() for i, part in enumerate(side)}
 
     def new_segment(self) -> "MoshiTTTState":
-        """The memory alone: attention, positions and delays begin anew."""
+        """A state with the same memory, and a fresh attention window, positions and delays."""
         fresh = self.fresh_value("history", self.history).clone()
         return replace(self, window=None, history=fresh, frames=torch.zeros_like(self.frames))

@@ -1,7 +1,8 @@
 """FSDP2 for TTT-Moshi: what is refused, and the memories' start in float32 whatever the rest is cast to.
 
-With bfloat16 FSDP2 hands every parameter to forward rounded, and rounds losses and gradients on their way. Here losses
-stay in float32, gradients are summed in float32, and each learner is sharded before its layer with a policy of its own.
+With bfloat16 FSDP2 hands every parameter to forward rounded, and rounds losses and gradients on their way, and every
+tensor in the arguments of forward, carried memory in a plain dataclass too. Here losses stay in float32, gradients are
+summed in float32, arguments are left alone, and each learner is sharded before its layer with a policy of its own.
 """
 
 import os
@@ -44,7 +45,11 @@ def set_up_plugin(plugin: Any, mixed_precision: str) -> None:
             "process then maps the weights from disk, once for all of them."
         )
     if mixed_precision == "bf16":
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32)
+        plugin.mixed_precision_policy = _policy(torch.bfloat16)
+
+
+def _policy(param_dtype: torch.dtype) -> MixedPrecisionPolicy:
+    return MixedPrecisionPolicy(param_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def shard_learners(model: nn.Module, plugin: Any, mesh: Any) -> None:
@@ -53,7 +58,7 @@ def shard_learners(model: nn.Module, plugin: Any, mesh: Any) -> None:
     Args:
         mesh: of the processes that share a model, None for all of them.
     """
-    policy = MixedPrecisionPolicy(torch.float32, reduce_dtype=torch.float32)
+    policy = _policy(torch.float32)
     for name, module in model.named_modules():
         if name.rpartition(".")[2] == _LEARNER and not isinstance(module, FSDPModule):
             fully_shard(

@@ -24,7 +24,7 @@ from transformers.trainer_utils import IntervalStrategy
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from ..data.collator import MoshiTTTCollator
 from ..data.segments import InOrderSampler, LaneSampler, SegmentDataset, ShuffledSampler
-from ..memory.diagnostics import layer_means, log_key, present_frames
+from ..memory.diagnostics import log_key, means_by_layer, present_frames
 from .arguments import MoshiTTTTrainingArguments
 from .exact_trainer import ExactTrainer
 from .fsdp import require_every_parameter, require_what_was_asked, set_up_plugin, shard_learners
@@ -248,13 +248,10 @@ class MoshiTTTTrainer(ExactTrainer):
         assert outputs.losses is not None
         self.window.add_losses(outputs.losses, inputs["weights"])
         self.throughput.add(inputs["lengths"])
-        present = present_frames(inputs["codes"])
-        for layer, layer_diagnostics in zip(
-            self.model.config.ttt_layer_indices, outputs.diagnostics or (), strict=False
-        ):
-            for name, value in layer_means(layer_diagnostics, present).items():
-                counts = present.any()
-                self.window.add(log_key(layer, name), torch.stack([torch.where(counts, value, 0.0), counts.float()]))
+        counts = present_frames(inputs["codes"]).any()
+        layers = self.model.config.ttt_layer_indices
+        for layer, name, value in means_by_layer(layers, outputs.diagnostics, inputs["codes"]):
+            self.window.add(log_key(layer, name), torch.stack([torch.where(counts, value, 0.0), counts.float()]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the loss of each stream since the last log, this step's memories, each group's rate and the speed."""

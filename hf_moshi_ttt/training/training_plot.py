@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+
+from ..evaluation.figures import saved_figure
 
 _SMOOTHED_OVER = 20  # logged steps
 
@@ -28,16 +26,14 @@ def plot_training(entries: Sequence[dict[str, Any]], path: str | Path, title: st
     names = {name for entry in logged for name in entry}
     losses = sorted(name for name in names if name == "loss" or name.endswith("_loss"))
     rates = _one_of_each_kind(sorted(name for name in names if name.startswith("learning_rate/")))
-    figure, axes = plt.subplots(2, 2, figsize=(12, 7.5), layout="constrained")
-    _draw(axes[0, 0], logged, losses, "loss (nats)")
-    _draw(axes[0, 1], logged, ["grad_norm"], "gradient norm before clipping", logarithmic=True)
-    _draw(axes[1, 0], logged, rates, "learning rate", logarithmic=True, smooth=False)
-    _draw(axes[1, 1], logged, ["audio_seconds_per_second"], "seconds of audio a second")
-    for panel in axes[1]:
-        panel.set_xlabel("step")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with saved_figure(path, 2, 2, (6, 3.75)) as (figure, panels):
+        _draw(panels[0, 0], logged, losses, "loss (nats)")
+        _draw(panels[0, 1], logged, ["grad_norm"], "gradient norm before clipping", logarithmic=True)
+        _draw(panels[1, 0], logged, rates, "learning rate", logarithmic=True, smooth=False)
+        _draw(panels[1, 1], logged, ["audio_seconds_per_second"], "seconds of audio a second")
+        for axes in panels[1]:
+            axes.set_xlabel("step")
+        figure.suptitle(title)
 
 
 def _kind(name: str) -> str:
@@ -66,9 +62,9 @@ def _draw(
     if logarithmic and any(entry.get(name, 0) > 0 for entry in logged for name in names):
         axes.set_yscale("log")
     axes.set_title(label)
-    axes.grid(alpha=0.25)
+    axes.grid()
     if len(names) > 1:
-        axes.legend(frameon=False, fontsize="small")
+        axes.legend()
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:

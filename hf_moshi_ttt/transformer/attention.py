@@ -50,7 +50,7 @@ class GatedMLP(nn.Module):
 
 @dataclass
 class KVCache(StreamState):
-    """The last W keys and values of one layer, `[B, H, W, F]`; position p lies in slot p mod W."""
+    """The last W keys and values of one layer, `[B, H, W, F]`; position p is in slot p mod W."""
 
     keys: Tensor
     values: Tensor
@@ -68,10 +68,14 @@ class SlidingWindowAttention(nn.Module):
         self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
 
-    def init_cache(self, batch_size: int, device: torch.device | str | None = None) -> KVCache:
-        """An empty ring of `batch_size` rows in the weights' dtype, on their device unless told otherwise."""
+    def init_cache(self, batch_size: int, dtype: torch.dtype, device: torch.device | str) -> KVCache:
+        """An empty ring of `batch_size` rows.
+
+        Args:
+            dtype: that the layer computes in; its weights may be stored in another, such as int8.
+        """
         shape = (batch_size, self.num_heads, self.window, self.head_dim)
-        zeros = torch.zeros(shape, dtype=self.qkv_proj.weight.dtype, device=device or self.qkv_proj.weight.device)
+        zeros = torch.zeros(shape, dtype=dtype, device=device)
         return KVCache(zeros, zeros.clone())
 
     def forward(
@@ -80,9 +84,9 @@ class SlidingWindowAttention(nn.Module):
         """Attends over `x` `[B, T, D]` and, where there is one, the stream before it.
 
         Args:
-            cache: the ring of a stream that goes on, or None for a sequence that starts here. One frame without
+            cache: the ring of a stream to continue, or None for a sequence that starts here. One frame without
                 gradients is written into the ring in place; otherwise a new ring is returned.
-            frames_B: frames of each row that lie in the ring; given with it.
+            frames_B: `[B]` int64, frames of each row so far; given with `cache`.
 
         Returns:
             `[B, T, D]` and the ring after the last frame, None where none was given.
@@ -103,7 +107,7 @@ class SlidingWindowAttention(nn.Module):
 
 
 def _attend_band(q: Tensor, k: Tensor, v: Tensor, window: int, valid_BS: Tensor | None = None) -> Tensor:
-    """Each query sees the `window` keys that end at its own; keys may begin with a past that no query belongs to.
+    """Each query sees the `window` keys that end at its own; keys may begin with past frames that have no query.
 
     Args:
         q: `[B, H, T, F]`; k, v: `[B, H, S, F]` with S >= T, aligned at their ends.

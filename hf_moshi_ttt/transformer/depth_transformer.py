@@ -1,4 +1,4 @@
-"""The depth transformer: from one frame's hidden state to its codebooks, one after the other.
+"""The depth transformer: from one frame's hidden state to its codebooks, in order.
 
 Codebook i is predicted from the hidden state and codebooks 0..i-1 of the same step (codebook 0 from the text token).
 Every linear has its own weights per codebook, kept as ordinary `nn.Linear`s so that adapters find them by name.

@@ -16,7 +16,7 @@ _CHUNK_VALUES = 2**24  # float32 logits that are held at once: 64 MiB
 def code_losses(logits: Tensor, codes: Tensor) -> Tensor:
     """Cross-entropy in float32 of `logits` `[..., V]` at `codes` `[...]`, and 0 where a code is below 0: `[...]`.
 
-    Many logits are taken in chunks that the backward pass computes again, so no float32 copy of all of them is kept.
+    Large inputs are processed in chunks that the backward pass recomputes, so no float32 copy of all logits is kept.
     """
     rows, targets = logits.flatten(0, -2), codes.clamp_min(0).flatten()
     chunk = max(1, _CHUNK_VALUES // rows.shape[-1])

@@ -1,4 +1,4 @@
-"""`StreamState`: what every memory of a stream can do, whatever it holds.
+"""`StreamState`: the base class of every state of a stream: reset by row, copy, move, save, load.
 
 A state is a dataclass of tensors with one row per sample; tuples of tensors and states inside states are allowed. It is
 passed in and out of a layer, never stored in one. It is not registered with torch's pytrees on purpose: what casts the

@@ -35,7 +35,7 @@ def test_a_sound_evaluation_has_no_warnings_but_says_what_it_is(make_model: Make
         "% of frames have the first code of digital silence",
         "TTT (ttt) in layers [1], mean gate 0.0997 to 0.0997, memory=on.",
         "Attention sees 16 frames, 1 s.",
-        "Positions behind 60 frames are beyond what the model heard at a time in training.",
+        "Positions beyond 60 frames are longer than the model's training segments.",
         "GB and logits 0.00 GB beside the model.",
     ):
         assert words in told, words
@@ -99,7 +99,7 @@ def test_results_that_look_right_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("found", "dtype", "message"),
     [
-        (results([8.5, 8.6, 8.5]), "float32", r"The loss reaches 8.60 nats; drawing codes blindly costs 7.62.*codec"),
+        (results([8.5, 8.6, 8.5]), "float32", r"The loss reaches 8.60 nats; drawing codes at random costs 7.62.*codec"),
         (results([5, 5, 7.5, 5]), "float32", r"The loss is erratic: it jumps by 2.50 nats.*lower ttt.base_lr"),
         (results([5, 5], 1e-3), "float32", r"differ by up to 1.0e-03 nats in float32.*use mode=stream and report it"),
         (results([5, 5], 1e-2), "bfloat16", r"differ by up to 1.0e-02 nats in bfloat16. Evaluate in float32"),

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from hf_moshi_ttt.evaluation.pictures import draw_pictures
 from hf_moshi_ttt.evaluation.report import write_report
+from hf_moshi_ttt.evaluation.results_plot import draw_pictures
 
 from ..fixtures.results import example_results
 

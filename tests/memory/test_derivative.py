@@ -1,16 +1,17 @@
 """The derivative written by hand equals autograd's at any depth and group size, and memory is kept through time."""
 
-import gc
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from hf_moshi_ttt.memory import derivative as ttt_derivative
 from hf_moshi_ttt.memory.derivative import run_mini_batches
 from hf_moshi_ttt.memory.dual_form import Frames, Layers, Rule, commit, first_hidden, keys_pass, queries_pass
 
+from ..fixtures.live_storages import LiveStorages
 from .test_dual_form import HEADS, SIZE, WIDTH, N, make_layers, make_rule, normal
 
 
@@ -81,16 +82,39 @@ def test_a_second_derivative_is_refused() -> None:
 
 @pytest.mark.parametrize("total", [16, 64])
 def test_what_was_learned_is_kept_at_sqrt_of_the_mini_batches(total: int) -> None:
-    """Between the passes live the inputs, the outputs and sqrt(M) copies of what was learned, and nothing else."""
+    """Between the passes live the outputs and sqrt(M) copies of what was learned, and nothing else."""
     arguments = make_arguments(total, 2, True, True)
     leaves_of(arguments)
-    gc.collect()
-    before = {id(x) for x in gc.get_objects() if isinstance(x, Tensor)}
-    answers, learned = run_mini_batches(*arguments)
-    new = [x for x in gc.get_objects() if isinstance(x, Tensor) and id(x) not in before]
-    copies = [x for x in new if x.shape == learned.weights[0].shape]
-    assert len(copies) <= total**0.5 + 2, len(copies)
-    assert answers.grad_fn is not None
+    with LiveStorages() as live:
+        answers, learned = run_mini_batches(*arguments)
+    copy = sum(x.nbytes for side in learned for x in side)
+    assert copy * total**0.5 <= live.num_bytes - answers.nbytes <= copy * (total**0.5 + 1)
+
+
+@pytest.mark.parametrize("total", [16, 64])
+def test_activation_checkpointing_frees_everything_but_the_outputs(total: int) -> None:
+    arguments = make_arguments(total, 2, True, True)
+    leaves, found = leaves_of(arguments), []
+    with LiveStorages() as live:
+        answers, learned = checkpoint(run_mini_batches, *arguments, use_reentrant=False, preserve_rng_state=False)
+    assert live.num_bytes - answers.nbytes < 1.2 * sum(x.nbytes for side in learned for x in side)
+    for value in (answers.sum(), run_mini_batches(*arguments)[0].sum()):
+        found.append(torch.autograd.grad(value, leaves))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("total", [16, 64])
+def test_inference_holds_no_more_than_one_mini_batch_at_any_time(total: int) -> None:
+    """Also where parameters require gradients: what is kept at the most grows with the outputs alone."""
+    arguments, peaks = make_arguments(total, 2, True, True), []
+    leaves = leaves_of(arguments)
+    for requires_grad in (True, False):
+        for leaf in leaves:
+            leaf.requires_grad_(requires_grad)
+        with torch.no_grad(), LiveStorages() as live:
+            run_mini_batches(*arguments)
+        peaks.append(live.peak_bytes)
+    assert peaks[0] == peaks[1]
 
 
 def test_nothing_is_kept_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

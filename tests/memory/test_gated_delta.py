@@ -1,14 +1,20 @@
 """The gated delta learner: its equation frame by frame, what it forgets, and what it tells."""
 
+import inspect
 import math
+import sys
+import types
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.integrations.hub_kernels import use_kernel_func_from_hub_with_fallback
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
-from hf_moshi_ttt.memory.gated_delta import GatedDeltaLearner
+from hf_moshi_ttt.memory import gated_delta
+from hf_moshi_ttt.memory.gated_delta import GatedDeltaLearner, qwen3_next
 
 from ..fixtures.ttt_cases import float64_rule
 
@@ -93,3 +99,52 @@ def test_diagnostics_are_errors_of_reconstruction() -> None:
         )
     assert found.delta_ratio is None
     assert ((found.key_dependent_share > 0.5) & (found.key_dependent_share < 1.2)).all()
+
+
+KERNELS = {"torch_chunk_gated_delta_rule": "chunk_gated_delta_rule",
+           "torch_recurrent_gated_delta_rule": "fused_recurrent_gated_delta_rule"}  # fmt: skip
+
+
+@pytest.fixture
+def called_kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """transformers' functions as they are with fla installed; the names of the kernels that are called."""
+    fla, called = types.ModuleType("fla"), []
+    fla.ops = types.SimpleNamespace(gated_delta_rule=types.SimpleNamespace())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fla", fla)
+    for name, kernel in KERNELS.items():
+        rule = inspect.unwrap(getattr(qwen3_next, name))
+
+        def of_fla(q: Tensor, k: Tensor, v: Tensor, *, kernel: str = kernel, rule: Any = rule, **options: Any) -> Any:
+            called.append(kernel)
+            return rule(q, k, v, **options)
+
+        of_fla.__signature__ = inspect.signature(rule)  # type: ignore[attr-defined]
+        setattr(fla.ops.gated_delta_rule, kernel, of_fla)
+        monkeypatch.setattr(qwen3_next, name, use_kernel_func_from_hub_with_fallback(kernel, "fla")(rule))
+    return called
+
+
+@pytest.mark.parametrize("frames", [1, 70])
+def test_fla_is_left_alone_on_cpus(called_kernels: list[str], frames: int) -> None:
+    learner = make_learner()
+    q, k, v, gates = (x.float() for x in make_inputs(frames))
+    qwen3_next.torch_chunk_gated_delta_rule(q, k, v, g=-gates[..., 0].abs(), beta=gates[..., 1].sigmoid())
+    assert called_kernels == ["chunk_gated_delta_rule"]  # the stand-in is bound
+    learner(q, k, v, gates, None, True)
+    with torch.no_grad():
+        learner(q, k, v, gates, None, False)
+    assert called_kernels == ["chunk_gated_delta_rule"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "grad", "expected"),
+    [(1, True, "chunk_gated_delta_rule"), (1, False, "fused_recurrent_gated_delta_rule"),
+     (70, True, "chunk_gated_delta_rule"), (70, False, "chunk_gated_delta_rule")],
+)  # fmt: skip
+def test_fla_is_used_on_gpus_with_a_backward_pass_where_it_is_needed(
+    called_kernels: list[str], monkeypatch: pytest.MonkeyPatch, frames: int, grad: bool, expected: str
+) -> None:
+    monkeypatch.setattr(gated_delta, "_is_on_gpu", lambda _: True)
+    with torch.set_grad_enabled(grad):
+        make_learner()(*make_inputs(frames), None, False)
+    assert called_kernels == [expected]

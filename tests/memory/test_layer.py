@@ -16,7 +16,7 @@ from hf_moshi_ttt.memory.layer import TTTLayer
 
 def make_layer(**options: object) -> TTTLayer:
     torch.manual_seed(0)
-    return TTTLayer(32, 2, TTTConfig(mini_batch_size=4, **options))
+    return TTTLayer(32, 2, TTTConfig(**{"preset": "mini_batch", "mini_batch_size": 4, **options}))
 
 
 def awake(layer: TTTLayer) -> TTTLayer:
@@ -50,7 +50,7 @@ def test_inner_networks_have_the_named_depth_and_expansion(depth: int, expected:
 def test_default_initialisation_keeps_the_signal_and_paper_is_published(depth: int) -> None:
     def spread(**options: object) -> float:
         torch.manual_seed(0)
-        layer = TTTLayer(128, 2, TTTConfig(ttt_mlp_layers=depth, **options))
+        layer = TTTLayer(128, 2, TTTConfig(**{"preset": "mini_batch", "ttt_mlp_layers": depth, **options}))
         x = torch.nn.functional.rms_norm(torch.randn(1, 200, 64), (64,))
         for index, weight in enumerate(layer.learner.inner_weights):
             x = x @ weight[0]

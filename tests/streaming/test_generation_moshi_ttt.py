@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from moshi.utils.sampling import sample_token
 
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.streaming.generation_moshi_ttt import GREEDY, Sampling
@@ -84,6 +85,75 @@ def test_sampling_is_seeded_and_bounded(make_model: MakeModel) -> None:
     assert torch.equal(drawn(1), drawn(1)) and not torch.equal(drawn(1), drawn(2))
     assert torch.equal(drawn(1, top_k=1, text_top_k=1), model.generate(max_new_frames=20, sampling=GREEDY).codes[:, :9])
     assert drawn(1).min() >= 0 and drawn(1)[:, 1:].max() < 32 and drawn(1)[:, 0].max() < 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("is_text", "top_k"), [(False, 4), (True, 3), (False, 500)])
+def test_draws_are_those_of_moshi(dtype: torch.dtype, is_text: bool, top_k: int) -> None:
+    """Exactly k codes are drawn from, whatever the ties among them, and the same ones with the same seed."""
+    logits = torch.randn(2000, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits[:, 7:12] = logits.amax(-1, keepdim=True)
+    sampling = Sampling(top_k=top_k, text_top_k=top_k)
+    torch.manual_seed(5)
+    ours = sampling.draw(logits, is_text)
+    torch.manual_seed(5)
+    theirs = sample_token(logits.float(), True, temp=0.7 if is_text else 0.8, top_k=top_k)
+    assert torch.equal(ours, theirs)
+    assert sampling.draw(logits[:1].expand(2000, -1), is_text).unique().numel() == min(top_k, 40)
+
+
+@pytest.mark.parametrize("key", ["temperature", "text_temperature"])
+@pytest.mark.parametrize("value", [-0.5, float("nan"), float("inf")])
+def test_impossible_temperatures_are_refused(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"{key}={value}, but it must be 0 \(the most likely code\) or more"):
+        Sampling(**{key: value})
+
+
+@pytest.mark.parametrize("key", ["top_k", "text_top_k"])
+def test_drawing_from_no_code_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}=0, but at least 1 code must be left to draw from"):
+        Sampling(**{key: 0})
+
+
+class Int8Linear(torch.nn.Linear):
+    """A linear layer whose weight is stored in int8 and multiplied in the dtype of its input, as bitsandbytes does."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        scale = linear.weight.detach().abs().amax() / 127
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+        self.weight = torch.nn.Parameter((linear.weight / scale).round().to(torch.int8), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[..., I]` -> `[..., O]`."""
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ttt", [None, {"ttt_mlp_layers": 2}, {"learner": "gated_delta"}], ids=str)
+def test_int8_weights_decide_no_dtype(make_model: MakeModel, ttt: dict | None) -> None:
+    """Streams of a model with int8 weights equal its whole forward pass, and that of the same weights in float32."""
+    model = make_model(ttt=ttt)
+    for layer in model.model.layers:
+        for parent in list(layer.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, torch.nn.Linear):
+                    quantized = Int8Linear(child)
+                    setattr(parent, name, quantized)
+        assert layer.self_attn.qkv_proj.weight.dtype == torch.int8
+    codes = random_codes(model.config, 2, 40)
+    whole, state = model(codes), model.init_state(2)
+    assert state.window[0].keys.dtype == torch.float32
+    for frame in range(40):
+        step = model.step_with_logits(codes[:, :, frame], state)
+        state = step.state
+        torch.testing.assert_close(step.text_logits, whole.text_logits[:, frame], **CLOSE)
+    unquantized = make_model(ttt=ttt)
+    wide = {name: p.float() * dict(model.named_buffers()).get(name.removesuffix("weight") + "scale", 1)
+            for name, p in model.named_parameters()}  # fmt: skip
+    unquantized.load_state_dict(wide)
+    torch.testing.assert_close(whole.text_logits, unquantized(codes).text_logits, **CLOSE)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def test_a_killed_run_equals_one_never_stopped(tmp_path: Path, codes: Path, fsdp
 
 @pytest.mark.parametrize("fsdp", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
 def test_bfloat16_adapters_train_and_go_on(tmp_path: Path, codes: Path, fsdp: str) -> None:
-    """LoRA and TTT over a frozen base: everything moves, the base does not, and memories start in float32."""
+    """LoRA and TTT over a frozen base: everything moves, the base does not; memories start and go on in float32."""
     torch.manual_seed(0)
     model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny", ttt=None)).bfloat16()
     model.save_pretrained(tmp_path / "base")
@@ -51,7 +51,9 @@ def test_bfloat16_adapters_train_and_go_on(tmp_path: Path, codes: Path, fsdp: st
     whole = tiny_settings(tmp_path / "whole", codes, **mode)
     assert train(whole, processes=2, fsdp=fsdp) == [0, 0], log_of(tmp_path / "whole")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
-    assert set(json.loads((tmp_path / "run-dtypes.json").read_text())) == {"torch.float32"}
+    seen = json.loads((tmp_path / "whole-learners.json").read_text())
+    assert seen["dtypes"] == ["torch.float32"]
+    assert seen["memory"]["changed"] == 0 and seen["memory"]["too fine for bfloat16"] > 10, seen["memory"]
     trained = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "run")
     moved = load_file(tmp_path / "run" / "adapter_model.safetensors")
     assert all(weight.isfinite().all() for weight in moved.values())
@@ -74,6 +76,7 @@ def test_the_plugin_is_checked_and_keeps_losses_and_gradients_in_float32() -> No
     set_up_plugin(plugin, "bf16")
     policy = plugin.mixed_precision_policy
     assert (policy.param_dtype, policy.reduce_dtype, policy.output_dtype) == (torch.bfloat16, torch.float32, None)
+    assert not policy.cast_forward_inputs  # carried memory is among them
     plugin.cpu_ram_efficient_loading = True
     with pytest.raises(ValueError, match="fsdp_cpu_ram_efficient_loading=true, but memories are sharded before"):
         set_up_plugin(plugin, "no")

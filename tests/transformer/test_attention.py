@@ -37,7 +37,7 @@ def test_whole_equals_the_definition(length: int) -> None:
 @pytest.mark.parametrize("chunks", [[1] * 40, [3, 37], [5, 5, 30], [2, 1, 1, 9, 27]], ids=str)
 def test_stream_equals_the_definition(chunks: list[int]) -> None:
     module, x = make_attention(), torch.randn(2, 40, 16, dtype=torch.float64)
-    cache, frames, outputs = module.init_cache(2), torch.zeros(2, dtype=torch.int64), []
+    cache, frames, outputs = module.init_cache(2, torch.float64, "cpu"), torch.zeros(2, dtype=torch.int64), []
     for piece in x.split(chunks, dim=1):
         out, cache = module(piece, cache, frames)
         frames = frames + piece.shape[1]
@@ -48,7 +48,7 @@ def test_stream_equals_the_definition(chunks: list[int]) -> None:
 @torch.no_grad()
 def test_rows_at_different_positions() -> None:
     module, x = make_attention(), torch.randn(2, 30, 16, dtype=torch.float64)
-    _, cache = module(x[:, :13], module.init_cache(2), torch.zeros(2, dtype=torch.int64))
+    _, cache = module(x[:, :13], module.init_cache(2, torch.float64, "cpu"), torch.zeros(2, dtype=torch.int64))
     for part in (cache.keys, cache.values):
         part[1] = 0  # row 1 is fresh
     frames = torch.tensor([13, 0])
@@ -64,7 +64,7 @@ def test_rows_at_different_positions() -> None:
 
 def test_a_frame_with_gradients_leaves_the_ring_it_was_given() -> None:
     module, x = make_attention(), torch.randn(1, 1, 16, dtype=torch.float64)
-    cache = module.init_cache(1)
+    cache = module.init_cache(1, torch.float64, "cpu")
     module(x, cache, torch.zeros(1, dtype=torch.int64))
     assert cache.keys.abs().max() == 0
     with torch.no_grad():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hf_moshi_ttt.evaluation.pictures import draw_pictures, plot_codebooks, plot_differences, plot_loss_by_position
+from hf_moshi_ttt.evaluation.results_plot import draw_pictures, plot_codebooks, plot_differences, plot_loss_by_position
 
 from ..fixtures.results import BIN_FRAMES, WINDOW_FRAMES, example_results, model_results, planted_losses
 

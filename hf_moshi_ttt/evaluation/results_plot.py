@@ -1,20 +1,17 @@
-"""Pictures of a long-context evaluation, drawn from its `results.json` alone."""
+"""Pictures of a long-context evaluation, drawn from its `results.json`."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from ..codec.audio import sec_from_frames
-from .plots import plot_memory
+from .figures import POSITION_LABEL, remove_panels, saved_figure
+from .memory_plot import plot_memory
 
-_POSITION = "position in the recording (frames of 80 ms)"
 _COLUMNS = 2
 
 
@@ -38,46 +35,40 @@ def draw_pictures(results: dict[str, Any], folder: str | Path) -> dict[str, Path
 
 def plot_loss_by_position(results: dict[str, Any], path: str | Path) -> None:
     """Loss of every model over position with intervals, the window's end and the training length."""
-    figure, axes = plt.subplots(figsize=(9, 5.2), layout="constrained")
     colours = _colours(results)
     seen: list[float] = []
-    for name, model in results["models"].items():
-        seen += _draw(axes, model["curve"], colours[name], name, is_main=name == results["model"])
-    _fit(axes, seen)
-    _mark_lengths(axes, results)
-    axes.set(ylabel="loss (nats, mean of all codebooks)", xlabel=_POSITION)
-    if seen:
-        axes.legend(frameon=False)
-    _minutes_above(axes)
-    figure.suptitle(
-        f"Loss by position, {len(results['recordings'])} recordings, codec {results['codec']}\n"
-        f"bins of {_main(results)['bin_frames']} frames; the band is {results['model']}'s 95% interval; dotted where "
-        "some recordings have ended",
-        fontsize="medium",
-    )
-    _save(figure, path)
+    with saved_figure(path, 1, 1, (9, 5.2)) as (figure, panels):
+        axes = panels[0, 0]
+        for name, model in results["models"].items():
+            seen += _draw(axes, model["curve"], colours[name], name, is_main=name == results["model"])
+        _fit(axes, seen)
+        _mark_lengths(axes, results)
+        axes.set(ylabel="loss (nats, mean of all codebooks)", xlabel=POSITION_LABEL)
+        if seen:
+            axes.legend()
+        _minutes_above(axes)
+        figure.suptitle(
+            f"Loss by position, {len(results['recordings'])} recordings, codec {results['codec']}\n"
+            f"bins of {_main(results)['bin_frames']} frames; the band is {results['model']}'s 95% interval; dotted "
+            "where some recordings have ended"
+        )
 
 
 def plot_differences(results: dict[str, Any], path: str | Path) -> None:
     """A panel for each baseline: the paired difference by position, and the verdict."""
-    comparisons = results["comparisons"]
+    comparisons, colours = results["comparisons"], _colours(results)
     columns = min(_COLUMNS, len(comparisons))
     rows = -(-len(comparisons) // columns)
-    figure, axes_RC = plt.subplots(
-        rows, columns, figsize=(7 * columns, 3.8 * rows), layout="constrained", squeeze=False, sharex=True
-    )
-    colours = _colours(results)
-    for axes, (name, paired) in zip(axes_RC.flat, comparisons.items(), strict=False):
-        _fit(axes, [0.0, *_draw(axes, paired["curve"], colours[name], name)])
-        axes.axhline(0, color="black", linewidth=0.8)
-        _mark_lengths(axes, results, paired["window_frames"])
-        axes.set_title(f"less {name}\n{paired['verdict']}", fontsize="small")
-        axes.set(xlabel=_POSITION, ylabel="difference (nats), below 0 is better")
-        axes.xaxis.set_tick_params(labelbottom=True)
-    for axes in axes_RC.flat[len(comparisons) :]:
-        axes.set_visible(False)
-    figure.suptitle(f"Loss of {results['model']} less that of its baselines, on the same recordings and positions")
-    _save(figure, path)
+    with saved_figure(path, rows, columns, (7, 3.8), sharex=True) as (figure, panels):
+        for axes, (name, paired) in zip(panels.flat, comparisons.items(), strict=False):
+            _fit(axes, [0.0, *_draw(axes, paired["curve"], colours[name], name)])
+            axes.axhline(0, color="black", linewidth=0.8)
+            _mark_lengths(axes, results, paired["window_frames"])
+            axes.set_title(f"less {name}\n{paired['verdict']}", fontsize="small")
+            axes.set(xlabel=POSITION_LABEL, ylabel="difference (nats), below 0 is better")
+            axes.xaxis.set_tick_params(labelbottom=True)
+        remove_panels(panels, len(comparisons))
+        figure.suptitle(f"Loss of {results['model']} less that of its baselines, on the same recordings and positions")
 
 
 def plot_codebooks(results: dict[str, Any], path: str | Path) -> None:
@@ -87,41 +78,38 @@ def plot_codebooks(results: dict[str, Any], path: str | Path) -> None:
     whole = _whole(model["curve"])
     shifted = losses_QN - losses_QN[:, :whole].mean(1, keepdims=True)
     furthest = max(1e-3, float(np.nanmax(np.abs(shifted[:, :whole]))))
-    figure, panels = plt.subplots(2, 1, figsize=(9, 6.4), layout="constrained", sharex=True)
     drawn: Any = (
         (losses_QN, "loss (nats)", {"cmap": "viridis"}),
         (shifted, "less the codebook's mean", {"cmap": "RdBu_r", "vmin": -furthest, "vmax": furthest}),
     )
-    for axes, (values_QN, label, colours) in zip(panels, drawn, strict=True):
-        extent = (0, losses_QN.shape[1] * model["bin_frames"], len(values_QN) - 0.5, -0.5)
-        image = axes.imshow(values_QN, aspect="auto", interpolation="nearest", extent=extent, **colours)
-        figure.colorbar(image, ax=axes, label=label)
-        axes.axvline(model["description"]["sliding_window"], color="grey", linestyle="--", linewidth=1)
-        axes.axvline(whole * model["bin_frames"], color="black", linewidth=1)
-        axes.set(ylabel="codebook", yticks=range(len(values_QN)))
-    panels[1].set_xlabel(_POSITION)
-    figure.suptitle(
-        f"{results['model']}: loss by codebook and position\n"
-        "dashed: the attention window; behind the black line some recordings have ended",
-        fontsize="medium",
-    )
-    _save(figure, path)
+    with saved_figure(path, 2, 1, (9, 3.2), sharex=True) as (figure, panels):
+        for axes, (values_QN, label, colours) in zip(panels.flat, drawn, strict=True):
+            extent = (0, losses_QN.shape[1] * model["bin_frames"], len(values_QN) - 0.5, -0.5)
+            image = axes.imshow(values_QN, aspect="auto", interpolation="nearest", extent=extent, **colours)
+            figure.colorbar(image, ax=axes, label=label)
+            axes.axvline(model["description"]["sliding_window"], color="grey", linestyle="--", linewidth=1)
+            axes.axvline(whole * model["bin_frames"], color="black", linewidth=1)
+            axes.set(ylabel="codebook", yticks=range(len(values_QN)))
+        panels[1, 0].set_xlabel(POSITION_LABEL)
+        figure.suptitle(
+            f"{results['model']}: loss by codebook and position\n"
+            "dashed: the attention window; right of the black line some recordings have ended"
+        )
 
 
 def plot_conversations(results: dict[str, Any], path: str | Path) -> None:
     """Each measure of generated speech over the conversation, beside that of the real conversations."""
-    figure, panels = plt.subplots(2, 2, figsize=(11, 6.5), layout="constrained", sharex=True)
-    for axes, name in zip(panels.flat, results["generated"], strict=True):
-        seen = [0.0]
-        for kind, colour in (("generated", "tab:blue"), ("reference", "grey")):
-            seen += _draw(axes, results[kind][name], colour, kind)
-        _fit(axes, seen)
-        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] if name == "entropy_bits" else min(1.05, axes.get_ylim()[1]))
-        axes.set(title=name, xlabel="position (frames of 80 ms)")
-        axes.grid(alpha=0.25)
-    panels[0, 0].legend(frameon=False)
-    figure.suptitle(f"{results['model']}: speech over {len(results['conversations'])} conversations", fontsize="medium")
-    _save(figure, path)
+    with saved_figure(path, 2, 2, (5.5, 3.25), sharex=True) as (figure, panels):
+        for axes, name in zip(panels.flat, results["generated"], strict=True):
+            seen = [0.0]
+            for kind, colour in (("generated", "tab:blue"), ("reference", "grey")):
+                seen += _draw(axes, results[kind][name], colour, kind)
+            _fit(axes, seen)
+            axes.set_ylim(bottom=0, top=axes.get_ylim()[1] if name == "entropy_bits" else min(1.05, axes.get_ylim()[1]))
+            axes.set(title=name, xlabel="position (frames of 80 ms)")
+            axes.grid()
+        panels[0, 0].legend()
+        figure.suptitle(f"{results['model']}: speech over {len(results['conversations'])} conversations")
 
 
 def _main(results: dict[str, Any]) -> dict[str, Any]:
@@ -129,12 +117,7 @@ def _main(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _colours(results: dict[str, Any]) -> dict[str, Any]:
-    return {name: plt.get_cmap("tab10")(index % 10) for index, name in enumerate(results["models"])}
-
-
-def _save(figure: Any, path: str | Path) -> None:
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    return {name: colormaps["tab10"](index % 10) for index, name in enumerate(results["models"])}
 
 
 def _mark_lengths(axes: Axes, results: dict[str, Any], window: int | None = None) -> None:
@@ -142,24 +125,25 @@ def _mark_lengths(axes: Axes, results: dict[str, Any], window: int | None = None
     marks = [(window, "--", "attention window")]
     if results["settings"].get("training_frames"):
         marks.append((results["settings"]["training_frames"], ":", "training length"))
-    for place, (frames, style, label) in enumerate(marks):
+    for number, (frames, style, label) in enumerate(marks):
         axes.axvline(frames, color="grey", linestyle=style, linewidth=1)
         axes.annotate(
             f" {label}: {frames} frames, {sec_from_frames(frames):.0f} s",
-            xy=(frames, 0.98 - 0.07 * place), xycoords=("data", "axes fraction"), va="top", color="dimgrey",
+            xy=(frames, 0.98 - 0.07 * number), xycoords=("data", "axes fraction"), va="top", color="dimgrey",
             fontsize="small", bbox={"color": "white", "alpha": 0.7, "pad": 0.5},
         )  # fmt: skip
-    axes.grid(alpha=0.25)
+    axes.grid()
 
 
 def _draw(axes: Axes, curve: list[dict[str, Any]], colour: Any, name: str, is_main: bool = True) -> list[float]:
     """The curve: solid where every recording takes part, dotted where some have ended.
 
     Args:
-        is_main: whether it lies above others and has its interval.
+        is_main: whether it is drawn above the others and with its interval.
 
     Returns:
-        What has to be seen: the curve, and intervals where every recording takes part. Those of the last few are huge.
+        Values that the y axis must show: the curve, and the intervals where every recording takes part (of the last few
+        recordings they are wide).
     """
     if not curve:
         return []

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
-from hf_moshi_ttt.evaluation.plots import plot_memory
+from hf_moshi_ttt.evaluation.memory_plot import plot_memory
 
 
 @pytest.fixture
