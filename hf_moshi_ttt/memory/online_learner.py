@@ -164,8 +164,8 @@ class OnlineLearner(_SlowFeatures):
         if self.front_end is not None:
             q, k, _ = self.front_end(tokens.q, tokens.k, before.front_end)
             key_cosines, tokens = (key_cosine(tokens.k), key_cosine(k)), tokens._replace(q=q, k=k)
-            if hasattr(self, "mean_scale"):
-                start, span = before.front_end, self.front_end.span
+            start, span = before.front_end, self.front_end.span
+            if hasattr(self, "mean_scale") and start is not None:
                 means = running_mean(tokens.v, start.value_mean, start.frames, span.horizon_frames)
                 tokens = tokens._replace(v=tokens.v - means)
         errors, phi = delta_rule(slow, tokens, before.fast_weights).errors, unit_features(tokens.k, slow)
