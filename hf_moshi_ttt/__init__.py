@@ -1,4 +1,10 @@
-"""TTT-Moshi for HuggingFace: a full-duplex speech language model whose layers keep learning from the stream."""
+"""TTT-Moshi for HuggingFace: a full-duplex speech language model whose layers keep learning from the stream.
+
+The installed package answers to transformers' Auto classes. The code that travels with a published model does not
+register itself: transformers would prefer it to the code of every model that is loaded after it.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from .memory.layer import TTTLayer
@@ -18,3 +24,7 @@ __all__ = [
     "TTTConfig",
     "TTTLayer",
 ]
+
+AutoConfig.register(MoshiTTTConfig.model_type, MoshiTTTConfig)
+AutoModel.register(MoshiTTTConfig, MoshiTTTForConditionalGeneration)
+AutoProcessor.register(MoshiTTTConfig, MoshiTTTProcessor)

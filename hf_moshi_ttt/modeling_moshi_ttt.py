@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, GradientCheckpointingLayer, PreTrainedModel
+from transformers import GradientCheckpointingLayer, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
@@ -362,7 +362,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             past = state.history
         sequence = torch.cat([past, codes], dim=2)
         if past.device.type == "cpu" and (past == FREE_ID).any():
-            raise ValueError("The stream's last frame is not complete: go on with step_with_logits or generate.")
+            raise ValueError("The stream's last frame is not complete: continue with step_with_logits or generate.")
         length, depth = codes.shape[2] + 1, self.config.max_delay_frames
         return torch.stack(
             [sequence[:, k, depth - d : depth - d + length] for k, d in enumerate(self.config.delays)], 1
@@ -391,6 +391,3 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             return MoshiTTTState(memory, None, state.history, state.initial, state.frames)
         history = torch.cat([state.history, codes], dim=2)[:, :, -state.history.shape[2] :]
         return MoshiTTTState(memory, window, history, state.initial, state.frames + codes.shape[2])
-
-
-AutoModel.register(MoshiTTTConfig, MoshiTTTForConditionalGeneration)

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration, Sampling
 from hf_moshi_ttt.codec.audio import frames_from_sec
-from hf_moshi_ttt.data.codes import decode_codes, load_codec, load_codes
+from hf_moshi_ttt.data.codes import decode_codes, load_codes
+from hf_moshi_ttt.data.compatibility import warn_where_unknown
 from hf_moshi_ttt.evaluation.conversation_measures import (
     continue_conversation,
     measures_by_window,
@@ -22,6 +23,7 @@ from hf_moshi_ttt.evaluation.conversation_measures import (
 )
 from hf_moshi_ttt.evaluation.results_file import made_with
 from hf_moshi_ttt.evaluation.results_plot import plot_conversations
+from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,11 +45,12 @@ def main() -> None:
     arguments = parse_arguments()
     model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).to(arguments.device).eval()
     rows, provenance = load_codes(arguments.codes)
-    codec, config = load_codec(model.config.codec), model.config
+    warn_where_unknown(model.config, provenance, arguments.codes)
+    codec, config = MoshiTTTProcessor.from_pretrained(arguments.model).codec, model.config
     lengths_sec = (arguments.prompt_sec, arguments.new_sec, arguments.window_sec)
     prompt, new, window = (frames_from_sec(length_sec) for length_sec in lengths_sec)
     generator = torch.Generator(model.device)
-    long_enough = [place for place, frames in enumerate(rows["frames"]) if frames >= prompt + window]
+    long_enough = [place for place, frames in enumerate(rows["frames"][:]) if frames >= prompt + window]
     if len(long_enough) < arguments.conversations:
         raise ValueError(
             f"{len(long_enough)} conversations have a prompt and a window, {arguments.conversations} wanted."

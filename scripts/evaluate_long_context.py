@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hf_moshi_ttt.evaluation.baselines import Comparison, parse_baselines
+from hf_moshi_ttt.evaluation.baselines import Comparison, parse_baselines, split_name
 from hf_moshi_ttt.evaluation.long_context_settings import (
     KINDS,
     LongContextSettings,
@@ -29,7 +29,8 @@ from hf_moshi_ttt.evaluation.results_file import SCHEMA_VERSION, made_with, writ
 from hf_moshi_ttt.evaluation.results_plot import draw_pictures
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
-from hf_moshi_ttt.training.arguments import describe_settings, read_settings
+from hf_moshi_ttt.settings import read_settings, split_words
+from hf_moshi_ttt.training.arguments import describe_settings
 
 
 def parse_arguments() -> tuple[argparse.Namespace, RecordingSettings, LongContextSettings]:
@@ -49,9 +50,7 @@ def parse_arguments() -> tuple[argparse.Namespace, RecordingSettings, LongContex
     parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")
     parser.add_argument("--device", help="where the model runs (a GPU where there is one)")
     arguments = parser.parse_intermixed_args()
-    changes = [word for word in arguments.settings if "=" in word]
-    files = [word for word in arguments.settings if "=" not in word]
-    return arguments, *parse_settings(read_settings(files, changes))
+    return arguments, *parse_settings(read_settings(*split_words(arguments.settings)))
 
 
 def main() -> None:
@@ -59,8 +58,8 @@ def main() -> None:
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     process = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))  # the others wait for the slowest
     device = process.device if process.num_processes > 1 else device
-    name, given, path = arguments.model.rpartition("=")
-    name = name if given else Path(path).name
+    name, path = split_name(arguments.model)
+    name = name or Path(path).name
 
     def load(checkpoint: str) -> Any:
         model = MoshiTTTForConditionalGeneration.from_pretrained(checkpoint, dtype=arguments.dtype)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hf_moshi_ttt.data.codes import load_codes
+from hf_moshi_ttt.data.compatibility import warn_where_unknown
 from hf_moshi_ttt.evaluation.long_context import describe_model
 from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings, parse_long_context_settings
 from hf_moshi_ttt.evaluation.paired_items import TASKS, draw_items, read_pairs
@@ -21,7 +22,7 @@ from hf_moshi_ttt.evaluation.recordings import encode_files
 from hf_moshi_ttt.evaluation.results_file import made_with
 from hf_moshi_ttt.evaluation.text_perplexity import evaluate_text_perplexity
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.training.arguments import read_settings
+from hf_moshi_ttt.settings import read_settings
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -51,6 +52,7 @@ def evaluate_task(model: Any, task: str, folder: str, arguments: argparse.Namesp
     pairs = draw_items(read_pairs(task, folder), arguments.items, arguments.seed)
     names = [name for pair in pairs for name in (pair.right, pair.wrong)]
     rows, provenance = encode_files(folder, names, model.config.codec, arguments.output / "codes")
+    warn_where_unknown(model.config, provenance, folder)
     codes = {row["path"]: row["codes"] for row in rows}
     kept = str(arguments.output / "losses")
     found = evaluate_pairs(model, pairs, codes, how, provenance.silence_codes, kept)
@@ -75,7 +77,8 @@ def main() -> None:
     for task, folder in arguments.task.items():
         results["tasks"][task] = evaluate_task(model, task, folder, arguments, how)
     if arguments.dailytalk is not None:
-        rows, _ = load_codes(arguments.dailytalk)
+        rows, provenance = load_codes(arguments.dailytalk)
+        warn_where_unknown(model.config, provenance, arguments.dailytalk)
         results["dailytalk"] = evaluate_text_perplexity(model, [row["codes"] for row in rows], how.block_frames)
         print(f"DailyTalk: text perplexity {results['dailytalk']['dailytalk_text_perplexity']:.2f}")
     (arguments.output / "tasks.json").write_text(json.dumps(results, indent=1), encoding="utf-8")

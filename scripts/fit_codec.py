@@ -2,18 +2,21 @@
 
     python scripts/fit_codec.py AUDIO_DIR --output DIR
 
-Reads every .flac and .wav below AUDIO_DIR, an even share of `--max-minutes` from each. Every 20th file (the first, if
+Reads all audio below AUDIO_DIR, an even share of `--max-minutes` from each. Every 20th file (the first, if
 there are fewer) is held back, and the quality that is printed is measured on those.
 """
 
 import argparse
 import json
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 from hf_moshi_ttt.codec.configuration_log_mel_codec import LogMelCodecConfig
 from hf_moshi_ttt.codec.log_mel_codec_fit import fit_log_mel_codec, measure_codec, read_excerpts
+from hf_moshi_ttt.data.bad_files import BadFiles
+from hf_moshi_ttt.data.walk import walk_audio
 
 HELD_OUT_MINUTES = 5.0
 
@@ -21,7 +24,7 @@ HELD_OUT_MINUTES = 5.0
 def parse_arguments() -> argparse.Namespace:
     defaults = LogMelCodecConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("audio_dir", type=Path, help="folder searched for .flac and .wav, of any rate, mono or not")
+    parser.add_argument("audio_dir", type=Path, help="folder of audio of any rate, mono or not")
     parser.add_argument("--output", type=Path, required=True, help="folder for config.json and model.safetensors")
     parser.add_argument("--max-minutes", type=float, default=90.0, help="audio to fit on (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of excerpts, frames and k-means (default: %(default)s)")
@@ -33,9 +36,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     config = LogMelCodecConfig(num_quantizers=arguments.num_quantizers, codebook_size=arguments.codebook_size)
-    paths = sorted(path for path in arguments.audio_dir.rglob("*") if path.suffix.lower() in (".flac", ".wav"))
+    bad, left_out = BadFiles(), Counter[str]()
+    paths = [arguments.audio_dir / name for name in walk_audio(arguments.audio_dir, bad, left_out)]
+    for reason, count in left_out.items():
+        print(f"{count} files left out: {reason}")
+    bad.require_few(len(paths) + len(bad.reasons))
     if len(paths) < 2:
-        raise SystemExit(f"{arguments.audio_dir} holds {len(paths)} .flac or .wav files; one to fit, one to hold back")
+        raise SystemExit(f"{arguments.audio_dir} holds {len(paths)} audio files; one to fit, one to hold back")
     held_out = paths[::20]
     fitted = [path for path in paths if path not in held_out]
     rate_hz = config.sampling_rate

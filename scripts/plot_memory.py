@@ -1,6 +1,6 @@
 """Draws what the TTT layers' memories do: over the steps of a training run, or over the position in recordings.
 
-python scripts/plot_memory.py RUN --output DIR                    # the steps logged in RUN/trainer_state.json
+python scripts/plot_memory.py RUN --output DIR                    # the steps logged in RUN/metrics.jsonl
 python scripts/plot_memory.py MODEL --codes CODES --output DIR    # held-out recordings, streamed
 """
 
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_moshi_ttt.data.codes import load_codes
+from hf_moshi_ttt.data.compatibility import warn_where_unknown
 from hf_moshi_ttt.evaluation.memory_curves import memory_by_position, memory_by_step
 from hf_moshi_ttt.evaluation.memory_plot import plot_memory
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.training.run_files import read_metrics
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -27,10 +29,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def curves(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.codes is None:
-        state = json.loads(Path(arguments.model, "trainer_state.json").read_text(encoding="utf-8"))
-        return memory_by_step(state["log_history"])
+        return memory_by_step(read_metrics(arguments.model))
     model = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
     codes, provenance = load_codes(arguments.codes)
+    warn_where_unknown(model.config, provenance, arguments.codes)
     recordings = [row["codes"] for row in codes.select(range(min(arguments.recordings, len(codes))))]
     return memory_by_position(model, recordings, provenance.silence_codes, arguments.bin_frames)
 

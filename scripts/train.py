@@ -5,9 +5,9 @@ Several YAML files may be given, later ones on top. After SIGTERM a checkpoint i
 
 import argparse
 import sys
-from pathlib import Path
 
-from hf_moshi_ttt.training.arguments import describe_settings, read_settings
+from hf_moshi_ttt.settings import read_settings, split_words
+from hf_moshi_ttt.training.arguments import describe_settings
 from hf_moshi_ttt.training.run import dry_run, run
 
 
@@ -20,11 +20,10 @@ def main() -> int:
         "--dry-run", action="store_true", help="report parameters, memory, data and time after three steps, and stop"
     )
     arguments = parser.parse_args()
-    given = arguments.settings
-    files = [item for item in given if "=" not in item or Path(item).is_file()]
+    files, changes = split_words(arguments.settings)
     if not files:
         parser.error("no CONFIG.yaml was given (see configs/)")
-    settings = read_settings(files, [item for item in given if item not in files])
+    settings = read_settings(files, changes)
     if arguments.dry_run:
         return dry_run(settings, lambda title, line: print(f"{title:<8}{line}", flush=True))
     return run(settings)

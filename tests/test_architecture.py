@@ -15,10 +15,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 WINGS = [
     "special_ids",
     "strict_config",
-    "configuration_ttt",
+    "model_presets",
     "configuration_moshi_ttt",
     "transformer",
     "codec",
+    "settings",
     "memory",
     "checkpoints",
     "data",

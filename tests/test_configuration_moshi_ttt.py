@@ -118,10 +118,13 @@ def test_delays_follow_the_number_of_codebooks() -> None:
     [
         (
             {"hiden_size": 32},
-            r"MoshiTTTConfig does not know \['hiden_size'\]\. Known keys: codebook_size, codec, delays",
+            r"MoshiTTTConfig does not know \['hiden_size'\]\. Known keys: codebook_size, codec, codec_sha256, delays",
         ),
         ({"mini_batch_size": 4}, r"MoshiTTTConfig does not know \['mini_batch_size'\]"),
-        ({"ttt": {"layer": "all"}}, r"TTTConfig does not know \['layer'\]\. Known keys: base_lr, forget, .*layers"),
+        (
+            {"ttt": {"layer": "all"}},
+            r"TTTConfig does not know \['layer'\]\. Known keys: base_lr, centering_horizon_frames, .*layers",
+        ),
         (
             {"depth_decoder_config": {"heads": 2}},
             r"MoshiTTTDepthConfig does not know \['heads'\]\. Known keys: ffn_dim",
@@ -144,8 +147,11 @@ def test_unknown_keys_are_refused_with_the_known_ones(changes: dict[str, Any], m
         ({"text_stream": "silence"}, r"Field 'text_stream' expected one of \('zero', 'pad', 'none'\), got silence"),
         ({"user_stream": "zero"}, r"Field 'user_stream' expected one of \('duplicate', 'silence', 'none'\), got zero"),
         ({"ttt": "middle"}, "Field 'ttt' expected dict, got str"),
-        ({"ttt": {"preset": "video"}}, r"Field 'preset' expected one of \('default', 'paper'\), got video"),
-        ({"ttt": {"step": "sum"}}, r"Field 'step' expected one of \('mean', 'constant'\), got sum"),
+        (
+            {"ttt": {"preset": "video"}},
+            r"Field 'preset' expected one of \('default', 'mini_batch', 'paper'\), got video",
+        ),
+        ({"ttt": {"step": "sum"}}, r"Field 'step' expected one of \('mean', 'constant', 'online'\), got sum"),
         ({"ttt": {"forget": "all"}}, r"Field 'forget' expected one of \('none', 'learned'\), got all"),
         ({"ttt": {"mini_batch_size": 4.0}}, "Field 'mini_batch_size' expected int, got float"),
         ({"ttt": {"persistent_states": 1}}, "Field 'persistent_states' expected bool, got int"),

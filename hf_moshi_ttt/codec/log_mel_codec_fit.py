@@ -21,6 +21,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .audio import read_header
 from .configuration_log_mel_codec import LogMelCodecConfig
 from .log_mel_codec import LogMelCodecModel, nearest_centroids
 
@@ -40,7 +41,7 @@ class CodecQuality:
     """What a codec keeps of recordings, all codebooks in use.
 
     Args:
-        variance_kept: share of the log-mels' variance about their mean, pooled over all values of a frame; at most 1.
+        variance_kept: fraction of the log-mels' variance about their mean, pooled over a frame's values; at most 1.
         perplexity: per codebook, `exp` of the codes' entropy: `codebook_size` when all codes are as frequent.
         used_codes: per codebook, how many different codes occur.
         num_frames: frames measured.
@@ -58,7 +59,7 @@ def read_excerpts(paths: Sequence[Path], sampling_rate: int, total_sec: float, s
     Recordings come in random order and share the time evenly; what short ones leave goes to later ones.
 
     Raises:
-        ValueError: without recordings, or for a time that is not above 0.
+        ValueError: without recordings, for a time that is not above 0, or a file that is no whole recording.
     """
     if not paths or total_sec <= 0:
         raise ValueError(
@@ -72,6 +73,7 @@ def read_excerpts(paths: Sequence[Path], sampling_rate: int, total_sec: float, s
 
 
 def _read_excerpt(path: Path, sampling_rate: int, most_sec: float, rng: np.random.Generator) -> FloatArray:
+    read_header(path)  # refuses what was cut off
     with soundfile.SoundFile(path) as file:
         num_samples = min(file.frames, math.ceil(most_sec * file.samplerate))
         file.seek(int(rng.integers(file.frames - num_samples + 1)))
@@ -116,7 +118,7 @@ def fit_log_mel_codec(
 
 
 def measure_codec(model: LogMelCodecModel, waveforms: Iterable[FloatArray]) -> CodecQuality:
-    """Encodes recordings `[S]` and compares their log-mels with those that the codes stand for.
+    """Encodes recordings `[S]` and compares their log-mels with those that the codes represent.
 
     Raises:
         ValueError: without recordings.

@@ -1,6 +1,6 @@
 """Words with times as the text row of a recording: one token a frame.
 
-A word's tokens stand from the frame in which it starts, PAD fills the gaps, and the frame before a word is EPAD. Tokens
+A word's tokens begin in the frame in which it starts, PAD fills the gaps, and the frame before a word is EPAD. Tokens
 that do not fit before the next word are shifted after it, never lost inside the recording. After the labels' end the
 row is -1: whether somebody speaks there is unknown, so nothing is learned from it.
 
@@ -15,7 +15,7 @@ moshi-finetune's `Interleaver` (as its training calls it) places the first token
   in frames where seconds are expected; here the row is as long as the codes beside it, and batches pad both with -1.
 """
 
-import math
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ import numpy as np
 import sentencepiece
 
 from ..special_ids import NO_INPUT_ID
-from .audio import FRAME_RATE_HZ, Frames
-from .hub_files import HUB_SCHEME, local_file
+from .audio import Frames, frame_at_sec
+from .hub_files import HUB_SCHEME, expand_home, local_file
 
 EPAD_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3
 
@@ -46,8 +46,7 @@ def load_text_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcesso
     Raises:
         ValueError: no such file, no SentencePiece model in it, or a vocabulary beyond int16.
     """
-    if str(path).startswith(HUB_SCHEME):
-        path = local_file(path)
+    path = local_file(path) if str(path).startswith(HUB_SCHEME) else expand_home(path)
     if not Path(path).is_file():
         raise ValueError(f"{path}: no SentencePiece model. Train one with scripts/train_text_tokenizer.py.")
     try:
@@ -57,6 +56,12 @@ def load_text_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcesso
     if tokenizer.vocab_size() > np.iinfo(np.int16).max:
         raise ValueError(f"{path}: {tokenizer.vocab_size()} ids do not fit in int16; codes are stored as int16.")
     return tokenizer
+
+
+def tokenizer_sha256(path: str | Path) -> str:
+    """The hash of a SentencePiece model's file, by which it is known."""
+    with local_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def train_text_tokenizer(text: str | Path, output: str | Path, vocab_size: int) -> None:
@@ -112,9 +117,7 @@ def build_text_row(
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise ValueError(f"{name}={value!r}, but it must be a whole number of frames: use frames_from_sec.")
     row = np.full(frames, PAD_ID, dtype=np.int16)
-    coming = deque(
-        (math.floor(word["start_sec"] * FRAME_RATE_HZ), tokenizer.encode(word["word"].strip())) for word in words
-    )
+    coming = deque((frame_at_sec(word["start_sec"]), tokenizer.encode(word["word"].strip())) for word in words)
     waiting: deque[int] = deque()
     labelled: int = frames if labelled_frames is None else labelled_frames
     for frame in range(min(0, coming[0][0]) if coming else 0, frames):

@@ -2,7 +2,7 @@
 
 A row of the dataset is a recording: `codes` `[K, T]` with K = 8 (mono: one speaker's codebooks) or K = 17 (text,
 Moshi's and the user's codebooks), its `frames` T, and where it comes from: `path`, `start_sec`, `duration_sec`,
-`source_sha256`. Beside it lies `provenance.json`: the codec, the tokenizer, the codes of digital silence, and the files
+`source_sha256`. Beside it is `provenance.json`: the codec, the tokenizer, the codes of digital silence, and the files
 that were left out. `encoding.py` makes such datasets.
 """
 
@@ -18,10 +18,9 @@ import torch
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset, load_from_disk
 from datasets import List as ListFeature
 from huggingface_hub import HfApi, hf_hub_download
-from transformers import AutoModel
 
-from ..codec import log_mel_codec  # noqa: F401  registers the codec with AutoModel
 from ..codec.audio import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ, BadAudioError
+from ..codec.hub_files import expand_home
 from .mixture import mix
 
 NUM_CODEBOOKS = 8
@@ -48,7 +47,7 @@ class Provenance:
     Args:
         codec: name or path as given; `codec_type` its transformers model type.
         silence_codes: `[8]`, one frame of digital silence, far from its start.
-        text_tokenizer: path as given, or None for audio alone.
+        text_tokenizer: path as given, or None for audio without words.
         tokens_beyond_end: text tokens that did not fit into their recordings.
         left_out: path -> reason.
         frame_rate_hz: frames per second of the codes.
@@ -92,26 +91,6 @@ class Provenance:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"{path}: {error}.") from error
-
-
-def load_codec(name_or_path: str, device: str = "cpu") -> Any:
-    """A codec of Mimi's interface by name (`kyutai/mimi`) or path.
-
-    Raises:
-        ValueError: another sample rate or frame rate than Moshi's.
-    """
-    codec: Any = AutoModel.from_pretrained(name_or_path).to(device).eval()
-    rates = (codec.config.sampling_rate, codec.config.frame_rate)
-    if rates != (SAMPLE_RATE_HZ, SAMPLE_RATE_HZ / FRAME_SAMPLES):
-        raise ValueError(f"{name_or_path}: (samples/s, frames/s) = {rates}, but Moshi needs (24000, 12.5).")
-    return codec
-
-
-def codec_sha256(codec: Any) -> str:
-    """A hash of a codec's weights, whatever their names and wherever they were loaded from."""
-    tensors = (tensor.detach().cpu().contiguous().flatten() for tensor in codec.state_dict().values())
-    hashes = sorted(hashlib.sha256(tensor.view(torch.uint8).numpy()).hexdigest() for tensor in tensors)
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def encode_waveform(codec: Any, samples_CS: np.ndarray) -> np.ndarray:
@@ -203,7 +182,7 @@ def load_codes(
     """A dataset of codes (its rows give numpy arrays) and where they come from.
 
     Args:
-        source: a folder, a dataset repository on the Hub (`user/name`), or a mixture `{source: share of the time}`.
+        source: a folder, a dataset repository on the Hub (`user/name`), or a mixture `{source: fraction of the time}`.
         streaming: whether the rows are fetched from the Hub as they are read (an `IterableDataset`).
         seed: of a mixture's draws.
 
@@ -211,7 +190,8 @@ def load_codes(
         ValueError: `source` holds none, or a mixture of different codecs or tokenizers.
     """
     if isinstance(source, Mapping):
-        return _load_mixture(source, seed)
+        return _load_mixture({expand_home(name): weight for name, weight in source.items()}, seed)
+    source = expand_home(source)
     if Path(source, PROVENANCE_FILE).is_file():
         provenance = Provenance.load(Path(source, PROVENANCE_FILE))
         dataset: Dataset | IterableDataset = load_from_disk(str(source))

@@ -1,8 +1,8 @@
 """A corpus becomes codes: encoded once, by several processes, in bounded memory, and resumable after a kill.
 
-The corpus is cut into shards of about an hour. Each becomes a file in datasets' cache under a name that stands for all
-that its codes depend on, so a killed run goes on with the shards that are missing and an identical rebuild, also into
-another folder, finds all of them. When all are there they are put together in the output folder in one step.
+The corpus is cut into shards of about an hour. Each becomes a file in datasets' cache, named by a hash of all that its
+codes depend on, so a killed run continues with the missing shards, and an identical rebuild, also into another folder,
+finds all of them. When all are there they are put together in the output folder in one step.
 """
 
 import hashlib
@@ -24,13 +24,15 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..codec.audio import BadAudioError, frames_from_sec, read_blocks
-from ..codec.text_stream import build_text_row, load_text_tokenizer
+from ..codec.hub_files import lasting_name
+from ..codec.pretrained_codec import codec_sha256, load_codec
+from ..codec.text_stream import build_text_row, load_text_tokenizer, tokenizer_sha256
 from .bad_files import MAX_BAD_FRACTION, BadFiles
-from .codes import FEATURES, Provenance, codec_sha256, encode_streams, load_codec, load_codes, silence_codes
+from .codes import FEATURES, Provenance, encode_streams, load_codes, silence_codes
 from .word_times import MAIN_SPEAKER
 from .workers import run_jobs
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Part of every shard's name; raised when the same input gives other rows than before."""
 SHARD_SEC = 3600.0
 MOST_SHARDS = 2000
@@ -104,11 +106,11 @@ def encode_corpus(
         with FileLock(folder / ".lock", timeout=0):
             rows, bad = _encode_shards(shards, folder, codec_name, text_tokenizer, options, len(corpus))
             provenance = Provenance(
-                codec=codec_name,
+                codec=lasting_name(codec_name),
                 codec_type=codec.config.model_type,
                 codebook_size=codec.config.codebook_size,
                 silence_codes=silence_codes(codec),
-                text_tokenizer=text_tokenizer,
+                text_tokenizer=None if text_tokenizer is None else lasting_name(text_tokenizer),
                 tokens_beyond_end=sum(rows["tokens_beyond_end"]),
                 left_out=bad.reasons,
                 frame_rate_hz=codec.config.frame_rate,
@@ -130,7 +132,7 @@ def _recipe(codec: Any, text_tokenizer: str | None, options: EncodeOptions) -> d
         "version": ENCODING_VERSION,
         "codec": codec_sha256(codec),
         "codec_config": config,
-        "tokenizer": None if text_tokenizer is None else _file_sha256(text_tokenizer),
+        "tokenizer": None if text_tokenizer is None else tokenizer_sha256(text_tokenizer),
         "device": torch.device(options.chosen_device()).type,
     }
 
@@ -138,7 +140,7 @@ def _recipe(codec: Any, text_tokenizer: str | None, options: EncodeOptions) -> d
 def _shards(corpus: Dataset) -> list[Dataset]:
     """Consecutive pieces of about `SHARD_SEC`, at most `MOST_SHARDS`; `place` is a row's number in the corpus."""
     corpus = corpus.add_column("place", np.arange(len(corpus)))
-    ends_sec = np.cumsum(list(corpus["duration_sec"]))
+    ends_sec = np.cumsum(corpus["duration_sec"][:])
     shard_sec = max(SHARD_SEC, float(ends_sec[-1]) / MOST_SHARDS)
     numbers = ((ends_sec - 1e-9) // shard_sec).astype(int)
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(corpus)]

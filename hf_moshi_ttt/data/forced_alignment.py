@@ -13,6 +13,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from ..codec.samples import require_float_scale
+
 ALIGNER_RATE_HZ = 16_000
 FRAMES_PER_SEC = 100
 MARGIN_SEC = 0.2
@@ -34,10 +36,11 @@ def align_words(samples: NDArray[np.float32], sample_rate_hz: float, text: str) 
         `(word, (start_sec, end_sec))` in the order of speech, resolved to 0.01 s. Empty when no word is known.
 
     Raises:
-        ValueError: the samples have more than one axis, or the text does not fit the audio.
+        ValueError: the samples have more than one axis or another scale, or the text does not fit the audio.
     """
     if samples.ndim != 1:
         raise ValueError(f"samples has shape {samples.shape}, but one channel [samples] is needed; align each alone")
+    require_float_scale(samples)
     spelt = [(token, parts) for token in text.split() if (parts := dictionary_spelling(token))]
     if not spelt:
         return []
@@ -52,7 +55,7 @@ def align_words(samples: NDArray[np.float32], sample_rate_hz: float, text: str) 
 
 
 def unknown_words(text: str) -> list[str]:
-    """Return the words of `text` that `align_words` leaves out, as they stand there. Bare punctuation is no word."""
+    """Return the words of `text` that `align_words` leaves out, as written. Bare punctuation is no word."""
     return [token for token in text.split() if re.search(r"\w", token) and not dictionary_spelling(token)]
 
 

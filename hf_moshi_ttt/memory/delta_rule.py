@@ -63,8 +63,8 @@ def delta_rule(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weig
         answers.append(done.answers)
         errors.append(done.errors)
         fast = done.fast_weights
-    joined = (torch.cat(x, dim=1).view(shape) for x in (answers, errors))
-    return Learned(*joined, fast.view(fast_weights.shape))
+    z, e = (torch.cat(x, dim=1).view(shape) for x in (answers, errors))
+    return Learned(z, e, fast.view(fast_weights.shape))
 
 
 def _walk_chunk(chunk: _Chunk, fast: Tensor) -> Learned:

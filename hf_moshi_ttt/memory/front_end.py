@@ -13,18 +13,19 @@ zero, so the first key is zero. `FrontEnd` takes any number of frames and contin
 Legend: B batch, H heads, T frames, F head width, W width of the convolution, L lag of the keys in frames.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
-from .naive import MemoryDiagnostics, key_cosine
-from .projections import InnerParameters, fp32, inner_dtype
+from .projections import InnerParameters
+
+if TYPE_CHECKING:
+    from ..configuration_moshi_ttt import TTTConfig
 
 _NORM_EPS = 1e-6
 _BLOCK_FRAMES = 64  # frames whose running means are one matrix product
@@ -61,7 +62,7 @@ class Span(NamedTuple):
 class FrontEnd(nn.Module):
     """Centring, convolution and lag of queries and keys, where the configuration asks for them."""
 
-    def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
+    def __init__(self, num_heads: int, head_dim: int, ttt_config: "TTTConfig") -> None:
         super().__init__()
         self.init = ttt_config.key_convolution_init
         self.num_heads, self.head_dim = num_heads, head_dim
@@ -107,57 +108,6 @@ class FrontEnd(nn.Module):
         """Queries and keys `[B, H, T, F]` for the learner, and the state after the last frame."""
         state = state or self.init_state(q.shape[0], q.device, q.dtype)
         return spanning(q, k, state, self.convolutions(), self.span)
-
-
-@dataclass
-class WithFrontEndState(StreamState):
-    """The memory of a learner, and what the front end before it needs of the frames before."""
-
-    memory: StreamState
-    front_end: FrontEndState
-
-
-class WithFrontEnd(nn.Module):
-    """A learner that knows nothing of several frames, with the front end before it."""
-
-    def __init__(self, learner: Any, front_end: FrontEnd) -> None:
-        super().__init__()
-        self.memory, self.front_end = learner, front_end
-        self.answers_at_own_size = learner.answers_at_own_size
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Initial values of every parameter."""
-        self.memory.reset_parameters()
-        self.front_end.reset_parameters()
-
-    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> WithFrontEndState:
-        """The state of `batch_size` rows."""
-        parameter = next(self.memory.parameters())
-        where, dtype = device or parameter.device, inner_dtype(parameter.dtype)
-        front_end = self.front_end.init_state(batch_size, where, dtype)
-        return WithFrontEndState(self.memory.init_state(batch_size, device), front_end)
-
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        gates_BHTR: Tensor,
-        state: WithFrontEndState | None,
-        diagnostics: bool,
-        lr_scale: float = 1.0,
-    ) -> tuple[Tensor, WithFrontEndState, MemoryDiagnostics | None]:
-        """As the learner's, on queries and keys that span several frames."""
-        memory, before = (None, None) if state is None else (state.memory, state.front_end)
-        spanning_q, spanning_k, front_end = self.front_end(fp32(q), fp32(k), before)
-        z, memory, found = self.memory(spanning_q, spanning_k, v, gates_BHTR, memory, diagnostics, lr_scale)
-        if found is not None:
-            before_and_after = (key_cosine(fp32(x.detach())) for x in (k, spanning_k))
-            found = replace(
-                found, **dict(zip(("key_cosine_before", "key_cosine_after"), before_and_after, strict=True))
-            )
-        return z, WithFrontEndState(memory, front_end), found
 
 
 def spanning(
@@ -233,7 +183,8 @@ def naive_front_end(front_end: FrontEnd, q: Tensor, k: Tensor) -> tuple[Tensor, 
     """The definition: queries and keys `[B, H, T, F]` for the learner, frame by frame from a fresh stream."""
     width, lag, horizon, same = front_end.span
     q, k = (x / (x.square().mean(-1, keepdim=True) + _NORM_EPS).sqrt() for x in (q, k))
-    mean, centred_q, centred_k, new_q, new_k = torch.zeros_like(k[:, :, 0]), [], [], [], []
+    mean = torch.zeros_like(k[:, :, 0])
+    centred_q, centred_k, new_q, new_k = (list[Tensor]() for _ in range(4))
     for t in range(q.shape[2]):
         if horizon:
             mean = mean + (k[:, :, t] - mean) / min(t + 1, horizon)

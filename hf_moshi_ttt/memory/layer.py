@@ -12,7 +12,7 @@ Legend: B batch, T frames, D model width, H heads, F head width, R gates per hea
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,9 +23,9 @@ from transformers import initialization as init
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.rope import apply_rope, rope_phases
 from ..transformer.stream_state import StreamState
-from .front_end import FrontEnd, WithFrontEnd
+from .front_end import FrontEnd, FrontEndState
 from .gated_delta import GatedDeltaLearner
-from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state
+from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state, key_cosine
 from .online_learner import OnlineLearner, OnlineStaticLearner
 from .projections import InnerParameters, OutputGate, TTTProjection, WideLayerNorm, fp32, inner_dtype
 from .scan import answer_at_start, diagnose, diagnose_at_start, ttt
@@ -188,10 +188,61 @@ LEARNERS: dict[tuple[str, bool], Any] = {
 }
 
 
+@dataclass
+class WithFrontEndState(StreamState):
+    """The memory of a learner, and what the front end before it needs of the frames before."""
+
+    memory: StreamState
+    front_end: FrontEndState
+
+
+class WithFrontEnd(nn.Module):
+    """A learner that knows nothing of several frames, with the front end before it."""
+
+    def __init__(self, learner: Any, front_end: FrontEnd) -> None:
+        super().__init__()
+        self.memory, self.front_end = learner, front_end
+        self.answers_at_own_size = learner.answers_at_own_size
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values of every parameter."""
+        self.memory.reset_parameters()
+        self.front_end.reset_parameters()
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> WithFrontEndState:
+        """The state of `batch_size` rows."""
+        parameter = next(self.memory.parameters())
+        where, dtype = device or parameter.device, inner_dtype(parameter.dtype)
+        front_end = self.front_end.init_state(batch_size, where, dtype)
+        return WithFrontEndState(self.memory.init_state(batch_size, device), front_end)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates_BHTR: Tensor,
+        state: WithFrontEndState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, WithFrontEndState, MemoryDiagnostics | None]:
+        """As the learner's, on queries and keys that span several frames."""
+        memory, before = (None, None) if state is None else (state.memory, state.front_end)
+        spanning_q, spanning_k, front_end = self.front_end(fp32(q), fp32(k), before)
+        z, memory, found = self.memory(spanning_q, spanning_k, v, gates_BHTR, memory, diagnostics, lr_scale)
+        if found is not None:
+            before_and_after = (key_cosine(fp32(x.detach())) for x in (k, spanning_k))
+            found = replace(
+                found, **dict(zip(("key_cosine_before", "key_cosine_after"), before_and_after, strict=True))
+            )
+        return z, WithFrontEndState(memory, front_end), found
+
+
 def make_learner(num_heads: int, head_dim: int, ttt_config: TTTConfig) -> Any:
     """What remembers, by `learner` and `step`, with the front end where it has none of its own."""
     learner = LEARNERS[ttt_config.learner, ttt_config.step == "online"](num_heads, head_dim, ttt_config)
-    if ttt_config.has_front_end and not isinstance(learner, OnlineLearner):
+    if ttt_config.has_front_end and not isinstance(learner, (OnlineLearner, OnlineStaticLearner)):
         return WithFrontEnd(learner, FrontEnd(num_heads, head_dim, ttt_config))
     return learner
 

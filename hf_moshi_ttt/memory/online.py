@@ -14,30 +14,13 @@ Legend: B batch, H heads, T frames, F head width, I width of the features, E = I
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..transformer.stream_state import StreamState
-from .front_end import FrontEndState
-
 _NORM_EPS = 1e-6
-
-
-@dataclass
-class OnlineState(StreamState):
-    """The memory of one TTT layer, one row per sample; zeros are a fresh memory.
-
-    Args:
-        fast_weights: S, `[B, H, I, F]` in float32 at least.
-        front_end: what the front end needs of the frames before, where there is one.
-    """
-
-    fast_weights: Tensor
-    front_end: FrontEndState | None = None
 
 
 class OnlineTokens(NamedTuple):

@@ -25,7 +25,7 @@ from ..transformer.stream_state import StreamState
 from .delta_rule import delta_rule
 from .front_end import FrontEnd, FrontEndState, Span, running_mean, spanning
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
-from .online import OnlineState, OnlineTokens, SlowLayer, unit_features
+from .online import OnlineTokens, SlowLayer, unit_features
 from .projections import InnerParameters, fp32, inner_dtype
 from .recomputation import walk
 
@@ -37,8 +37,26 @@ _NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
 
 
+@dataclass
+class OnlineState(StreamState):
+    """The memory of one TTT layer, one row per sample; zeros are a fresh memory.
+
+    Args:
+        fast_weights: S, `[B, H, I, F]` in float32 at least.
+        front_end: what the front end needs of the frames before, where there is one.
+    """
+
+    fast_weights: Tensor
+    front_end: FrontEndState | None = None
+
+
+def normed_values(v: Tensor) -> Tensor:
+    """v with RMS 1 per head and frame, so that no frame writes more than another."""
+    return F.rms_norm(v, v.shape[-1:], eps=_NORM_EPS)
+
+
 class _SlowFeatures(nn.Module):
-    """The features of each head, which the outer loop alone trains, and the factor on the answers."""
+    """What the outer loop alone trains: the front end, the features of each head and the factor on the answers."""
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__()
@@ -52,6 +70,7 @@ class _SlowFeatures(nn.Module):
         )
         self.slow_biases = InnerParameters(torch.empty(num_heads, 1, o) for o in widths[1:])
         self.answer_scale = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.front_end = FrontEnd(num_heads, head_dim, ttt_config) if ttt_config.has_front_end else None
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -60,6 +79,8 @@ class _SlowFeatures(nn.Module):
             init.normal_(weight, std=1 / math.sqrt(weight.shape[1]))
             init.constant_(bias, _INITIAL_SLOW_BIAS)
         init.ones_(self.answer_scale)
+        if self.front_end is not None:
+            self.front_end.reset_parameters()
 
     def slow_layers(self) -> list[SlowLayer]:
         """The features' layers in float32 at least."""
@@ -81,8 +102,6 @@ class OnlineLearner(_SlowFeatures):
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__(num_heads, head_dim, ttt_config)
-        self.front_end = FrontEnd(num_heads, head_dim, ttt_config) if ttt_config.has_front_end else None
-        self.span = None if self.front_end is None else self.front_end.span
         self.write_bias = nn.Parameter(torch.empty(num_heads))
         if ttt_config.output_bias and ttt_config.centering_horizon_frames:
             self.mean_scale = nn.Parameter(torch.empty(num_heads, head_dim))
@@ -95,8 +114,6 @@ class OnlineLearner(_SlowFeatures):
     def reset_parameters(self) -> None:
         """A retention of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
         super().reset_parameters()
-        if self.front_end is not None:
-            self.front_end.reset_parameters()
         init.constant_(self.write_bias, _INITIAL_WRITE_LOGIT)
         if hasattr(self, "mean_scale"):
             init.ones_(self.mean_scale)
@@ -126,14 +143,13 @@ class OnlineLearner(_SlowFeatures):
                 f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
             )
         q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
-        v = F.rms_norm(v, v.shape[-1:], eps=_NORM_EPS)
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
         log_retention = torch.zeros_like(write)
         if self.config.forget == "learned":
             decay = F.softplus(gates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
             log_retention = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
-        return OnlineTokens(q, k, v, log_retention, write)
+        return OnlineTokens(q, k, normed_values(v), log_retention, write)
 
     def forward(
         self,
@@ -147,12 +163,14 @@ class OnlineLearner(_SlowFeatures):
     ) -> tuple[Tensor, OnlineState, MemoryDiagnostics | None]:
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
         tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
-        state = self.init_state(len(q), q.device) if state is None else state
+        state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
         weights = () if self.front_end is None else self.front_end.convolutions()
         mean_scale = (fp32(self.mean_scale),) if hasattr(self, "mean_scale") else ()
         parameters = (*weights, *(x for layer in self.slow_layers() for x in layer), *mean_scale)
         before = tuple(state.named_tensors().values())
-        answers, after = walk(partial(_step, self.span), tuple(tokens), before, parameters, _SEGMENT_FRAMES)
+        answers, after = walk(
+            partial(_step, self.front_end and self.front_end.span), tuple(tokens), before, parameters, _SEGMENT_FRAMES
+        )
         state_after = _state(after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None
         return self.scaled(answers), state_after, found
@@ -160,10 +178,11 @@ class OnlineLearner(_SlowFeatures):
     @torch.no_grad()
     def _diagnose(self, tokens: OnlineTokens, before: OnlineState, after: OnlineState) -> MemoryDiagnostics:
         """The rule once more, with its errors: what a frame leaves of its error follows from the step it took."""
-        slow, key_cosines = self.slow_layers(), (None, None)
+        slow, before_cosine, after_cosine = self.slow_layers(), None, None
         if self.front_end is not None:
             q, k, _ = self.front_end(tokens.q, tokens.k, before.front_end)
-            key_cosines, tokens = (key_cosine(tokens.k), key_cosine(k)), tokens._replace(q=q, k=k)
+            before_cosine, after_cosine = key_cosine(tokens.k), key_cosine(k)
+            tokens = tokens._replace(q=q, k=k)
             start, span = before.front_end, self.front_end.span
             if hasattr(self, "mean_scale") and start is not None:
                 means = running_mean(tokens.v, start.value_mean, start.frames, span.horizon_frames)
@@ -178,11 +197,16 @@ class OnlineLearner(_SlowFeatures):
             delta_ratio=None,
             key_dependent_share=key_dependent_share(answers),
             write_strength=tokens.write.mean(2),
-            key_cosine_before=key_cosines[0],
-            key_cosine_after=key_cosines[1],
+            key_cosine_before=before_cosine,
+            key_cosine_after=after_cosine,
             answer_norm_written=answers.norm(dim=-1).mean(2),
             answer_norm_unwritten=other_answers.norm(dim=-1).mean(2),
         )  # fmt: skip
+
+
+def _at_least_fp32(state: OnlineState) -> OnlineState:
+    """The state as memories are computed with; FSDP2 may have cast a learner's arguments."""
+    return state.map(lambda _, x: fp32(x) if x.is_floating_point() else x)
 
 
 def _state(tensors: Sequence[Tensor]) -> OnlineState:
@@ -214,10 +238,12 @@ def _step(
 
 
 @dataclass
-class NoState(StreamState):
-    """Nothing is remembered; `[B, 0]`, which knows the number of rows."""
+class OnlineStaticState(StreamState):
+    """Nothing is remembered, `[B, 0]`, which knows the number of rows; and what the front end needs of the frames
+    before, where there is one."""
 
     nothing: Tensor
+    front_end: FrontEndState | None = None
 
 
 class OnlineStaticLearner(_SlowFeatures):
@@ -237,9 +263,13 @@ class OnlineStaticLearner(_SlowFeatures):
         super().reset_parameters()
         init.normal_(self.start_weight, std=1.0)
 
-    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> NoState:
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineStaticState:
         """The state of `batch_size` rows."""
-        return NoState(torch.zeros(batch_size, 0, device=device or self.answer_scale.device))
+        nothing = torch.zeros(batch_size, 0, device=device or self.answer_scale.device)
+        if self.front_end is None:
+            return OnlineStaticState(nothing)
+        dtype = inner_dtype(self.answer_scale.dtype)
+        return OnlineStaticState(nothing, self.front_end.init_state(batch_size, nothing.device, dtype))
 
     def forward(
         self,
@@ -247,18 +277,24 @@ class OnlineStaticLearner(_SlowFeatures):
         k: Tensor,
         v: Tensor,
         gates_BHTR: Tensor,
-        state: NoState | None,
+        state: OnlineStaticState | None,
         diagnostics: bool,
         lr_scale: float = 1.0,
-    ) -> tuple[Tensor, NoState, MemoryDiagnostics | None]:
+    ) -> tuple[Tensor, OnlineStaticState, MemoryDiagnostics | None]:
         """As `OnlineLearner.forward`, whatever the gates."""
-        q, k, v = (fp32(x) for x in (q, k, v))
+        projected_k, state = fp32(k), self.init_state(len(q), q.device) if state is None else state
+        q, k, v = fp32(q), projected_k, normed_values(fp32(v))
+        if self.front_end is not None:
+            q, k, front_end = self.front_end(q, k, state.front_end)
+            state = replace(state, front_end=front_end)
         slow, weight = self.slow_layers(), fp32(self.start_weight)
-        z = self.scaled(unit_features(q, slow) @ weight)
-        found = None
+        z, found = self.scaled(unit_features(q, slow) @ weight), None
         if diagnostics:
             with torch.no_grad():
                 answers = unit_features(k, slow) @ weight
                 loss, share = (v - answers).square().mean(-1), key_dependent_share(answers)
                 found = MemoryDiagnostics(loss, loss, loss, torch.zeros_like(share), share)
-        return z, state or self.init_state(len(q), q.device), found
+                if self.front_end is not None:
+                    cosines = key_cosine(projected_k), key_cosine(k)
+                    found = replace(found, key_cosine_before=cosines[0], key_cosine_after=cosines[1])
+        return z, state, found

@@ -1,15 +1,15 @@
-"""The settings of a training run: YAML files, changed by `key=value` arguments; unknown keys are refused."""
+"""The settings of a training run by their keys: defaults, meanings and bounds; unknown keys are refused."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub.dataclasses import strict
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
+
+from ..configuration_moshi_ttt import MoshiTTTConfig
+from ..settings import typed_values
 
 TRAINABLE = ("lora", "ttt", "lora+ttt", "full")
 LORA_PARTS = ("attention", "ffn", "depth", "text_head")
@@ -21,7 +21,7 @@ class ModelArguments:
     """Which model is trained: a checkpoint or a preset, with configuration keys changed, and what of it is trained."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model to start from: a folder or a name on the Hub, of any layout we know."}
+        default=None, metadata={"help": "Model to start from: a folder or a name on the Hub, of any known layout."}
     )
     preset: str | None = field(default=None, metadata={"help": "Preset of a freshly initialised model."})
     config: dict[str, Any] = field(
@@ -57,18 +57,18 @@ class DataArguments:
     train_codes: str | dict[str, float | int] = field(
         metadata={
             "help": "Folder of encoded recordings (scripts/prepare_data.py), a dataset of them on the Hub, or a "
-            "mixture of several as {folder: share of the time}."
+            "mixture of several as {folder: fraction of the time}."
         }
     )
     eval_codes: str | None = field(
         default=None,
         metadata={
-            "help": "Held-out recordings: the losses of their segments are told at eval_strategy, the long-context "
+            "help": "Held-out recordings: the losses of their segments are logged at eval_strategy, the long-context "
             "numbers of whole ones every eval_long_context_steps."
         },
     )
     overlap_sec: float | int = field(
-        default=0.0, metadata={"help": "What a training segment shares with the one before it, in seconds."}
+        default=0.0, metadata={"help": "Overlap of a training segment with the one before it, in seconds."}
     )
     duration_sec: float | int | list[dict[str, float | int]] = field(
         default=60.0,
@@ -80,7 +80,7 @@ class DataArguments:
     order: str = field(
         default="shuffled",
         metadata={
-            "help": "'shuffled', or 'lanes': each batch row walks recordings in sequence.",
+            "help": "'shuffled', or 'lanes': each batch row walks through recordings in sequence.",
             "choices": ["shuffled", "lanes"],
         },
     )
@@ -142,14 +142,14 @@ class MoshiTTTTrainingArguments(TrainingArguments):
         default=100.0, metadata={"help": "Learning rate of the TTT gates in units of learning_rate."}
     )
     inner_lr_warmup_steps: int = field(
-        default=0, metadata={"help": "Steps over which the TTT layers' base_lr rises from 0, in training alone."}
+        default=0, metadata={"help": "Steps over which the TTT layers' base_lr rises from 0, in training only."}
     )
     carry_window: bool = field(
         default=False,
         metadata={"help": "Whether lanes carry the attention window too, from segment to segment of a recording."},
     )
     state_reset_probability: float = field(
-        default=0.0, metadata={"help": "Probability with which a lane forgets at a segment that continues the last."}
+        default=0.0, metadata={"help": "Probability that a lane is reset at a segment that continues the last."}
     )
     eval_long_context_steps: int | None = field(
         default=None,
@@ -161,17 +161,15 @@ class MoshiTTTTrainingArguments(TrainingArguments):
     resume_from_checkpoint: str | bool | None = field(  # type: ignore[assignment]  # true is transformers' own too
         default=None,
         metadata={
-            "help": "Go on exactly where a run stopped: true for the newest whole checkpoint in output_dir, or to "
+            "help": "Continue exactly where a run stopped: true for the newest whole checkpoint in output_dir, or to "
             "start where there is none; or the path of a checkpoint or of a run."
         },
     )
     resume_from: str | None = field(
         default=None,
-        metadata={"help": "Checkpoint or run to go on with; with both resets, a model whose weights are taken over."},
+        metadata={"help": "Checkpoint or run to continue; with both resets, a model whose weights are taken over."},
     )
-    reset_optimizer: bool = field(
-        default=False, metadata={"help": "Leave the optimizer's moments of resume_from behind."}
-    )
+    reset_optimizer: bool = field(default=False, metadata={"help": "Drop the optimizer's moments of resume_from."})
     reset_step: bool = field(
         default=False, metadata={"help": "Begin at step 0 with a new schedule; goes with reset_optimizer."}
     )
@@ -207,7 +205,7 @@ class MoshiTTTTrainingArguments(TrainingArguments):
         if self.reset_step and not self.reset_optimizer:
             raise ValueError(
                 "reset_step=true with reset_optimizer=false: moments belong to their step. Reset both to take over "
-                "the weights alone, or neither to go on."
+                "only the weights, or neither to continue."
             )
         if self.resume_from is not None and isinstance(self.resume_from_checkpoint, str):
             raise ValueError(
@@ -215,76 +213,6 @@ class MoshiTTTTrainingArguments(TrainingArguments):
                 "name a run to start from: give one of them. (resume_from_checkpoint=true goes with resume_from: it "
                 "counts where output_dir holds no checkpoint yet.)"
             )
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with 3e-4 as a number, as everyone reads it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def read_settings(paths: str | Path | list[str], changes: list[str]) -> dict[str, Any]:
-    """The settings of YAML files, later ones on top, with `key=value` changes; `a.b=value` changes key b of section a.
-
-    A file may begin with `extends: OTHER.yaml`, a file beside it whose settings it changes. Of the section `config`
-    single keys are changed, other values are replaced.
-
-    Raises:
-        ValueError: missing file, no valid YAML mapping in it, or a change that is no `key=value`.
-    """
-    settings: dict[str, Any] = {}
-    for path in paths if isinstance(paths, list) else [paths]:
-        settings = _changed(settings, _read_file(Path(path)))
-    for change in changes:
-        key, separator, value = change.partition("=")
-        if not separator or not key:
-            raise ValueError(f"{change!r}: expected key=value.")
-        section = settings
-        *parents, last = key.split(".")
-        for parent in parents:
-            section[parent] = section.get(parent) or {}
-            section = section[parent]
-            if not isinstance(section, dict):
-                raise ValueError(f"{change!r}: {parent} is {section!r}, not a section.")
-        section[last] = _parsed(value, change)
-    return settings
-
-
-def _read_file(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such configuration file.")
-    if path.resolve() in extended_by:
-        raise ValueError(f"{path}: extends itself.")
-    settings = _parsed(path.read_text(encoding="utf-8"), path)
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected `key: value` lines, got {settings!r}.")
-    base = settings.pop("extends", None)
-    if base is None:
-        return settings
-    return _changed(_read_file(path.parent / str(base), (*extended_by, path.resolve())), settings)
-
-
-def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    config, change = settings.get("config"), changes.get("config")
-    if isinstance(config, dict) and isinstance(change, dict):
-        changes = {**changes, "config": _merged(config, change)}
-    return {**settings, **changes}
-
-
-def _merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    pairs = {key: (section.get(key), value) for key, value in changes.items()}
-    both = {k: _merged(a, b) if isinstance(a, dict) and isinstance(b, dict) else b for k, (a, b) in pairs.items()}
-    return {**section, **both}
-
-
-def _parsed(text: str, where: str | Path) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not valid YAML ({error}).") from error
 
 
 _KINDS = (ModelArguments, DataArguments, MoshiTTTTrainingArguments)
@@ -304,7 +232,10 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
     if "train_codes" not in settings:
         raise ValueError("train_codes is missing: the folder of encoded recordings (scripts/prepare_data.py).")
     chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in _KINDS]
-    model, data, training = (kind(**values) for kind, values in zip(_KINDS, chosen, strict=True))
+    typed = [typed_values(kind, values) for kind, values in zip(_KINDS, chosen, strict=True)]
+    if isinstance(section := typed[0].get("config"), dict):
+        typed[0]["config"] = typed_values(MoshiTTTConfig, section, "config.")
+    model, data, training = (kind(**values) for kind, values in zip(_KINDS, typed, strict=True))
     _require_one_model(model, training)
     _require_held_out_data(data, training)
     if len(data.stages()) > 1 and training.max_steps < 1:

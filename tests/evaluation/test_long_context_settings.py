@@ -12,7 +12,8 @@ from hf_moshi_ttt.evaluation.long_context_settings import (
     RecordingSettings,
     parse_settings,
 )
-from hf_moshi_ttt.training.arguments import describe_settings, read_settings
+from hf_moshi_ttt.settings import read_settings
+from hf_moshi_ttt.training.arguments import describe_settings
 
 CODES = {"librilight_codes": "codes"}
 
