@@ -110,7 +110,7 @@ def test_new_layers_start_in_float32_and_each_with_its_own_numbers(tmp_path: Pat
         assert not torch.equal(layer.ttt.q_proj.weight, model.model.layers[index - 1].ttt.q_proj.weight)
         for name, weight in layer.state_dict().items():
             assert torch.equal(weight, again.model.layers[index].state_dict()[name])
-            if "ttt" in name and weight.numel() > 100:
+            if "ttt" in name and weight.numel() > 200:
                 wanted = reference[index].state_dict()[name]
                 torch.testing.assert_close(weight.float().std(), wanted.std(), rtol=0.15, atol=0)
 
@@ -164,7 +164,7 @@ def test_changes_are_logged(tmp_path: Path, make_model: Any, caplog: pytest.LogC
     with caplog.at_level("WARNING", logger="hf_moshi_ttt"):
         load(tmp_path, ttt_config={}, sliding_window=8)
     assert "sliding_window: 16 -> 8 (attention sees so many frames from now on)" in caplog.text
-    assert "18 weights of TTT layers are new. Their output is zero until they are trained" in caplog.text
+    assert "16 weights of TTT layers are new. Their output is zero until they are trained" in caplog.text
 
 
 @pytest.mark.parametrize(
