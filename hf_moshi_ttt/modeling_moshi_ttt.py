@@ -299,7 +299,8 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
 
         Args:
-            codes: `[B, K, T]` int64; -1 is an absent code (zero embedding, no loss).
+            codes: `[B, K, T]` int64; -1 is an absent code (zero embedding, no loss), which attention and memory still
+                read. Shorter rows of a batch are padded with it at the end, never at the start.
             labels: `[B, K, T]`, the codes again with -100 or -1 where no loss is wanted; only Moshi's rows are used.
             state: the stream that the codes continue, any number of frames at a time. Go on with the returned one.
             diagnostics: whether to return what the memory of each TTT layer did.

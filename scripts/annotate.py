@@ -15,6 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="index (.jsonl) or folder of two-channel audio")
     parser.add_argument("--transcripts", type=Path, help="folder of transcripts (beside the audio)")
+    parser.add_argument("--data-dir", help="folder that all audio must lie in, links followed (the index's own)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing word times")
     parser.add_argument("--num-proc", type=int, default=1, help="processes that align (%(default)s)")
     parser.add_argument(
@@ -22,7 +23,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     summary = annotate_corpus(
-        arguments.source, arguments.transcripts, arguments.overwrite, arguments.num_proc, arguments.max_bad_fraction
+        arguments.source,
+        arguments.transcripts,
+        arguments.overwrite,
+        arguments.num_proc,
+        arguments.max_bad_fraction,
+        arguments.data_dir,
     )
     print(f"{summary.annotated} files annotated, {summary.kept} had word times already")
     if summary.estimated_words:

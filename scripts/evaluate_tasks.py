@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output", type=Path, required=True, help="folder for tasks.json; a stopped run continues there"
     )
     parser.add_argument("--task", action="append", default=[], metavar="TASK=FOLDER", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--data-dir", help="folder that tasks' audio must lie in, links followed (the task's own)")
     parser.add_argument("--items", type=int, help="how many items of each task, drawn by seed (all)")
     parser.add_argument("--seed", type=int, default=0, help="of that draw (%(default)s)")
     parser.add_argument("--dailytalk", help="folder of encoded conversations with text")
@@ -51,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 def evaluate_task(model: Any, task: str, folder: str, arguments: argparse.Namespace, how: LongContextSettings) -> Any:
     pairs = draw_items(read_pairs(task, folder), arguments.items, arguments.seed)
     names = [name for pair in pairs for name in (pair.right, pair.wrong)]
-    rows, provenance = encode_files(folder, names, model.config.codec, arguments.output / "codes")
+    rows, provenance = encode_files(folder, names, model.config.codec, arguments.output / "codes", arguments.data_dir)
     warn_where_unknown(model.config, provenance, folder)
     codes = {row["path"]: row["codes"] for row in rows}
     kept = str(arguments.output / "losses")

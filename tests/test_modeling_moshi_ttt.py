@@ -384,3 +384,14 @@ def test_layers_start_from_different_random_numbers(tmp_path: Path) -> None:
     ]
     assert len(own) == 8
     assert not any(torch.equal(a, b) for i, a in enumerate(own) for b in own[:i])
+
+
+@torch.no_grad()
+def test_rows_are_padded_at_the_end(make_model: MakeModel) -> None:
+    """-1 is an input like others: after the last frame it changes nothing, before the first one it is read."""
+    model = make_model()
+    codes = random_codes(model.config, batch=1, frames=9, absent=0)
+    absent = torch.full_like(codes[:, :, :4], -1)
+    alone = model(codes).text_logits
+    torch.testing.assert_close(model(torch.cat([codes, absent], dim=2)).text_logits[:, :9], alone, rtol=2e-5, atol=2e-5)
+    assert not torch.allclose(model(torch.cat([absent, codes], dim=2)).text_logits[:, 4:], alone, atol=1e-3)

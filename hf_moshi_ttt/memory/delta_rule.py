@@ -83,9 +83,16 @@ def _walk_chunk(chunk: _Chunk, fast: Tensor) -> Learned:
 
 
 def _single_frame(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor) -> Learned:
-    """The recurrence itself."""
-    phi_q, phi_k = (unit_features(x, slow_layers) for x in (tokens.q, tokens.k))
-    kept = fast_weights * tokens.log_retention.exp()[..., None]
-    errors = tokens.v - phi_k @ kept
-    after = kept + phi_k.mT @ (tokens.write[..., None] * errors)
-    return Learned(phi_q @ after, errors, after)
+    """The recurrence itself; slow and fast weights are read once for query and key together."""
+    both, count = torch.cat([tokens.q, tokens.k], dim=2), len(fast_weights) * fast_weights.shape[1]
+    phi = unit_features(both, slow_layers).flatten(0, 1)
+    phi_q, phi_k = phi.split(1, dim=1)
+    retention, write = (x.reshape(count, 1, 1) for x in (tokens.log_retention.exp(), tokens.write))
+    fast = fast_weights.flatten(0, 1)
+    recalled, seen = (torch.bmm(phi, fast) * retention).split(1, dim=1)
+    errors = tokens.v.flatten(0, 1) - seen
+    written = write * errors
+    answers = torch.baddbmm(recalled, torch.bmm(phi_q, phi_k.mT), written)
+    after = (fast * retention).baddbmm_(phi_k.mT, written)
+    shape = tokens.v.shape
+    return Learned(answers.view(shape), errors.view(shape), after.view(fast_weights.shape))

@@ -169,7 +169,11 @@ class OnlineLearner(_SlowFeatures):
         parameters = (*weights, *(x for layer in self.slow_layers() for x in layer), *mean_scale)
         before = tuple(state.named_tensors().values())
         answers, after = walk(
-            partial(_step, self.front_end and self.front_end.span), tuple(tokens), before, parameters, _SEGMENT_FRAMES
+            partial(_step, None if self.front_end is None else self.front_end.span),
+            tuple(tokens),
+            before,
+            parameters,
+            _SEGMENT_FRAMES,
         )
         state_after = _state(after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None

@@ -200,3 +200,17 @@ def test_the_script_says_what_it_did(heard: Path) -> None:
     command = [sys.executable, "scripts/annotate.py", str(heard), "--num-proc", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "1 files annotated, 0 had word times already\n"
+
+
+def test_audio_may_lie_outside_the_folder_of_the_index_if_that_is_meant(tmp_path: Path) -> None:
+    for name in ("audio", "meta"):
+        (tmp_path / name).mkdir()
+    samples = np.zeros((24_000, 2))
+    soundfile.write(tmp_path / "audio" / "a.wav", samples, 24_000)
+    words = {"segments": [{"words": [{"text": "hi", "start": 0.1, "end": 0.4}]}]}
+    (tmp_path / "audio" / "a.words.json").write_text(json.dumps(words))
+    index = tmp_path / "meta" / "data.jsonl"
+    index.write_text(json.dumps({"path": str(tmp_path / "audio" / "a.wav"), "duration": 1.0}) + "\n")
+    with pytest.raises(ValueError, match="outside of .*meta; if that is meant, give data_dir"):
+        annotate_corpus(index)
+    assert annotate_corpus(index, data_dir=tmp_path).annotated == 1

@@ -42,7 +42,7 @@ def test_reset_row_is_fresh_and_others_are_bit_equal(make_model: MakeModel) -> N
 
 @torch.no_grad()
 def test_frozen_row_stands_still_and_others_are_bit_equal(make_model: MakeModel) -> None:
-    """Row 1 pauses for 7 of 40 frames, past the window of 16, and then goes on as if nothing had happened."""
+    """Row 1 pauses for 7 of 40 frames, past the window of 16, and then continues unchanged."""
     model = make_model()
     codes = random_codes(model.config, 3, 40, seed=1)
     alone = [model(codes[row : row + 1]).text_logits[0] for row in range(3)]
