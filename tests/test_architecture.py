@@ -27,6 +27,7 @@ WINGS = [
     "modeling_moshi_ttt",
     "evaluation",
     "training",
+    "commands",
     "auto_classes",
     "__init__",
 ]
