@@ -6,7 +6,7 @@
 
 Every case starts after the attention window. Ratios are frames per second over those of `stream` at one recording and
 the same text. With random weights every frame has a word piece that cannot be guessed, the worst case of `predicted`;
-`--pad-logit` makes such a model say PAD more often, and `--model` tells about a trained one. Nothing else should run on
+`--pad-logit` makes such a model say PAD more often, and `--model` measures a trained one. Nothing else should run on
 the machine.
 """
 
@@ -88,7 +88,7 @@ def nothing(frames: int) -> None:
     pass
 
 
-def behind_window(model: Any, codes_1KT: Tensor, batch: int) -> tuple[Tensor, Any]:
+def after_window(model: Any, codes_1KT: Tensor, batch: int) -> tuple[Tensor, Any]:
     """The codes after the first attention window, `batch` times, and the state there."""
     window = model.config.sliding_window
     codes = codes_1KT.expand(batch, -1, -1).to(model.device)
@@ -99,7 +99,7 @@ def behind_window(model: Any, codes_1KT: Tensor, batch: int) -> tuple[Tensor, An
 
 def measure(model: Any, codes_1KT: Tensor, batch: int, block: int | None, frames: int) -> tuple[float, int]:
     """Frames per second after the window, over all recordings, and passes."""
-    codes, state = behind_window(model, codes_1KT, batch)
+    codes, state = after_window(model, codes_1KT, batch)
     part, device = codes[:, :, :frames], str(model.device)
     if block is None:
         losses_by_frame(model, part[:, :, :3], state.clone(), nothing)
@@ -113,7 +113,7 @@ def measure(model: Any, codes_1KT: Tensor, batch: int, block: int | None, frames
 
 def pad_share(model: Any, codes_1KT: Tensor) -> float:
     """Of the text that the model chooses in the first frames after the window."""
-    codes, state = behind_window(model, codes_1KT, 1)
+    codes, state = after_window(model, codes_1KT, 1)
     text = run_block(model, codes[:, :, :256], state).codes[:, 0]
     return float((text == model.config.pad_token_id).float().mean())
 

@@ -2,15 +2,15 @@
 
     python benchmarks/ttt_recall.py                 # about 15 minutes on one core
 
-Every cell is a fresh memory that hears a stream with a known key -> value map (`memory/recall.py`); printed are inner
-losses by that of the best constant answer (1 = nothing learned, 2 = a random answer). Tasks: 32 keys, 64 keys,
+Every cell is a fresh memory on a stream with a known key -> value map (`memory/recall.py`); printed are inner losses
+divided by that of the best constant answer (1 = nothing learned, 2 = a random answer). Tasks: 32 keys, 64 keys,
 noisy values (noise as large as the values), each over 4 minutes (3,000 frames, mean loss of the last 3), and a map that
 changes every minute for 2 hours (mean loss of the last half hour). The score of a setting is the geometric mean over
 tasks and depths; each setting is scored with its best partners.
 
-A rate is out where it cannot be trained: the outer gradient of the answers to the last 16 frames by the first 100
-frames exceeds that by the last 16 themselves, at a stream of 3,000 frames with every rate gate wide open (twice the
-initial rate).
+An inner learning rate is left out where it cannot be trained: the outer gradient of the answers to the last 16 frames
+by the first 100 frames exceeds that by the last 16 themselves, on a stream of 3,000 frames with every gate of the
+inner learning rate at its maximum (twice the initial one).
 """
 
 import argparse
@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_learner(depth: int, heads: Sequence[tuple[str, float]], seed: int) -> TTTLearner:
-    """A learner with one head for each (spread, keep); its highest rate is that of a gate wide open at twice 30."""
+    """A learner with one head for each (spread, retention); its highest rate is twice the largest of `BASE_LRS`."""
     torch.manual_seed(seed)
     learner = TTTLearner(len(heads), WIDTH, TTTConfig(ttt_mlp_layers=depth, base_lr=2 * max(BASE_LRS)))
     with torch.no_grad():
@@ -57,12 +57,12 @@ def make_learner(depth: int, heads: Sequence[tuple[str, float]], seed: int) -> T
 
 
 def rate_logits(base_lrs: Sequence[float]) -> Tensor:
-    """Logits of the rate gate with which the learner above runs at base_lr with an initial gate of one half."""
+    """Gate logits with which the learner above runs at `base_lr` and an initial gate of one half."""
     return torch.tensor([lr / 2 / (2 * max(BASE_LRS)) for lr in base_lrs]).logit()
 
 
 def losses(learner: TTTLearner, stream: RecallStream, heads: int, last_frames: int) -> Tensor:
-    """Mean loss over the last frames by that of the best constant answer, `[rate, head]`."""
+    """Mean loss over the last frames divided by that of the best constant answer, `[rate, head]`."""
     before, after = stream.part(0, len(stream.keys_TF) - last_frames), stream.part(-last_frames, len(stream.keys_TF))
     logits = rate_logits(BASE_LRS)
     _, state = follow(learner, before, heads, gate_logits_B=logits, diagnostics=False, chunk_frames=3000)

@@ -18,9 +18,10 @@ import torch
 from transformers import AutoModel, AutoProcessor, BatchFeature, ProcessorMixin
 
 from .checkpoints.repository import HUB_OPTIONS, Repository, read_config
-from .codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Frames
+from .codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Frames, whole_frames
 from .codec.hub_files import local_file
 from .codec.log_mel_codec import LogMelCodecModel  # noqa: F401  registered with AutoModel
+from .codec.samples import float_samples
 from .codec.stream_rows import text_row, user_rows
 from .codec.text_stream import build_text_row, load_text_tokenizer
 from .configuration_moshi_ttt import MoshiTTTConfig
@@ -114,13 +115,15 @@ class MoshiTTTProcessor(ProcessorMixin):
         """`codes` `[1, K, T]` int64 of one recording, T = ceil(S / 1920).
 
         Args:
-            audio: `[S]` samples of Moshi's voice in [-1, 1].
+            audio: `[S]` samples of Moshi's voice, floats in [-1, 1] or int16 or int32, which are scaled. An
+                unfinished last frame is filled with silence, as in corpora.
             user_audio: `[S]` samples of the user's; without it the rows are those of mono recordings in training.
             words: `{word, start_sec, end_sec}` of Moshi's voice; without them the text row is that of audio-only
                 recordings.
 
         Raises:
-            ValueError: another rate, more than one channel, or channels of different lengths.
+            ValueError: another rate, more than one channel, channels of different lengths, or samples of another type
+                or scale.
         """
         if sampling_rate != SAMPLE_RATE_HZ:
             raise ValueError(f"sampling_rate={sampling_rate}, but the codec takes {SAMPLE_RATE_HZ} Hz: resample first.")
@@ -135,10 +138,10 @@ class MoshiTTTProcessor(ProcessorMixin):
         return BatchFeature({"codes": torch.from_numpy(np.concatenate([text, own, user]))[None]})
 
     def _encode(self, audio: Any) -> np.ndarray:
-        samples = np.asarray(audio, dtype=np.float32)
+        samples = float_samples(audio)
         if samples.ndim != 1 or samples.size == 0:
             raise ValueError(f"audio must be one channel of samples [S]; got shape {list(samples.shape)}.")
-        values = torch.from_numpy(samples)[None, None].to(self.codec.device)
+        values = torch.from_numpy(whole_frames(samples))[None, None].to(self.codec.device)
         with torch.no_grad():
             codes = self.codec.encode(values, num_quantizers=self.config.num_codebooks).audio_codes[0]
         return codes.cpu().numpy()

@@ -10,6 +10,7 @@ from transformers import AutoProcessor
 
 from hf_moshi_ttt.codec.text_stream import train_text_tokenizer
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.data.codes import encode_waveform
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
 
@@ -41,7 +42,8 @@ def test_audio_becomes_codes_and_codes_become_audio(processor: MoshiTTTProcessor
     audio = noise(30_000)
     codes = processor(audio, sampling_rate=24_000)["codes"]
     assert (codes.shape, codes.dtype) == ((1, 17, 16), torch.int64)
-    expected = processor.codec.encode(torch.from_numpy(audio)[None, None], num_quantizers=8).audio_codes
+    whole = np.pad(audio, (0, 16 * 1920 - 30_000))
+    expected = processor.codec.encode(torch.from_numpy(whole)[None, None], num_quantizers=8).audio_codes
     assert len(expected.unique()) > 4  # a codec that hears something
     assert torch.equal(codes[:, 1:9], expected) and torch.equal(codes[:, 9:], expected)  # a mono recording, duplicated
     assert (codes[:, 0] == 0).all()
@@ -52,6 +54,22 @@ def test_audio_becomes_codes_and_codes_become_audio(processor: MoshiTTTProcessor
     (heard,) = processor.decode_audio(both, user=True)
     assert np.array_equal(heard, processor.codec.decode(both[:, 9:]).audio_values[0, 0].detach().numpy())
     assert not np.array_equal(heard, sound)
+
+
+def test_codes_are_those_of_a_corpus_to_the_last_unfinished_frame(processor: MoshiTTTProcessor) -> None:
+    """Mimi gives other codes for an unfinished frame than for the same one filled with silence."""
+    for samples in (1, 1000, 5 * 1920 + 1, 6 * 1920 - 1, 6 * 1920):
+        audio = noise(samples)
+        corpus = encode_waveform(processor.codec, audio[None])[0]
+        assert np.array_equal(processor(audio)["codes"][0, 1:9], corpus)
+
+
+def test_integer_samples_are_scaled_by_their_type(processor: MoshiTTTProcessor) -> None:
+    audio = (noise(8000).clip(-1, 1) * 2**15).astype(np.int16)
+    expected = processor((audio / 2**15).astype(np.float32))["codes"]
+    assert torch.equal(processor(audio)["codes"], expected)
+    assert torch.equal(processor(torch.from_numpy(audio))["codes"], expected)
+    assert torch.equal(processor(audio.astype(np.int32) * 2**16)["codes"], expected)
 
 
 def test_words_become_a_text_row_and_back(processor: MoshiTTTProcessor) -> None:
@@ -98,6 +116,9 @@ def test_processor_of_kyutais_repository(tmp_path: Path, lm_model: Any, folder: 
         (lambda p: p(noise(100), sampling_rate=16_000), "sampling_rate=16000, but the codec takes 24000 Hz: resample"),
         (lambda p: p(noise(100)[None]), r"audio must be one channel of samples \[S\]; got shape \[1, 100\]"),
         (lambda p: p(noise(0)), r"got shape \[0\]"),
+        (lambda p: p(noise(100) * 32_767), "the peak is .*, but samples lie in .*: they look like integers stored as"),
+        (lambda p: p(np.zeros(100, np.uint8)), "samples are uint8, but must be floats"),
+        (lambda p: p(noise(4000), user_audio=np.full(4000, np.nan)), "holds samples that are NaN or infinite"),
         (lambda p: p(noise(4000), user_audio=noise(100)), "audio has 3 frames, but user_audio 1"),
         (lambda p: p.decode_audio(torch.full((1, 17, 3), -1)), "codes are absent or initial tokens: there is no sound"),
     ],

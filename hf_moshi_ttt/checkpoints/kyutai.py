@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .lazy_weights import LazyTensor, combined, renamed
 
-# Kyutai's key in the new layout -> ours; N stands for a number.
+# Kyutai's key in the new layout -> ours; N is a number.
 _NAMES = {
     "text_emb.weight": "model.embed_text.weight",
     "emb.N.weight": "model.embed_audio.N.weight",

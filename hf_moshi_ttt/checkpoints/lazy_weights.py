@@ -90,7 +90,7 @@ def as_lazy(weights: Mapping[str, Tensor]) -> dict[str, LazyTensor]:
 def renamed(name: str, table: Mapping[str, str]) -> str | None:
     """The name that `table` gives to a weight, or None if it has none.
 
-    `N` in the table stands for any number; the last number of a name may also stand there as it is.
+    `N` in the table matches any number; the last number of a name may also be written out.
     """
     parts = name.split(".")
     places = [place for place, part in enumerate(parts) if part.isdigit()]
@@ -106,14 +106,14 @@ def open_weights(paths: Iterable[str | Path]) -> dict[str, LazyTensor]:
     """The tensors of one or several safetensors files; nothing but the headers is read.
 
     Raises:
-        ValueError: a file that is missing, pickled, truncated, corrupted or quantized, or a tensor that is there twice.
+        ValueError: a file that is missing, pickled, truncated, corrupted or quantized, or a tensor that occurs twice.
     """
     weights: dict[str, LazyTensor] = {}
     for path in map(Path, paths):
         found = _file_weights(path)
         twice = sorted(weights.keys() & found.keys())
         if twice:
-            raise ValueError(f"{path}: {twice[0]} stands in another file of the checkpoint too ({len(twice)} do).")
+            raise ValueError(f"{path}: {twice[0]} is in another file of the checkpoint too ({len(twice)} tensors are).")
         weights.update(found)
     return weights
 
@@ -135,7 +135,7 @@ def _file_weights(path: Path) -> dict[str, LazyTensor]:
 
 def _reader(path: Path, name: str, is_scalar: bool) -> Callable[[int, int], Tensor]:
     def read(start: int, stop: int) -> Tensor:
-        # Opened for this tensor alone: what was read of a file counts as memory for as long as the file is mapped.
+        # Opened for this tensor only: what was read of a file counts as memory while the file is mapped.
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(name) if is_scalar else file.get_slice(name)[start:stop]
 

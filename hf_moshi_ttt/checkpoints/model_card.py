@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel
 
 model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True).eval()
-codes = torch.full((1, {streams}, 25), -1)  # two seconds in which nothing is said or heard
+codes = torch.full((1, {streams}, 25), -1)  # two seconds of absent codes
 result = model.generate(codes=codes, max_new_frames=25)  # and the two that follow, frame by frame
 state = result.state  # the memory and the window, for the next call
 print(result.codes.shape)  # [1, {streams}, 25]: text, {codebooks} codebooks of Moshi, {codebooks} of the user

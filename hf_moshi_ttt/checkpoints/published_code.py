@@ -1,6 +1,6 @@
 """The code that travels with a published model, in the form that transformers loads: one flat folder.
 
-`trust_remote_code` follows imports of the form `from .name import` inside a single folder alone
+`trust_remote_code` follows only imports of the form `from .name import` inside a single folder
 (`transformers.dynamic_module_utils.get_relative_imports`). So a module of a wing gets its wing's name in front
 (`memory/layer.py` becomes `memory_layer.py`), and its imports are written accordingly. Code that was itself loaded from
 a published model is flat already and passes unchanged.

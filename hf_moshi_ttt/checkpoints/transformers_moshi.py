@@ -1,7 +1,7 @@
 """transformers' own layout of Moshi (`MoshiForConditionalGeneration`, as in kmhf/hf-moshiko), both ways.
 
 It differs from ours in that queries, keys and values are apart, with rotary pairs half a head apart instead of side by
-side, that a depth linear of all codebooks is one tensor `[Q, out, in]`, and that the codec's weights stand in it too.
+side, that a depth linear of all codebooks is one tensor `[Q, out, in]`, and that it holds the codec's weights too.
 """
 
 import re
@@ -15,7 +15,7 @@ from transformers import MoshiConfig
 from .lazy_weights import LazyTensor, combined, concatenated, renamed
 
 CODEC_PREFIX = "audio_encoder."
-# transformers' key -> ours, where the weight is the same; N stands for a number.
+# transformers' key -> ours, where the weight is the same; N is a number.
 _NAMES = {
     "embed_tokens.N.weight": "model.embed_audio.N.weight",
     "decoder.model.embed_tokens.weight": "model.embed_text.weight",

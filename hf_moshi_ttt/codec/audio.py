@@ -1,13 +1,11 @@
 """Audio files and frame arithmetic: the one place that knows 24 kHz, 12.5 frames a second and 1920 samples a frame.
 
 Files are read by soundfile in parts that are found by seeking, so neither a short part of a long file nor a long file
-read in blocks costs more than it holds. Damage is an error: FLAC says so itself when it is decoded; WAV and OGG files
-that were cut off are told by their containers' own lengths, which soundfile does not check.
+read in blocks costs more than it holds. A part is always the slice of the whole: Opus and MP3, whose decoders carry a
+state that a seek loses, are decoded from their start for it. Damage is an error, also what `containers.py` finds.
 """
 
 import math
-import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,22 +17,22 @@ import numpy as np
 import soundfile
 import soxr
 
+from .containers import BadAudioError, require_one_stream, require_whole, safe_start
+from .samples import require_float_scale
+
 Frames = NewType("Frames", int)
 """A number of frames of 80 ms: what seconds become by `frames_from_sec` alone."""
 
 SAMPLE_RATE_HZ = 24_000
 FRAME_RATE_HZ = 12.5
 FRAME_SAMPLES = 1920
-AUDIO_SUFFIXES = (".flac", ".wav", ".ogg")
+AUDIO_SUFFIXES = tuple(
+    [".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".bwf", ".caf", ".au"]
+)
+"""Of the files that are read; what they hold is judged by their content."""
 BLOCK_FRAMES = 750
 MAX_CHANNELS = 2
 _MAX_SAMPLES = 1 << 48  # libsndfile's count for a header without one is larger
-_MAX_OGG_PAGE_BYTES = 65_307
-_UNKNOWN_RIFF_BYTES = (0, 0xFFFFFFFF)  # written by encoders that cannot seek
-
-
-class BadAudioError(ValueError):
-    """An audio file that cannot be used: unreadable, cut off, empty, or with samples that are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,22 @@ class AudioHeader:
 
 def frames_from_sec(duration_sec: float) -> Frames:
     """Whole frames that hold `duration_sec`; the last one may be padded."""
-    return Frames(math.ceil(round(duration_sec * FRAME_RATE_HZ, 6)))
+    return Frames(math.ceil(_frame_position(duration_sec)))
+
+
+def frame_at_sec(time_sec: float) -> Frames:
+    """The frame in which `time_sec` lies, negative before the start; a border belongs to the frame that it begins."""
+    return Frames(math.floor(_frame_position(time_sec)))
+
+
+def _frame_position(time_sec: float) -> float:
+    """Frames up to a time, exact for times in milliseconds: without rounding 2.32 s lies just before frame 29."""
+    return round(time_sec * FRAME_RATE_HZ, 6)
+
+
+def whole_frames(samples: np.ndarray) -> np.ndarray:
+    """Samples `[..., S]` with zeros up to whole frames: codecs encode an unfinished last frame otherwise."""
+    return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, -samples.shape[-1] % FRAME_SAMPLES)])
 
 
 def sec_from_frames(frames: float) -> float:
@@ -72,7 +85,7 @@ def read_header(path: str | Path) -> AudioHeader:
     Raises:
         BadAudioError: no audio file, one that was cut off, without samples or without their number.
     """
-    with _opened(path, path, "not a readable audio file") as file:
+    with _opened(path, "not a readable audio file") as file:
         if file.frames == 0:
             raise BadAudioError(f"{path}: holds no samples.")
         return AudioHeader(file.frames, file.samplerate, file.channels)
@@ -105,8 +118,8 @@ def read_blocks(
     """
     if duration_sec is not None and not duration_sec > 0:
         raise ValueError(f"duration_sec={duration_sec}, but it must be above 0 seconds.")
-    path = "audio in memory" if isinstance(source, bytes) else source
-    with _opened(source, path, "damaged or not an audio file") as file:
+    path = _name(source)
+    with _opened(source, "damaged or not an audio file") as file:
         rate = file.samplerate
         if not 0 <= start_sec * rate < max(1, file.frames):
             raise BadAudioError(f"{path}: start {start_sec} s is outside its {file.frames / rate:.3f} s.")
@@ -116,67 +129,95 @@ def read_blocks(
             count = min(count, round(duration_sec * rate))
         if count <= 0:
             raise BadAudioError(f"{path}: holds no samples.")
-        file.seek(start)
+        with _content(file.name) as raw:
+            require_one_stream(path, raw)
+        _go_to(file, start)
         parts_SC = _checked_parts(file, path, count, block_frames * FRAME_SAMPLES)
         if rate != SAMPLE_RATE_HZ:
             parts_SC = _resampled(parts_SC, count, rate)
         yield from _regrouped(parts_SC, block_frames * FRAME_SAMPLES)
 
 
+class _ForwardFile(soundfile.SoundFile):
+    """A file that is read on from where it stands.
+
+    soundfile seeks after every read, which loses the state of Opus and MP3 and gives wrong samples in the last page of
+    Ogg files.
+    """
+
+    is_reading = False
+
+    def seekable(self) -> bool:
+        """Whether soundfile may seek."""
+        return not self.is_reading and bool(super().seekable())
+
+
+def _go_to(file: _ForwardFile, start: int) -> None:
+    """Puts a file to a sample such that reading on gives the samples of the whole."""
+    at = start
+    if file.subtype == "VORBIS":
+        with _content(file.name) as raw:
+            at = safe_start(raw, start)
+    elif file.subtype == "OPUS" or file.format == "MP3" or not file.seekable():
+        at = 0
+    if at:
+        file.seek(at)
+    file.is_reading = True
+    while at < start:
+        skipped = len(file.read(min(start - at, BLOCK_FRAMES * FRAME_SAMPLES), dtype="float32", always_2d=True))
+        if skipped == 0:
+            raise BadAudioError(f"{_name(file.name)}: damaged, {at} of {file.frames} samples can be decoded.")
+        at += skipped
+
+
+def _content(source: str | Path | BytesIO) -> BinaryIO:
+    """An opened file, or another view of content in memory."""
+    return BytesIO(source.getbuffer()) if isinstance(source, BytesIO) else Path(source).open("rb")
+
+
+def _name(source: str | Path | bytes | BytesIO) -> str:
+    return "audio in memory" if isinstance(source, bytes | BytesIO) else str(source)
+
+
 @contextmanager
-def _opened(source: str | Path | bytes, path: str | Path, complaint: str) -> Iterator[soundfile.SoundFile]:
-    """An open file; what libsndfile says of it, then or later, becomes a `BadAudioError` with `path` in it."""
+def _opened(source: str | Path | bytes, complaint: str) -> Iterator[_ForwardFile]:
+    """An open file; what libsndfile says of it, then or later, becomes a `BadAudioError` with its path in it."""
     if not isinstance(source, bytes) and not Path(source).is_file():
-        raise BadAudioError(f"{path}: missing.")
+        raise BadAudioError(f"{source}: missing.")
+    held, name = BytesIO(source) if isinstance(source, bytes) else str(source), _name(source)
     try:
-        file = soundfile.SoundFile(BytesIO(source) if isinstance(source, bytes) else str(source))
+        file = _ForwardFile(held)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless formats such as .raw
-        raise BadAudioError(f"{path}: {complaint} ({error}).") from error
+        raise BadAudioError(f"{name}: {complaint} ({error}).") from error
     with file:
-        with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as raw:
-            _require_whole(raw, path)
+        with _content(held) as raw:
+            require_whole(name, raw, file.format)
         if file.frames > _MAX_SAMPLES:
-            raise BadAudioError(f"{path}: its header does not say how long it is; encode it again.")
+            raise BadAudioError(f"{name}: its header does not say how long it is; encode it again.")
         try:
             yield file
         except soundfile.LibsndfileError as error:
-            raise BadAudioError(f"{path}: {complaint} ({error}).") from error
+            raise BadAudioError(f"{name}: {complaint} ({error}).") from error
 
 
-def _require_whole(file: BinaryIO, path: str | Path) -> None:
-    """Raises for a WAV or OGG file that ends before its container says."""
-    head = file.read(12)
-    size = file.seek(0, os.SEEK_END)
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        (riff_bytes,) = struct.unpack("<I", head[4:8])
-        if riff_bytes not in _UNKNOWN_RIFF_BYTES and riff_bytes + 8 > size:
-            raise BadAudioError(f"{path}: cut off, {size} of {riff_bytes + 8} bytes are there.")
-    elif head[:4] == b"OggS":
-        file.seek(max(0, size - _MAX_OGG_PAGE_BYTES))
-        if not _ends_ogg_stream(file.read()):
-            raise BadAudioError(f"{path}: cut off, its last OGG page is not the end of the stream.")
-
-
-def _ends_ogg_stream(tail: bytes) -> bool:
-    """Whether bytes end with a whole OGG page that carries the end-of-stream flag."""
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or len(page) < 27 + page[26]:
-        return False
-    is_last = bool(page[5] & 4)
-    return is_last and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
-
-
-def _checked_parts(file: soundfile.SoundFile, path: str | Path, count: int, most: int) -> Iterator[np.ndarray]:
+def _checked_parts(file: soundfile.SoundFile, path: str, count: int, most: int) -> Iterator[np.ndarray]:
     """Yields `[S, C]` pieces of the next `count` samples."""
-    done = 0
+    done, is_integer = 0, file.subtype.startswith("PCM")
     while done < count:
         part_SC = file.read(min(most, count - done), dtype="float32", always_2d=True)
         if len(part_SC) == 0:
             raise BadAudioError(f"{path}: damaged, {done} of {count} samples can be decoded.")
-        if not np.isfinite(part_SC).all():
-            raise BadAudioError(f"{path}: holds samples that are NaN or infinite.")
+        if not is_integer:
+            _require_float_scale(path, part_SC)
         done += len(part_SC)
         yield part_SC
+
+
+def _require_float_scale(path: str, part_SC: np.ndarray) -> None:
+    try:
+        require_float_scale(part_SC)
+    except ValueError as error:
+        raise BadAudioError(f"{path}: {error}") from error
 
 
 def _resampled(parts_SC: Iterator[np.ndarray], count: int, rate_hz: int) -> Iterator[np.ndarray]:

@@ -40,7 +40,7 @@ PHASE_SEED = 0
 class LogMelCodecModel(PreTrainedModel):
     """The codec. It holds buffers only, so an optimizer or a sharding wrapper finds nothing to train in it.
 
-    A model made from a configuration alone has random tables: its codes vary with the audio but carry little of it.
+    A model made without weights has random tables: its codes vary with the audio but carry little of it.
     """
 
     config: LogMelCodecConfig
@@ -179,7 +179,7 @@ class LogMelCodecModel(PreTrainedModel):
 
     @torch.no_grad()
     def log_mels_of_codes(self, audio_codes: Tensor) -> Tensor:
-        """The log-mels that codes `[B, K', T]` stand for, float32 `[B, T, G]`, as in `log_mels`."""
+        """The log-mels that codes `[B, K', T]` represent, float32 `[B, T, G]`, as in `log_mels`."""
         codes_BKT = self._checked_codes(audio_codes)
         latents_KBTD = [self.codebooks[k][codes_BKT[:, k]] for k in range(codes_BKT.shape[1])]
         normal_BTG = torch.stack(latents_KBTD).sum(dim=0) @ self.pca_basis

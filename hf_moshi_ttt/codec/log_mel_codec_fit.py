@@ -21,6 +21,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .audio import read_header
 from .configuration_log_mel_codec import LogMelCodecConfig
 from .log_mel_codec import LogMelCodecModel, nearest_centroids
 
@@ -58,7 +59,7 @@ def read_excerpts(paths: Sequence[Path], sampling_rate: int, total_sec: float, s
     Recordings come in random order and share the time evenly; what short ones leave goes to later ones.
 
     Raises:
-        ValueError: without recordings, or for a time that is not above 0.
+        ValueError: without recordings, for a time that is not above 0, or a file that is no whole recording.
     """
     if not paths or total_sec <= 0:
         raise ValueError(
@@ -72,6 +73,7 @@ def read_excerpts(paths: Sequence[Path], sampling_rate: int, total_sec: float, s
 
 
 def _read_excerpt(path: Path, sampling_rate: int, most_sec: float, rng: np.random.Generator) -> FloatArray:
+    read_header(path)  # refuses what was cut off
     with soundfile.SoundFile(path) as file:
         num_samples = min(file.frames, math.ceil(most_sec * file.samplerate))
         file.seek(int(rng.integers(file.frames - num_samples + 1)))

@@ -1,4 +1,4 @@
-"""The rows that audio alone does not give: what stands for the text and for the user of a mono recording."""
+"""The text row and the user's rows of a mono recording."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -31,5 +31,5 @@ def user_rows(config: "MoshiTTTConfig", codes_QT: np.ndarray, silence_codes: Seq
     if config.user_stream == "none":
         return np.full_like(codes_QT, NO_INPUT_ID)
     if silence_codes is None:
-        raise ValueError('user_stream="silence" needs silence_codes; they stand in the provenance of the codes.')
+        raise ValueError('user_stream="silence" needs silence_codes; the provenance of the codes holds them.')
     return np.repeat(np.asarray(silence_codes, dtype=np.int64)[:, None], codes_QT.shape[1], axis=1)

@@ -15,7 +15,6 @@ moshi-finetune's `Interleaver` (as its training calls it) places the first token
   in frames where seconds are expected; here the row is as long as the codes beside it, and batches pad both with -1.
 """
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import numpy as np
 import sentencepiece
 
 from ..special_ids import NO_INPUT_ID
-from .audio import FRAME_RATE_HZ, Frames
+from .audio import Frames, frame_at_sec
 from .hub_files import HUB_SCHEME, local_file
 
 EPAD_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3
@@ -112,9 +111,7 @@ def build_text_row(
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise ValueError(f"{name}={value!r}, but it must be a whole number of frames: use frames_from_sec.")
     row = np.full(frames, PAD_ID, dtype=np.int16)
-    coming = deque(
-        (math.floor(word["start_sec"] * FRAME_RATE_HZ), tokenizer.encode(word["word"].strip())) for word in words
-    )
+    coming = deque((frame_at_sec(word["start_sec"]), tokenizer.encode(word["word"].strip())) for word in words)
     waiting: deque[int] = deque()
     labelled: int = frames if labelled_frames is None else labelled_frames
     for frame in range(min(0, coming[0][0]) if coming else 0, frames):

@@ -33,5 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{summary.annotated} files annotated, {summary.kept} had word times already")
     if summary.estimated_words:
         print(f"{summary.estimated_words} words that the aligner does not know are timed between their neighbours")
+    if summary.left_out_words:
+        print(f"{summary.left_out_words} words without a usable time are left out; NAME.json lists them")
     for path, reason in summary.bad.reasons.items():
         print(f"left out: {path}: {reason}")

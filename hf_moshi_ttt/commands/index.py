@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-snr", type=float, help="leave out files with a lower snr in their JSON, or none")
     parser.add_argument("--speakers", nargs="+", help="keep only these speakers")
     parser.add_argument("--check", action="store_true", help="decode every file: headers do not show all damage")
+    parser.add_argument("--data-dir", help="folder that all files must lie in, links followed (the indexed one)")
     parser.add_argument("--num-threads", type=int, default=8, help="files read at once (%(default)s)")
     parser.add_argument(
         "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         min_snr=arguments.min_snr,
         speakers=None if arguments.speakers is None else frozenset(arguments.speakers),
         check=arguments.check,
+        data_dir=arguments.data_dir,
         num_threads=arguments.num_threads,
         max_bad_fraction=arguments.max_bad_fraction,
     )

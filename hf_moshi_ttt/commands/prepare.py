@@ -17,11 +17,12 @@ KINDS = ("librilight", "dailytalk")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("source", help="index of a corpus (.jsonl) or folder of audio")
-    parser.add_argument("--kind", choices=KINDS, help="kind of corpus; found from its path and files by default")
+    parser.add_argument("--kind", choices=KINDS, help="kind of corpus; found from its files by default")
     parser.add_argument("--codec", default="kyutai/mimi", help="name or path of a codec (%(default)s)")
     parser.add_argument("--text-tokenizer", help="SentencePiece model for the words of conversations")
     parser.add_argument("--output", required=True, help="folder for the codes")
     parser.add_argument("--swap", action="store_true", help="make the right channel of conversations Moshi's")
+    parser.add_argument("--main-speaker", help="label of the left channel's words (SPEAKER_MAIN)")
     parser.add_argument("--data-dir", help="folder that all audio must lie in (the index's own)")
     parser.add_argument("--window-sec", type=float, help="encode parts of this length, each from a fresh codec")
     parser.add_argument("--num-proc", type=int, default=1, help="processes that encode (%(default)s)")
@@ -42,7 +43,8 @@ def run(arguments: argparse.Namespace) -> None:
     loading = {"data_dir": arguments.data_dir, "max_bad_fraction": arguments.max_bad_fraction}
     kind = arguments.kind or detect_kind(arguments.source, arguments.data_dir)
     print(f"{arguments.source}: {kind} ({'conversations with words' if kind == 'dailytalk' else 'audio alone'})")
-    corpus = load_corpus(arguments.source, kind, swap=arguments.swap, **loading)
+    speakers = {"swap": arguments.swap, "main_speaker": arguments.main_speaker}
+    corpus = load_corpus(arguments.source, kind, **speakers, **loading)
     if arguments.window_sec is not None:
         corpus = windows(corpus, arguments.window_sec)
     options = EncodeOptions(

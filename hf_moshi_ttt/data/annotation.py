@@ -9,7 +9,8 @@ For the audio `NAME.wav` one of these is looked for, beside it or in a folder of
   `NAME.user.words.json` for the right one.
 
 `NAME.json` is written beside the audio in the format of `word_times.py`. Words that the aligner does not know are put
-between their neighbours and listed as `estimated_words`.
+between their neighbours and listed as `estimated_words`; what whisper gives no usable time is listed as
+`left_out_words`.
 """
 
 import json
@@ -27,7 +28,8 @@ from ..codec.audio import SAMPLE_RATE_HZ, BadAudioError, read_audio
 from .bad_files import MAX_BAD_FRACTION, BadFiles
 from .corpora import list_entries
 from .forced_alignment import align_words, unknown_words
-from .word_times import MAIN_SPEAKER, OTHER_SPEAKER, read_word_times
+from .text_files import read_json, read_text
+from .word_times import MAIN_SPEAKER, OTHER_SPEAKER, read_word, read_word_times, require_usable
 from .workers import run_jobs
 
 CHANNELS = {MAIN_SPEAKER: 0, OTHER_SPEAKER: 1}
@@ -51,6 +53,7 @@ class AnnotateSummary:
     annotated: int = 0
     kept: int = 0
     estimated_words: int = 0
+    left_out_words: int = 0
     bad: BadFiles = field(default_factory=BadFiles)
 
 
@@ -78,18 +81,19 @@ def annotate_corpus(
             folder = path.parent if transcripts_dir is None else Path(transcripts_dir, entry["name"]).parent
             jobs.append((path, folder))
     with tqdm(desc="annotate", unit="file", total=len(entries), initial=summary.kept) as bar:
-        for path, estimated, reason in run_jobs(_annotate_file, jobs, num_proc, bar):
-            if reason is not None:
-                summary.bad.add(path, reason)
+        for path, content in run_jobs(_annotate_file, jobs, num_proc, bar):
+            if isinstance(content, str):
+                summary.bad.add(path, content)
                 continue
             summary.annotated += 1
-            summary.estimated_words += estimated
+            summary.estimated_words += len(content["estimated_words"])
+            summary.left_out_words += len(content["left_out_words"])
     summary.bad.require_few(total, max_bad_fraction)
     return summary
 
 
-def _annotate_file(path: Path, folder: Path) -> tuple[Path, int, str | None]:
-    """Annotates one file; returns its path, the number of words with estimated times, and why it could not be done."""
+def _annotate_file(path: Path, folder: Path) -> tuple[Path, dict[str, Any] | str]:
+    """Annotates one file; returns its path, and what was written or why it could not be done."""
     partial = path.with_suffix(".json.part")
     try:
         content = annotate(path, folder)
@@ -98,8 +102,8 @@ def _annotate_file(path: Path, folder: Path) -> tuple[Path, int, str | None]:
         partial.replace(path.with_suffix(".json"))
     except (OSError, ValueError) as error:
         partial.unlink(missing_ok=True)
-        return path, 0, str(error)
-    return path, len(content["estimated_words"]), None
+        return path, str(error)
+    return path, content
 
 
 def annotate(path: str | Path, transcripts_dir: str | Path) -> dict[str, Any]:
@@ -117,14 +121,18 @@ def annotate(path: str | Path, transcripts_dir: str | Path) -> dict[str, Any]:
         file for file in (folder / f"{path.stem}.words.json", folder / f"{path.name}.words.json") if file.is_file()
     ]
     estimated: list[str] = []
+    left_out: list[str] = []
     if (folder / f"{path.stem}.txt").is_file():
         aligner = f"pocketsphinx {version('pocketsphinx')}"
         words, estimated = _aligned(samples_CS, read_turns(folder / f"{path.stem}.txt"))
     elif whisper:
         aligner = "whisper-timestamped"
-        words = {MAIN_SPEAKER: read_whisper(whisper[0])}
-        if (folder / f"{path.stem}.user.words.json").is_file():
-            words[OTHER_SPEAKER] = read_whisper(folder / f"{path.stem}.user.words.json")
+        heard = {MAIN_SPEAKER: whisper[0], OTHER_SPEAKER: folder / f"{path.stem}.user.words.json"}
+        words = {}
+        for speaker, file in heard.items():
+            if speaker == MAIN_SPEAKER or file.is_file():
+                words[speaker], odd = read_whisper(file)
+                left_out += odd
     else:
         raise ValueError(f"{path}: no {path.stem}.txt and no {path.stem}.words.json in {folder}.")
     listed = [[word, [start, end], speaker] for speaker, said in words.items() for word, start, end in said]
@@ -133,6 +141,7 @@ def annotate(path: str | Path, transcripts_dir: str | Path) -> dict[str, Any]:
         "labelled_until_sec": duration_sec,
         "aligner": aligner,
         "estimated_words": estimated,
+        "left_out_words": left_out,
     }
 
 
@@ -143,7 +152,7 @@ def read_turns(path: str | Path) -> list[Turn]:
         ValueError: no UTF-8, or a line that is no turn of one of the two speakers.
     """
     turns = []
-    for number, line in enumerate(Path(path).read_bytes().decode("utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         match = _TURN.fullmatch(line.strip())
@@ -159,23 +168,36 @@ def read_turns(path: str | Path) -> list[Turn]:
     return turns
 
 
-def read_whisper(path: str | Path) -> list[Word]:
+def read_whisper(path: str | Path) -> tuple[list[Word], list[str]]:
     """Words `(word, start_sec, end_sec)` of whisper-timestamped's output, in order and without overlaps.
 
+    Also returns why words could not be used, each with the word.
+
     Raises:
-        ValueError: another form.
+        ValueError: another form, or too many words that cannot be used.
     """
+    content = read_json(path)
     try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8"))
         found = [word for segment in content["segments"] for word in segment.get("words", [])]
-        words = [(str(word["text"]).strip(), float(word["start"]), float(word["end"])) for word in found]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        said = [(str(word["text"]).strip(), word["start"], word["end"]) for word in found]
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not whisper-timestamped's output ({type(error).__name__}: {error}).") from error
-    words = sorted(
-        (word for word in words if word[0] not in ("", "[*]")), key=lambda word: word[1]
-    )  # [*]: a disfluency
-    starts = [start for _, start, _ in words[1:]] + [np.inf]
-    return [(word, start, max(start, min(end, after))) for (word, start, end), after in zip(words, starts, strict=True)]
+    words, left_out = [], []
+    for text, start, end in said:
+        if text in ("", "[*]"):  # [*]: a disfluency
+            continue
+        try:
+            words.append(read_word(text, start, end, MAIN_SPEAKER))
+        except ValueError as error:
+            left_out.append(str(error))
+    require_usable(path, words, left_out)
+    words.sort(key=lambda word: word["start_sec"])
+    starts = [word["start_sec"] for word in words[1:]] + [np.inf]
+    return [_until(word, after) for word, after in zip(words, starts, strict=True)], left_out
+
+
+def _until(word: dict[str, Any], after_sec: float) -> Word:
+    return word["word"], word["start_sec"], min(word["end_sec"], after_sec)
 
 
 def _aligned(samples_CS: np.ndarray, turns: Iterable[Turn]) -> tuple[dict[str, list[Word]], list[str]]:

@@ -16,24 +16,36 @@ from datasets.features.features import register_feature
 from ..codec.audio import SAMPLE_RATE_HZ, read_audio
 
 
-class AudioFile(dict):
-    """`{path, bytes}` of a row, as `datasets` stores it (`bytes` is None for a file on disk), that can be read.
+class AudioFile(str):
+    """The path of a row's file, or the name of one whose content is stored in the dataset, that can be read.
 
     As with `datasets.Audio`, `["array"]` is the decoded audio (float32 `[S]`, or `[C, S]` for several channels) and
-    `["sampling_rate"]` its rate.
+    `["sampling_rate"]` its rate; `["path"]` and `["bytes"]` are what is stored, `bytes` None for a file on disk. It
+    is a text because every format of `datasets` (`with_format("torch")`, `"numpy"`) leaves texts as they are.
     """
+
+    content: bytes | None
+
+    def __new__(cls, path: str | None, content: bytes | None = None) -> "AudioFile":
+        """A file on disk, or one in memory whose path is but its name, or None."""
+        audio = super().__new__(cls, path or "")
+        audio.content = content
+        return audio
+
+    def __getnewargs__(self) -> tuple[str, bytes | None]:  # type: ignore[override]  # for pickling
+        return str(self), self.content
 
     def read(self, start_sec: float = 0.0, duration_sec: float | None = None) -> np.ndarray:
         """Samples of the file or a part of it: float32 `[C, S]` at 24 kHz; errors as in `audio.read_audio`."""
-        return read_audio(self["path"] if self["bytes"] is None else self["bytes"], start_sec, duration_sec)
+        return read_audio(str(self) if self.content is None else self.content, start_sec, duration_sec)
 
-    def __missing__(self, key: str) -> Any:
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            return super().__getitem__(key)
         if key == "array":
             samples_CS = self.read()
             return samples_CS[0] if len(samples_CS) == 1 else samples_CS
-        if key == "sampling_rate":
-            return SAMPLE_RATE_HZ
-        raise KeyError(key)
+        return {"sampling_rate": SAMPLE_RATE_HZ, "path": str(self) or None, "bytes": self.content}[key]
 
 
 @dataclass
@@ -56,6 +68,8 @@ class SeekingAudio(Audio):
 
     def encode_example(self, value: Any) -> dict[str, Any]:
         """What is stored of a path, or of `{path, bytes}`."""
+        if isinstance(value, AudioFile):
+            return {"bytes": value.content, "path": value["path"]}
         if isinstance(value, str | Path):
             return {"bytes": None, "path": str(value)}
         if not isinstance(value, dict) or (value.get("path") is None and value.get("bytes") is None):
@@ -64,7 +78,7 @@ class SeekingAudio(Audio):
 
     def decode_example(self, value: dict[str, Any], token_per_repo_id: dict[str, Any] | None = None) -> Any:
         """The readable value of a stored one."""
-        return AudioFile(value) if self.decode else value
+        return AudioFile(value["path"], value["bytes"]) if self.decode else value
 
 
 with warnings.catch_warnings():  # the registration of features is marked as experimental

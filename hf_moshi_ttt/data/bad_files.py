@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .text_files import composed
+
 MAX_BAD_FRACTION = 0.01
 _LISTED = 20
 
@@ -25,13 +27,17 @@ class BadFiles:
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction={max_bad_fraction}, but it must lie between 0 and 1.")
         if len(self.reasons) > max_bad_fraction * total:
-            listed = [f"  {path}: {reason}" for path, reason in list(self.reasons.items())[:_LISTED]]
-            if len(self.reasons) > _LISTED:
-                listed.append(f"  and {len(self.reasons) - _LISTED} more")
             raise ValueError(
                 f"{len(self.reasons)} of {total} files cannot be used, more than the {max_bad_fraction:.1%} allowed "
-                "(max_bad_fraction):\n" + "\n".join(listed)
+                f"(max_bad_fraction):{self.listing()}"
             )
+
+    def listing(self) -> str:
+        """The first files with their reasons, each on a line of its own after a newline."""
+        listed = [f"\n  {path}: {reason}" for path, reason in list(self.reasons.items())[:_LISTED]]
+        if len(self.reasons) > _LISTED:
+            listed.append(f"\n  and {len(self.reasons) - _LISTED} more")
+        return "".join(listed)
 
     def write_report(self, path: str | Path) -> None:
         """Writes the whole list as JSON `{file: reason}`; without bad files, a former report is removed."""
@@ -48,6 +54,16 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def missing(path: Path) -> str:
+    """What to say of a file that is not there."""
+    if path.is_symlink():
+        return f"missing: a link to {path.readlink()}, which is not there; fetch it first (git annex get, dvc pull)"
+    beside = path.parent.iterdir() if path.parent.is_dir() else []
+    if any(composed(other.name) == composed(path.name) for other in beside):
+        return "missing: the name there has another Unicode form (NFC or NFD); make the index again"
+    return "missing"
 
 
 def require_inside(path: str | Path, folder: str | Path) -> None:

@@ -35,7 +35,7 @@ class MoshiTTTCollator:
 
     The batch also holds `lengths` `[B]` in frames, `mask` `[B, T]` (True inside a segment), `weights` `[B, 9, T]` (what
     each target of rows 0-8 counts in the losses, 0 where labels are -100 or no prediction exists), `recording`,
-    `start_frame` and `starts_recording` `[B]`, which tell lanes where the memory starts afresh. An empty row, whose
+    `start_frame` and `starts_recording` `[B]`, which say where the memory of a lane is reset. An empty row, whose
     codes are None, is all padding.
 
     Args:
@@ -47,7 +47,7 @@ class MoshiTTTCollator:
 
     def __post_init__(self) -> None:
         if self.config.user_stream == "silence" and self.silence_codes is None:
-            raise ValueError('user_stream="silence" needs silence_codes; they stand in the provenance of the codes.')
+            raise ValueError('user_stream="silence" needs silence_codes; the provenance of the codes holds them.')
         if self.silence_codes is not None and len(self.silence_codes) != self.config.num_codebooks:
             raise ValueError(
                 f"silence_codes has {len(self.silence_codes)} ids, but the model {self.config.num_codebooks} codebooks."

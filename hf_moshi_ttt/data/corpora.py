@@ -15,6 +15,8 @@ A row is a recording or, after `windows`, a part of one; all corpora have the sa
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,19 @@ from datasets import Dataset, Features, IterableDataset, Value
 from datasets import List as ListFeature
 from tqdm.auto import tqdm
 
+from ..codec.audio import BadAudioError, audio_duration_sec, read_header, sec_from_frames
 from .audio_feature import SeekingAudio
-from .bad_files import MAX_BAD_FRACTION, BadFiles, require_inside
+from .bad_files import MAX_BAD_FRACTION, BadFiles, missing, require_inside
 from .index import IndexOptions, IndexSummary, read_index, scan_folder
 from .mixture import mix
-from .word_times import read_word_times, swap_speakers
+from .word_times import (
+    MAIN_SPEAKER,
+    OTHER_SPEAKER,
+    WordTimes,
+    name_main_speaker,
+    read_word_times,
+    swap_speakers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +45,8 @@ LEAD_SEC = 10.0
 """How far before a window words are kept: tokens that wait for a free frame never wait longer."""
 MOST_STREAM_SHARDS = 64
 _DETECTED_FILES = 20
+_READERS = 8
+_DURATION_TOLERANCE_SEC = sec_from_frames(1)
 _WORD = {
     "word": Value("string"),
     "start_sec": Value("float64"),
@@ -83,6 +95,7 @@ def load_dailytalk(
     source: str | Path,
     *,
     swap: bool = False,
+    main_speaker: str | None = None,
     data_dir: str | Path | None = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
     streaming: bool = False,
@@ -91,11 +104,14 @@ def load_dailytalk(
 
     Args:
         swap: whether the right channel is Moshi and the left the user, in audio and words; otherwise left is Moshi.
+        main_speaker: how the words of the left channel are labelled; None for SPEAKER_MAIN or, with a warning, the one
+            label there is.
 
     Raises:
-        ValueError: bad index, or too many files that are unusable or whose word times cannot be read.
+        ValueError: bad index, too many files that are unusable or whose word times cannot be read, or labels that do
+            not say whose words the left channel's are.
     """
-    return _load(source, 1 if swap else 0, data_dir, max_bad_fraction, streaming)
+    return _load(source, 1 if swap else 0, data_dir, max_bad_fraction, streaming, main_speaker)
 
 
 def load_corpus(
@@ -121,29 +137,38 @@ def load_corpus(
         raise ValueError(f"kind={kind!r}, but it must be one of {', '.join(KINDS)}.")
     if kind == "dailytalk":
         return load_dailytalk(source, **options)
-    if options.pop("swap", False):
-        raise ValueError(f"{source}: swap is for conversations, but the kind is librilight.")
+    for option in ("swap", "main_speaker"):
+        if options.pop(option, None):
+            raise ValueError(f"{source}: {option} is for conversations, but the kind is librilight.")
     return load_librilight(source, **options)
 
 
 def detect_kind(source: str | Path, data_dir: str | Path | None = None) -> str:
-    """`"librilight"` (audio alone) if the path contains that word or no file has word times, `"dailytalk"` if all have.
+    """`"dailytalk"` if the first files have two channels and word times, `"librilight"` if they have neither.
 
-    The first files are looked at.
+    Where they have one of the two alone, or differ, the kind's word in the name of the index or folder decides, with a
+    warning.
 
     Raises:
-        ValueError: some of them have word times and some have not.
+        ValueError: such a corpus whose name does not decide.
     """
-    if "librilight" in str(source).lower():
-        return "librilight"
     entries = list_entries(source, BadFiles(), data_dir)[:_DETECTED_FILES]
+    stereo = [entry["name"] for entry in entries if _channels(entry["path"]) == 2]
     with_words = [entry["name"] for entry in entries if _has_word_times(Path(entry["path"]))]
-    if with_words and len(with_words) < len(entries):
+    if len(stereo) == len(with_words) and len(with_words) in (0, len(entries)):
+        return "dailytalk" if with_words else "librilight"
+    facts = (
+        f"{source}: of the first {len(entries)} files {len(stereo)} have two channels and {len(with_words)} have word "
+        "times beside them"
+    )
+    named = [kind for kind in KINDS if kind in Path(source).name.lower()]
+    if len(named) != 1:
         raise ValueError(
-            f"{source}: {len(with_words)} of the first {len(entries)} files have word times beside them, e.g. "
-            f"{with_words[0]}; say which kind it is: {' or '.join(KINDS)}."
+            f"{facts}; say which kind it is: librilight (audio alone, channels are mixed) or dailytalk (conversations, "
+            "whose word times scripts/annotate.py makes)."
         )
-    return "dailytalk" if with_words else "librilight"
+    logger.warning("%s; its name decides: %s.", facts, named[0])
+    return named[0]
 
 
 def windows(
@@ -188,22 +213,74 @@ def _windows_of(row: dict[str, Any], duration_sec: float, overlap_sec: float) ->
 
 
 def _load(
-    source: str | Path, main_channel: int | None, data_dir: str | Path | None, max_bad_fraction: float, streaming: bool
+    source: str | Path,
+    main_channel: int | None,
+    data_dir: str | Path | None,
+    max_bad_fraction: float,
+    streaming: bool,
+    main_speaker: str | None = None,
 ) -> Dataset | IterableDataset:
-    bad = BadFiles()
+    bad, allowed = BadFiles(), data_dir or _folder_of(source)
     entries = list_entries(source, bad, data_dir)
     total = len(entries) + len(bad.reasons)
-    rows = []
-    for entry in tqdm(entries, desc="load", unit="file", disable=len(entries) < 1000):
+
+    def read(entry: dict[str, Any]) -> tuple[dict[str, Any], WordTimes | None] | Exception:
         try:
-            rows.append(_row(entry, main_channel, data_dir or _folder_of(source)))
+            return _row(entry), None if main_channel is None else _words_of(entry, allowed)
         except (OSError, ValueError) as error:
-            bad.add(entry["path"], error)
+            return error
+
+    made = []
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = tqdm(pool.map(read, entries), "load", len(entries), unit="file", disable=len(entries) < 1000)
+        for entry, result in zip(entries, found, strict=True):
+            if isinstance(result, Exception):
+                bad.add(entry["path"], result)
+            else:
+                made.append(result)
     bad.require_few(total, max_bad_fraction)
+    if not made:
+        raise ValueError(f"{source}: no file can be used:{bad.listing()}")
     if bad.reasons:
         logger.warning("%s: %d of %d files left out: %s", source, len(bad.reasons), total, bad.reasons)
+    rows = [row for row, _ in made]
+    if main_channel is not None:
+        _add_words(source, made, main_channel, main_speaker)
     dataset = Dataset.from_list(rows, features=FEATURES)
     return _stream(dataset) if streaming else dataset
+
+
+def _add_words(
+    source: str | Path, made: list[tuple[dict[str, Any], Any]], main_channel: int, main_speaker: str | None
+) -> None:
+    """Completes rows with their words, those of Moshi's channel as the main speaker's."""
+    main = _main_label(source, {word["speaker"] for _, times in made for word in times.words}, main_speaker)
+    left_out = [f"{row['path']}: {reason}" for row, times in made for reason in times.left_out]
+    if left_out:
+        logger.warning("%s: %d words left out, e.g. %s", source, len(left_out), left_out[0])
+    for row, times in made:
+        named = name_main_speaker(times, main)
+        named = swap_speakers(named) if main_channel == 1 else named
+        row |= {"main_channel": main_channel, "alignments": named.words}
+        row["labelled_until_sec"] = named.labelled_until_sec
+
+
+def _main_label(source: str | Path, labels: set[str], wanted: str | None) -> str:
+    """The label of the words that are spoken in the left channel."""
+    if wanted is not None:
+        if labels and wanted not in labels:
+            raise ValueError(f"{source}: main_speaker={wanted!r}, but the words are labelled {sorted(labels)[:20]}.")
+        return wanted
+    if not labels or labels & {MAIN_SPEAKER, OTHER_SPEAKER}:
+        return MAIN_SPEAKER
+    if len(labels) > 1:
+        raise ValueError(
+            f"{source}: the words are labelled {sorted(labels)[:20]}, none {MAIN_SPEAKER}; say with main_speaker whose "
+            "words are those of the left channel."
+        )
+    (label,) = labels
+    logger.warning("%s: all words are labelled %s: taken for those of the left channel.", source, label)
+    return label
 
 
 def _stream(dataset: Dataset) -> IterableDataset:
@@ -211,20 +288,36 @@ def _stream(dataset: Dataset) -> IterableDataset:
     return dataset.to_iterable_dataset(num_shards=min(MOST_STREAM_SHARDS, max(1, len(dataset))))
 
 
-def _row(entry: dict[str, Any], main_channel: int | None, data_dir: str | Path) -> dict[str, Any]:
+def _row(entry: dict[str, Any]) -> dict[str, Any]:
+    """The row of an entry, without words; the length is the file's own, but of one that only encoding can report."""
     path = Path(entry["path"])
     if not path.is_file():
-        raise ValueError("missing")
+        raise ValueError(missing(path))
+    duration_sec = entry["duration"]
+    if not entry.get("is_measured"):
+        with suppress(BadAudioError):
+            duration_sec = audio_duration_sec(path)
+    if abs(duration_sec - entry["duration"]) > _DURATION_TOLERANCE_SEC:
+        raise ValueError(
+            f"the index says {entry['duration']} s, but the file holds {duration_sec:.3f} s: make the index again"
+        )
     row: dict[str, Any] = dict.fromkeys(FEATURES)
     row |= {key: entry[key] for key in ("path", "name", "speaker", "book", "title", "snr") if key in entry}
-    row |= {"audio": str(path), "start_sec": 0.0, "duration_sec": entry["duration"], "main_channel": main_channel}
-    if main_channel is not None:
-        beside = path.with_suffix(".json")
-        require_inside(beside, data_dir)
-        times = read_word_times(beside)
-        times = swap_speakers(times) if main_channel == 1 else times
-        row |= {"alignments": times.words, "labelled_until_sec": times.labelled_until_sec}
-    return row
+    return row | {"audio": str(path), "start_sec": 0.0, "duration_sec": duration_sec}
+
+
+def _words_of(entry: dict[str, Any], data_dir: str | Path) -> WordTimes:
+    beside = Path(entry["path"]).with_suffix(".json")
+    require_inside(beside, data_dir)
+    return read_word_times(beside)
+
+
+def _channels(path: str | Path) -> int | None:
+    """How many channels a file has, None for one that cannot be read, which loading reports."""
+    try:
+        return read_header(path).channels
+    except BadAudioError:
+        return None
 
 
 def _folder_of(source: str | Path) -> Path:
@@ -241,7 +334,8 @@ def _has_word_times(path: Path) -> bool:
 def list_entries(source: str | Path, bad: BadFiles, data_dir: str | Path | None) -> list[dict[str, Any]]:
     """Entries of an index, of the one index that lies in a folder, or of the audio files of a folder without one.
 
-    Each has an absolute `path`, a `name` relative to the index or folder, and a `duration` in seconds.
+    Each has an absolute `path`, a `name` relative to the index or folder, and a `duration` in seconds, which
+    `is_measured` if it was read from the file.
 
     Raises:
         ValueError: missing or empty index, a folder with several indexes, or without audio.
@@ -254,5 +348,8 @@ def list_entries(source: str | Path, bad: BadFiles, data_dir: str | Path | None)
     if indexes:
         return read_index(indexes[0], bad, data_dir)
     root, summary = Path(source).resolve(), IndexSummary(bad=bad)
-    entries = scan_folder(root, IndexOptions(), summary, progress=False)
-    return [{**entry, "name": entry["path"], "path": str(root / entry["path"])} for entry in entries]
+    entries = scan_folder(root, IndexOptions(data_dir=data_dir), summary, progress=False)
+    if summary.filtered:
+        logger.warning("%s: left out: %s", source, dict(summary.filtered))
+    found = {"is_measured": True}
+    return [{**entry, **found, "name": entry["path"], "path": str(root / entry["path"])} for entry in entries]

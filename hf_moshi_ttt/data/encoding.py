@@ -30,7 +30,7 @@ from .codes import FEATURES, Provenance, codec_sha256, encode_streams, load_code
 from .word_times import MAIN_SPEAKER
 from .workers import run_jobs
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 """Part of every shard's name; raised when the same input gives other rows than before."""
 SHARD_SEC = 3600.0
 MOST_SHARDS = 2000

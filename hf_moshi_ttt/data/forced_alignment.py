@@ -13,6 +13,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from ..codec.samples import require_float_scale
+
 ALIGNER_RATE_HZ = 16_000
 FRAMES_PER_SEC = 100
 MARGIN_SEC = 0.2
@@ -34,10 +36,11 @@ def align_words(samples: NDArray[np.float32], sample_rate_hz: float, text: str) 
         `(word, (start_sec, end_sec))` in the order of speech, resolved to 0.01 s. Empty when no word is known.
 
     Raises:
-        ValueError: the samples have more than one axis, or the text does not fit the audio.
+        ValueError: the samples have more than one axis or another scale, or the text does not fit the audio.
     """
     if samples.ndim != 1:
         raise ValueError(f"samples has shape {samples.shape}, but one channel [samples] is needed; align each alone")
+    require_float_scale(samples)
     spelt = [(token, parts) for token in text.split() if (parts := dictionary_spelling(token))]
     if not spelt:
         return []

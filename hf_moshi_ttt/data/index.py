@@ -18,7 +18,9 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 
 from ..codec.audio import AUDIO_SUFFIXES, MAX_CHANNELS, BadAudioError, read_blocks, read_header
-from .bad_files import MAX_BAD_FRACTION, BadFiles, is_utf8, require_inside
+from .bad_files import MAX_BAD_FRACTION, BadFiles, require_inside
+from .text_files import composed, numbered_lines, read_json
+from .walk import shared_name, shared_names, walk_audio
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,10 @@ class IndexOptions:
     """What an index holds.
 
     Args:
-        min_snr: files without an snr in the JSON beside them are left out too.
+        min_snr: files without an snr in the JSON beside them, or one that is no finite number, are left out too.
         speakers: names of the speakers to keep; None keeps all.
         check: whether every file is decoded, which finds damage that headers do not show.
+        data_dir: the folder that all files must lie in, links followed; None for the indexed one.
     """
 
     min_duration_sec: float = 0.0
@@ -38,6 +41,7 @@ class IndexOptions:
     check: bool = False
     num_threads: int = 8
     max_bad_fraction: float = MAX_BAD_FRACTION
+    data_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_duration_sec <= self.max_duration_sec:
@@ -45,6 +49,10 @@ class IndexOptions:
                 f"min_duration_sec={self.min_duration_sec} and max_duration_sec={self.max_duration_sec}, but the first "
                 "must be 0 or more and not above the second."
             )
+        if self.min_snr is not None and not math.isfinite(self.min_snr):
+            raise ValueError(f"min_snr={self.min_snr}, but it must be a finite number.")
+        if self.speakers is not None:
+            object.__setattr__(self, "speakers", frozenset(map(composed, self.speakers)))
         if self.num_threads < 1:
             raise ValueError(f"num_threads={self.num_threads}, but it must be at least 1.")
 
@@ -54,7 +62,7 @@ class IndexOptions:
             return f"shorter than {self.min_duration_sec:g} s"
         if entry["duration"] > self.max_duration_sec:
             return f"longer than {self.max_duration_sec:g} s"
-        if self.min_snr is not None and (entry.get("snr") is None or entry["snr"] < self.min_snr):
+        if self.min_snr is not None and not entry.get("snr", math.nan) >= self.min_snr:
             return f"without an snr of at least {self.min_snr:g}"
         if self.speakers is not None and entry.get("speaker") not in self.speakers:
             return "by another speaker"
@@ -87,12 +95,12 @@ def build_index(
     options, root, output = options or IndexOptions(), Path(root).resolve(), Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     summary = IndexSummary()
-    with _ScanLog(output.with_name(output.name + ".partial"), root, options.check) as log:
+    with _ScanLog(output.with_name(output.name + ".partial"), root, options) as log:
         entries = scan_folder(root, options, summary, log, progress)
     summary.bad.write_report(output.with_suffix(".bad.json"))
     summary.bad.require_few(summary.total, options.max_bad_fraction)
     if not entries:
-        raise ValueError(f"{root}: no file passes the filters: {dict(summary.filtered)}.")
+        raise ValueError(f"{root}: no file passes the filters: {dict(summary.filtered)}.{summary.bad.listing()}")
     write_index(entries, output, root)
     log.path.unlink()
     return summary
@@ -106,39 +114,22 @@ def scan_folder(
     Raises:
         ValueError: `root` is no folder or holds no audio.
     """
-    names = walk_audio(root, summary.bad)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder.")
+    names = walk_audio(root, summary.bad, summary.filtered)
     if not names:
-        raise ValueError(f"{root}: no folder with {', '.join(AUDIO_SUFFIXES)} files.")
+        left_out = f" Left out: {dict(summary.filtered)}." if summary.filtered else ""
+        raise ValueError(f"{root}: no usable audio ({', '.join(AUDIO_SUFFIXES)}).{left_out}{summary.bad.listing()}")
     return list(_usable(_scan(root, names, options, log, progress), root, options, summary))
-
-
-def walk_audio(root: Path, bad: BadFiles) -> list[str]:
-    """Paths of the audio files below `root`, relative to it and in order.
-
-    Linked folders are not entered and names that are not UTF-8 cannot be written; both are reported.
-    """
-    paths = []
-    for folder, subfolders, files in os.walk(root):
-        for name in list(subfolders):
-            if Path(folder, name).is_symlink():
-                subfolders.remove(name)
-                bad.add(Path(folder, name), "a linked folder, which is not entered: index its target")
-        paths += [Path(folder, name) for name in files if name.lower().endswith(AUDIO_SUFFIXES)]
-    names = []
-    for path in paths:
-        if is_utf8(str(path)):
-            names.append(path.relative_to(root).as_posix())
-        else:
-            bad.add(path, "its name is not UTF-8: rename it")
-    return sorted(names)
 
 
 class _ScanLog:
     """What a scan found, a JSON line a file, written as it goes and read by the run after a killed one."""
 
-    def __init__(self, path: Path, root: Path, check: bool) -> None:
+    def __init__(self, path: Path, root: Path, options: IndexOptions) -> None:
         self.path = path
-        self.header = {"root": str(root), "check": check}
+        data_dir = None if options.data_dir is None else os.path.realpath(options.data_dir)
+        self.header = {"root": str(root), "check": options.check, "data_dir": data_dir}
         self.found: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> "_ScanLog":
@@ -171,7 +162,7 @@ def _scan(
         stamp = _stamp(root / name) + _stamp((root / name).with_suffix(".json"))
         if known is not None and known["stamp"] == stamp:
             return known
-        return {"name": name, "stamp": stamp, **_describe(root, name, options.check)}
+        return {"name": name, "stamp": stamp, **_describe(root, name, options)}
 
     with ThreadPoolExecutor(options.num_threads) as pool:
         bar = tqdm(pool.map(describe, names), desc="index", unit="file", total=len(names), disable=not progress)
@@ -190,18 +181,18 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _describe(root: Path, name: str, check: bool) -> dict[str, Any]:
+def _describe(root: Path, name: str, options: IndexOptions) -> dict[str, Any]:
     """`{entry}` of one file, or `{reason}` why it cannot be used."""
-    path = root / name
+    path, allowed = root / name, options.data_dir or root
     try:
-        require_inside(path, root)
+        require_inside(path, allowed)
         header = read_header(path)
         if header.channels > MAX_CHANNELS:
             raise BadAudioError(f"{path}: {header.channels} channels, but 1 or 2 are understood.")
-        if check:
+        if options.check:
             for _ in read_blocks(path):
                 pass
-        entry = {"path": name, "duration": header.duration_sec, **_place(name), **_sidecar(path)}
+        entry = {"path": name, "duration": header.duration_sec, **_place(name), **_sidecar(path, allowed)}
     except (OSError, ValueError) as error:
         return {"reason": str(error)}
     return {"entry": entry}
@@ -210,28 +201,27 @@ def _describe(root: Path, name: str, check: bool) -> dict[str, Any]:
 def _place(name: str) -> dict[str, str]:
     """Speaker and book of LibriLight's layout."""
     *folders, _ = name.split("/")
-    return {"speaker": folders[-2], "book": folders[-1]} if len(folders) >= 2 else {}
+    return {"speaker": composed(folders[-2]), "book": composed(folders[-1])} if len(folders) >= 2 else {}
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
+def _sidecar(path: Path, allowed: str | Path) -> dict[str, Any]:
     """Speaker, title and snr from the JSON beside a chapter, as far as they stand there."""
     beside = path.with_suffix(".json")
     if not beside.is_file():
         return {}
-    try:
-        content = json.loads(beside.read_bytes().decode("utf-8"))
-    except ValueError as error:  # also no UTF-8
-        raise ValueError(f"{beside}: not JSON in UTF-8 ({error}).") from error
+    require_inside(beside, allowed)
+    content = read_json(beside)
     if not isinstance(content, dict):
         raise ValueError(f"{beside}: expected an object with speaker, book_meta and snr, got {type(content).__name__}.")
     book_meta = content.get("book_meta")
     found: dict[str, Any] = {}
     if isinstance(content.get("speaker"), str | int):
-        found["speaker"] = str(content["speaker"])
+        found["speaker"] = composed(str(content["speaker"]))
     if isinstance(book_meta, dict) and isinstance(book_meta.get("title"), str):
-        found["title"] = book_meta["title"]
-    if isinstance(content.get("snr"), int | float):
-        found["snr"] = float(content["snr"])
+        found["title"] = composed(book_meta["title"])
+    snr = content.get("snr")
+    if isinstance(snr, int | float) and not isinstance(snr, bool) and math.isfinite(snr):
+        found["snr"] = float(snr)
     return found
 
 
@@ -267,6 +257,8 @@ def write_index(entries: Iterable[dict[str, Any]], output: str | Path, root: str
 def read_index(index: str | Path, bad: BadFiles, data_dir: str | Path | None = None) -> list[dict[str, Any]]:
     """Entries of an index with absolute paths and `name`, the path as it stands there; bad lines are counted in `bad`.
 
+    Blank lines and byte order marks are skipped.
+
     Args:
         data_dir: the folder that all files must lie in, None for the index's own.
 
@@ -276,16 +268,18 @@ def read_index(index: str | Path, bad: BadFiles, data_dir: str | Path | None = N
     index = Path(index)
     if not index.is_file():
         raise ValueError(f"{index}: no such index. Make one with scripts/create_librilight_index.py.")
-    lines = index.read_bytes().split(b"\n")
     entries = []
-    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, start=1):
+    for number, line in numbered_lines(index):
         try:
             entries.append(_read_line(line, index.parent, data_dir))
         except ValueError as error:
             bad.add(f"{index}:{number}", error)
     if not entries and not bad.reasons:
         raise ValueError(f"{index}: holds no entries.")
-    return entries
+    twins = shared_names(entry["path"] for entry in entries)
+    for name, other in twins.items():
+        bad.add(name, shared_name(other))
+    return [entry for entry in entries if entry["path"] not in twins]
 
 
 def _read_line(line: bytes, folder: Path, data_dir: str | Path | None) -> dict[str, Any]:
@@ -298,4 +292,19 @@ def _read_line(line: bytes, folder: Path, data_dir: str | Path | None) -> dict[s
         raise ValueError(f"path must be a text and duration above 0 seconds; got {line!r}.")
     path = os.path.normpath((folder / name).absolute())
     require_inside(path, data_dir or folder)
-    return {**entry, "name": name, "path": path, "duration": duration_sec}
+    return {**entry, **_labels_of(entry), "name": name, "path": path, "duration": duration_sec}
+
+
+def _labels_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """What a line says of speaker, book, title and snr; an snr that is no finite number is none."""
+    labels: dict[str, Any] = {}
+    for key in ("speaker", "book", "title"):
+        if (text := entry.get(key)) is not None:
+            if isinstance(text, bool) or not isinstance(text, str | int):
+                raise ValueError(f"{key}={text!r}, but it must be a text.")
+            labels[key] = composed(str(text))
+    if (snr := entry.get("snr")) is not None:
+        if isinstance(snr, bool) or not isinstance(snr, float | int):
+            raise ValueError(f"snr={snr!r}, but it must be a number.")
+        labels["snr"] = float(snr) if math.isfinite(snr) else None
+    return labels

@@ -1,9 +1,10 @@
 """Recordings cut into training segments, and the order in which they are seen.
 
-`shuffled` draws every segment once an epoch. `lanes` is for memory that is carried from one segment to the next: the
-recordings, in shuffled order, form one long tape that is cut into B lanes of equal length, and batch row b walks lane
-b. A segment says which recording it comes from and where it starts, and `starts_recording` says where a lane starts
-afresh: at the start of a recording, and where the tape was cut inside one.
+`shuffled` draws every segment once an epoch. `lanes` is truncated backpropagation through time over parallel streams,
+for memory that is carried from one segment to the next: the recordings, in shuffled order, form one long tape that is
+cut into B lanes of equal length, and batch row b walks lane b. A segment says which recording it comes from and where
+it starts, and `starts_recording` says where a lane is reset: at the start of a recording, and where the tape was cut
+inside one.
 
 The samplers fill the rows of the last batches that no segment is left for with empty ones, so each segment comes
 exactly once an epoch however many processes share the batches, and all of them have as many. Held-out segments come in
@@ -22,7 +23,7 @@ from ..codec.audio import FRAME_RATE_HZ
 
 
 class Place(NamedTuple):
-    """What a sampler asks for: a segment by number, or None for an empty row, and whether a lane starts afresh."""
+    """What a sampler asks for: a segment by number, or None for an empty row, and whether the lane is reset."""
 
     segment: int | None
     starts_recording: bool
@@ -108,7 +109,7 @@ class SegmentDataset(torch.utils.data.Dataset):
 
 
 class ShuffledSampler(Sampler[Place]):
-    """Every segment once an epoch in an order that depends on seed and epoch alone.
+    """Every segment once an epoch in an order that depends only on seed and epoch.
 
     Args:
         rows: rows of a batch over all processes.
@@ -151,7 +152,7 @@ class InOrderSampler(Sampler[Place]):
 
 
 class LaneSampler(Sampler[Place]):
-    """Segments such that row b of every batch walks lane b; the order depends on seed and epoch alone.
+    """Segments such that row b of every batch walks lane b; the order depends only on seed and epoch.
 
     Args:
         lanes: rows of a batch over all processes.

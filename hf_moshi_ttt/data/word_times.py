@@ -2,50 +2,70 @@
 
 The format of `kyutai/DailyTalkContiguous`. A further key `labelled_until_sec` says up to where every word is listed;
 without it the labels end with the last word, as it is unknown whether what follows is silence or was not transcribed.
+
+Words may come in any order and overlap, since only their starts count. One word without a usable start, or a tenth of
+them, is left out and reported; more refuse the file.
 """
 
-import json
 import math
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .text_files import read_json
+
 MAIN_SPEAKER = "SPEAKER_MAIN"
 OTHER_SPEAKER = "SPEAKER_USER"
-MAX_OVERLAP_SEC = 0.08
+MAX_ODD_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
 class WordTimes:
-    """Words `{word, start_sec, end_sec, speaker}` in order of their starts, and up to where all of them are listed."""
+    """Words `{word, start_sec, end_sec, speaker}` in order of their starts, and up to where all of them are listed.
+
+    Args:
+        left_out: why words could not be used, each with the word.
+    """
 
     words: list[dict[str, Any]]
     labelled_until_sec: float
+    left_out: list[str] = field(default_factory=list)
 
 
 def read_word_times(path: str | Path) -> WordTimes:
     """Reads one file.
 
     Raises:
-        ValueError: another form, no UTF-8, a word that ends before it starts, or words of one speaker that are not in
-            order or overlap by more than a frame.
+        ValueError: another form, no UTF-8, or too many words that are unusable or not in order.
         OSError: the file cannot be read.
     """
-    try:
-        content = json.loads(Path(path).read_bytes().decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}).") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}).") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("alignments"), list):
         raise ValueError(f'{path}: expected {{"alignments": [[word, [start_sec, end_sec], speaker], ...]}}.')
-    words = [_read_word(item, path) for item in content["alignments"]]
-    _require_order(words, path)
+    words, left_out = [], []
+    for item in content["alignments"]:
+        try:
+            words.append(read_word(*_items_of(item)))
+        except ValueError as error:
+            left_out.append(str(error))
+    require_usable(path, words, left_out)
     last_sec = max((word["end_sec"] for word in words), default=0.0)
     until_sec = content.get("labelled_until_sec", last_sec)
     if not isinstance(until_sec, int | float) or not 0 <= until_sec < math.inf:
         raise ValueError(f"{path}: labelled_until_sec={until_sec!r}, but it must be a number of seconds, 0 or more.")
-    return WordTimes(sorted(words, key=lambda word: word["start_sec"]), float(until_sec))
+    return WordTimes(sorted(words, key=lambda word: word["start_sec"]), float(until_sec), left_out)
+
+
+def name_main_speaker(times: WordTimes, label: str) -> WordTimes:
+    """The words of the speaker `label` as those of `SPEAKER_MAIN`."""
+    others = {MAIN_SPEAKER: OTHER_SPEAKER}
+    renamed = [
+        {**word, "speaker": MAIN_SPEAKER if word["speaker"] == label else others.get(word["speaker"], word["speaker"])}
+        for word in times.words
+    ]
+    return replace(times, words=renamed)
 
 
 def swap_speakers(times: WordTimes) -> WordTimes:
@@ -60,34 +80,63 @@ def swap_speakers(times: WordTimes) -> WordTimes:
     swapped = [
         {**word, "speaker": MAIN_SPEAKER if word["speaker"] in others else OTHER_SPEAKER} for word in times.words
     ]
-    return WordTimes(swapped, times.labelled_until_sec if others else 0.0)
+    return WordTimes(swapped, times.labelled_until_sec if others else 0.0, times.left_out)
 
 
-def _read_word(item: Any, path: str | Path) -> dict[str, Any]:
+def read_word(word: Any, start: Any, end: Any, speaker: Any) -> dict[str, Any]:
+    """One word; an end that is missing, not finite or before the start counts as the start.
+
+    Raises:
+        ValueError: no text, no speaker, or a start that is no finite number of seconds, 0 or more.
+    """
+    if not isinstance(word, str) or not isinstance(speaker, str):
+        raise ValueError(f"expected [word, [start_sec, end_sec], speaker], got {[word, [start, end], speaker]!r}.")
+    start_sec, end_sec = _number(start), _number(end)
+    if not 0 <= start_sec < math.inf:
+        raise ValueError(f"{word!r} from {start} s to {end} s is no span of time.")
+    is_span = start_sec <= end_sec < math.inf
+    known = {name.lower(): name for name in (MAIN_SPEAKER, OTHER_SPEAKER)}
+    return {
+        "word": word,
+        "start_sec": start_sec,
+        "end_sec": end_sec if is_span else start_sec,
+        "speaker": known.get(speaker.lower(), speaker),
+    }
+
+
+def require_usable(path: str | Path, words: Sequence[dict[str, Any]], left_out: Sequence[str]) -> None:
+    """Raises ValueError where more than a tenth of a file's words are unusable or out of order; one always may be."""
+    total = len(words) + len(left_out)
+    most = max(1.0, MAX_ODD_FRACTION * total)
+    if left_out and (len(left_out) > most or not words):
+        raise ValueError(f"{path}: {left_out[0].rstrip('.')} ({len(left_out)} of {total} words cannot be used).")
+    for speaker in {word["speaker"] for word in words}:
+        starts = [word["start_sec"] for word in words if word["speaker"] == speaker]
+        unsorted = _out_of_order(starts)
+        if unsorted > most:
+            raise ValueError(
+                f"{path}: {unsorted} of {speaker}'s {len(starts)} words are not in order of time: do their times begin "
+                "anew somewhere?"
+            )
+
+
+def _items_of(item: Any) -> tuple[Any, Any, Any, Any]:
     try:
         word, (start, end), speaker = item
-        start_sec, end_sec = float(start), float(end)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: expected [word, [start_sec, end_sec], speaker], got {item!r}.") from error
-    if not isinstance(word, str) or not isinstance(speaker, str):
-        raise ValueError(f"{path}: expected [word, [start_sec, end_sec], speaker], got {item!r}.")
-    if not 0 <= start_sec <= end_sec < math.inf:
-        raise ValueError(f"{path}: {word!r} from {start_sec} s to {end_sec} s is no span of time.")
-    return {"word": word, "start_sec": start_sec, "end_sec": end_sec, "speaker": speaker}
+        raise ValueError(f"expected [word, [start_sec, end_sec], speaker], got {item!r}.") from error
+    return word, start, end, speaker
 
 
-def _require_order(words: list[dict[str, Any]], path: str | Path) -> None:
-    last: dict[str, dict[str, Any]] = {}
-    for word in words:
-        before = last.get(word["speaker"])
-        if before is not None and word["start_sec"] < before["start_sec"]:
-            problem = "is not in order of time"
-        elif before is not None and word["start_sec"] < before["end_sec"] - MAX_OVERLAP_SEC:
-            problem = "overlaps"
-        else:
-            last[word["speaker"]] = word
-            continue
-        raise ValueError(
-            f"{path}: {word['speaker']}'s {word['word']!r} at {word['start_sec']} s {problem} "
-            f"({before['word']!r} from {before['start_sec']} s to {before['end_sec']} s stands before it)."
-        )
+def _number(value: Any) -> float:
+    """A JSON value as a number, NaN for what is none."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def _out_of_order(starts: Sequence[float]) -> int:
+    """How many of some numbers would have to go for the others to be in order."""
+    smallest_ends: list[float] = []  # of the sequences in order of each length
+    for start in starts:
+        place = bisect_right(smallest_ends, start)
+        smallest_ends[place : place + 1] = [start]
+    return len(starts) - len(smallest_ends)

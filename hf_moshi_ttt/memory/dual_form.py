@@ -1,11 +1,11 @@
 """The inner loop's mini-batch in the dual form: what keys cause, what queries are answered, what is committed.
 
 With X_l the inputs and G_l the output gradients of inner layer l for a mini-batch's keys (X_1 = k), and
-`mixing[t, s] = c_t lr_s` for s <= t, else 0 (DESIGN.md, section 3; Sun et al. 2024, section 2.5 and appendix A):
+`mixing[t, s] = c_t lr_s` for s <= t, else 0 (docs/memory.md, equations 9 to 11; Sun et al. 2024, section 2.5):
 
     keys      Z_l = X_l W_l + b_l;  X_{l+1} = gelu(Z_l);  G_N = d loss / d Z_N;  G_{l-1} = (G_l W_l^T) gelu'(Z_{l-1})
     queries   x_1 = q;  z_l = x_l W_l + b_l - (mixing * (x_l X_l^T + 1)) G_l;  x_{l+1} = gelu(z_l)
-    commit    delta_l <- keep * delta_l - (mixing[last] * X_l)^T G_l      with W_l = start_l + delta_l
+    commit    delta_l <- retention * delta_l - (mixing[last] * X_l)^T G_l      with W_l = start_l + delta_l
 
 Every function is plain differentiable torch; `derivative.py` has the derivative of many mini-batches by hand.
 
@@ -37,8 +37,8 @@ class Rule(NamedTuple):
     """What is the same for all mini-batches.
 
     Args:
-        place_weights: `[C]`.
-        keep: `[N, 1, 1]`, or None to keep all.
+        position_weights: `[C]`.
+        retention: `[N, 1, 1]`, or None to keep all.
         norm_weight, norm_bias: `[N, 1, F]`.
         eps: of the layer norm.
     """

@@ -61,7 +61,7 @@ def follow(
 
     Args:
         state: the memory before the stream, or None for a fresh one.
-        rate_logits_B: the logit of every frame's rate, one a row; one row at 0 (a rate of one half) if None.
+        gate_logits_B: logit of the inner learning rate of every frame, one a row; one row at 0 if None.
         diagnostics: whether to return what the memory did.
 
     Returns:

@@ -1,9 +1,9 @@
 """Memory carried from one training segment to the next, one lane a batch row (truncated backpropagation through time).
 
-What a segment leaves after is handed to the next one without its graph, so `W_start = W_0 + stopgrad(delta)` and W_0
-goes on being trained. A lane starts afresh where its next segment does not continue the last one, and with a given
-probability also where it does, so that a model meets fresh memories at every place of a recording. The state is saved
-with the checkpoint, so a resumed run goes on exactly.
+The memory after a segment is handed to the next one without its graph, so `W_start = W_0 + stopgrad(delta)` and W_0 is
+still trained. A lane is reset where its next segment does not continue the last one, and with a given probability also
+where it does, so that a model meets fresh memories anywhere in a recording. The state is saved with the checkpoint, so
+a resumed run continues exactly.
 """
 
 import json
@@ -22,7 +22,7 @@ _NOWHERE = -1
 
 
 class Lanes(NamedTuple):
-    """Where the lanes stand.
+    """The state of all lanes.
 
     Args:
         state: what each lane remembers.

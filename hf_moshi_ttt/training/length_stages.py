@@ -1,7 +1,7 @@
 """Training in stages of growing segments: first many short ones, then fewer and longer ones.
 
-All stages together are one pass of the Trainer, as long as the run. Within a stage the data is gone through as often as
-its steps need, each time in another order; every stage begins with its own first order, and lanes start afresh.
+All stages together are one pass of the Trainer, as long as the run. Within a stage the data is repeated as often as
+its steps need, each time in another order; every stage begins with its own first order, and lanes are reset.
 """
 
 from collections.abc import Callable, Iterator, Sequence

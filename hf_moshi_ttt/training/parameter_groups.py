@@ -1,6 +1,7 @@
 """Trainable parameters as the optimizer's groups: base, TTT weights and gates, each at its own learning rate.
 
-Norms, biases, gates and what sets the inner rates (rate projection, place offsets, retentions) take no weight decay.
+Norms, biases, gates and what sets the inner learning rates (rate projection, position offsets, retentions) take no
+weight decay.
 """
 
 from typing import Any
@@ -50,5 +51,5 @@ def parameter_groups(model: nn.Module, args: MoshiTTTTrainingArguments) -> list[
 
 
 def count_parameters(model: nn.Module) -> int:
-    """All parameters; where an adapter trains a copy of a module, the copy alone."""
+    """All parameters; where an adapter trains a copy of a module, only the copy."""
     return sum(p.numel() for name, p in model.named_parameters() if ".original_module." not in name)

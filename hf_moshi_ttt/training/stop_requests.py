@@ -1,7 +1,7 @@
 """Requests to stop a run after the step under way: a given step, or SIGTERM from a scheduler.
 
 Either way a checkpoint is saved; after SIGTERM the process exits with 143, which launchers read as "terminated", so a
-run that is queued again goes on and is not taken for a finished one.
+run that is queued again continues and is not taken for a finished one.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""How fast a run is: frames a second, seconds of audio a second and, on known GPUs, the share of peak compute (MFU)."""
+"""How fast a run is: frames a second, seconds of audio a second and, on known GPUs, MFU (fraction of peak compute)."""
 
 import time
 from collections.abc import Callable

@@ -113,5 +113,5 @@ def test_pickles_are_known_by_their_suffix_and_doubles_refused(tmp_path: Path) -
     (tmp_path / "pytorch_model.bin").write_bytes((tmp_path / "a.safetensors").read_bytes())
     with pytest.raises(ValueError, match="pytorch_model.bin: pickled weights are not loaded"):
         open_weights([tmp_path / "pytorch_model.bin"])
-    with pytest.raises(ValueError, match=r"b.safetensors: weight stands in another file of the checkpoint too"):
+    with pytest.raises(ValueError, match=r"b.safetensors: weight is in another file of the checkpoint too"):
         open_weights([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,15 +11,18 @@ import pytest
 import soundfile
 import soxr
 
+from hf_moshi_ttt.codec import audio as audio_module
 from hf_moshi_ttt.codec.audio import (
     BadAudioError,
     audio_duration_sec,
+    frame_at_sec,
     frames_from_sec,
     read_audio,
     read_blocks,
     read_header,
     samples_at_24_khz,
     sec_from_frames,
+    whole_frames,
 )
 
 
@@ -58,6 +62,24 @@ def test_seconds_of_frames_go_back_to_the_same_frames() -> None:
     assert all(frames_from_sec(sec_from_frames(frames)) == frames for frames in range(100_000))
 
 
+def test_times_in_milliseconds_lie_in_their_exact_frame_whatever_they_were_subtracted_from() -> None:
+    """Binary fractions alone would put 2.32 s, the start of frame 29, into frame 28."""
+    assert (frame_at_sec(2.32), frame_at_sec(2.319), frame_at_sec(-0.001), frame_at_sec(0.0)) == (29, 28, -1, 0)
+    for ms in range(0, 4_000_000, 73):
+        assert frame_at_sec(ms / 1000) == ms // 80
+        assert frames_from_sec(ms / 1000) == -(-ms // 80)
+    for ms in range(0, 7_200_000, 1_240):
+        window = random.Random(ms).randrange(90_000)
+        assert frame_at_sec(ms / 1000 - window * 0.08) == ms // 80 - window
+
+
+def test_an_unfinished_frame_is_filled_with_silence() -> None:
+    assert [whole_frames(np.ones((2, samples))).shape for samples in (0, 1, 1920, 1921)] == [
+        (2, 0), (2, 1920), (2, 1920), (2, 3840),
+    ]  # fmt: skip
+    assert whole_frames(np.ones(3)).sum() == 3
+
+
 @pytest.mark.parametrize("suffix", ["flac", "wav"])
 def test_a_part_is_the_slice_of_the_whole(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -68,6 +90,45 @@ def test_a_part_is_the_slice_of_the_whole(tmp_path: Path, suffix: str) -> None:
     assert np.array_equal(read_audio(path, 1.25, 0.5), whole[:, 30_000:42_000])
     assert np.array_equal(read_audio(path, start_sec=2.9), whole[:, 69_600:])
     assert np.array_equal(read_audio(path, 2.5, 10.0), whole[:, 60_000:])
+
+
+@pytest.mark.parametrize(
+    ("name", "rate_hz", "channels", "options"),
+    [
+        ("a.ogg", 24_000, 1, {}), ("a.ogg", 44_100, 2, {}), ("a.mp3", 24_000, 1, {}), ("a.mp3", 44_100, 2, {}),
+        ("a.opus", 24_000, 1, {"format": "OGG", "subtype": "OPUS"}),
+        ("a.opus", 48_000, 2, {"format": "OGG", "subtype": "OPUS"}),
+        ("a.wav", 24_000, 1, {"subtype": "IMA_ADPCM"}), ("a.wav", 24_000, 2, {"subtype": "MS_ADPCM"}),
+        ("a.wav", 24_000, 1, {"subtype": "GSM610"}), ("a.caf", 24_000, 1, {"subtype": "ALAC_16"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_parts_and_blocks_of_lossy_files_are_slices_of_the_whole(
+    tmp_path: Path, name: str, rate_hz: int, channels: int, options: dict[str, str]
+) -> None:
+    """libsndfile's seeks into the last page of Vorbis are late, and those of Opus and MP3 lose the decoder's state."""
+    path, samples = tmp_path / name, tone(4.013, rate_hz) + 0.2 * noise(int(4.013 * rate_hz))
+    soundfile.write(path, np.stack([samples] * channels, axis=1), rate_hz, **options)
+    decoded, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    length = len(decoded)
+    for start in (0, 1, length // 3, length - rate_hz, length - 2000, length - 700, length - 100):
+        part = np.concatenate(list(raw_parts(path, start, 700)))
+        assert part.shape == decoded[start:].shape
+        assert np.abs(part - decoded[start:]).max() < 2e-7, length - start  # MP3 rounds anew each time
+
+
+def raw_parts(path: Path, start: int, most: int) -> Iterator[np.ndarray]:
+    """Samples `[S, C]` from `start` on, at the file's own rate."""
+    with audio_module._opened(path, "damaged") as file:
+        audio_module._go_to(file, start)
+        yield from audio_module._checked_parts(file, str(path), file.frames - start, most)
+
+
+def test_content_in_memory_is_read_like_a_file(tmp_path: Path) -> None:
+    for name, options in (("a.ogg", {}), ("a.opus", {"format": "OGG", "subtype": "OPUS"}), ("a.mp3", {})):
+        soundfile.write(tmp_path / name, noise(48_000), 24_000, **options)
+        content = (tmp_path / name).read_bytes()
+        assert np.abs(read_audio(content, 1.9) - read_audio(tmp_path / name)[:, 45_600:]).max() < 2e-7
 
 
 def test_only_the_asked_part_is_read(tmp_path: Path) -> None:
@@ -152,17 +213,8 @@ def test_an_ogg_file_cut_between_pages_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.ogg", noise(240_000), 24_000)
     content = (tmp_path / "a.ogg").read_bytes()
     (tmp_path / "a.ogg").write_bytes(content[: content.rfind(b"OggS")])
-    with pytest.raises(BadAudioError, match=r"a\.ogg: cut off, its last OGG page is not the end of the stream"):
+    with pytest.raises(BadAudioError, match=r"a\.ogg: cut off between two Ogg pages, or written by a program"):
         read_audio(tmp_path / "a.ogg")
-
-
-@pytest.mark.parametrize("said_bytes", [0, 0xFFFFFFFF])
-def test_a_wav_header_of_an_encoder_that_cannot_seek_is_accepted(tmp_path: Path, said_bytes: int) -> None:
-    soundfile.write(tmp_path / "a.wav", noise(2400), 24_000)
-    content = bytearray((tmp_path / "a.wav").read_bytes())
-    content[4:8] = said_bytes.to_bytes(4, "little")
-    (tmp_path / "a.wav").write_bytes(content)
-    assert read_audio(tmp_path / "a.wav").shape == (1, 2400)
 
 
 def test_a_flac_header_without_a_length_is_refused(tmp_path: Path) -> None:
@@ -212,6 +264,12 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -
     samples[12_345] = value
     soundfile.write(tmp_path / "a.wav", samples, 24_000, subtype="FLOAT")
     with pytest.raises(BadAudioError, match=r"a\.wav: holds samples that are NaN or infinite"):
+        read_audio(tmp_path / "a.wav")
+
+
+def test_integers_stored_as_floats_are_refused_with_their_peak(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(24_000) * 32_767, 24_000, subtype="FLOAT")
+    with pytest.raises(BadAudioError, match=r"a\.wav: the peak is 16\d+(\.\d)?, but samples lie in .*: they look like"):
         read_audio(tmp_path / "a.wav")
 
 

@@ -23,5 +23,5 @@ def test_user_rows() -> None:
     }
     assert (rows["duplicate"] == CODES).all() and (rows["none"] == -1).all()
     assert (rows["silence"] == np.array(silence)[:, None]).all() and rows["silence"].shape == CODES.shape
-    with pytest.raises(ValueError, match="needs silence_codes; they stand in the provenance"):
+    with pytest.raises(ValueError, match="needs silence_codes; the provenance of the codes"):
         user_rows(MoshiTTTConfig.from_preset("tiny", user_stream="silence"), CODES, None)

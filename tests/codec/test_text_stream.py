@@ -151,6 +151,19 @@ def test_a_window_is_a_piece_of_the_recordings_row(tokenizer: SentencePieceProce
     assert part.tolist() == expected.tolist()
 
 
+def test_segments_of_a_row_equal_the_row_for_words_on_frame_borders(tokenizer: SentencePieceProcessor) -> None:
+    """Times in hundredths of a second, of which every eighth lies on a border, less the start of a window."""
+    words = timed([("a", hundredth / 100) for hundredth in range(4, 6000, 57)])
+    whole = build_text_row(words, frames_from_sec(60.0), tokenizer).ids
+    assert [frame for frame, token in enumerate(whole) if token == 0] == [
+        hundredth // 8 - 1 for hundredth in range(4, 6000, 57) if hundredth >= 8
+    ]
+    for first in range(0, 700, 9):
+        moved = [{**word, "start_sec": word["start_sec"] - first * 0.08} for word in words]
+        part = build_text_row([word for word in moved if word["start_sec"] < 3.2], frames_from_sec(3.2), tokenizer).ids
+        assert part[:-1].tolist() == whole[first : first + 39].tolist()
+
+
 def published_row(
     words: list[dict[str, Any]], frames: int, tokenizer: SentencePieceProcessor, keep_and_shift: bool
 ) -> list[int]:

@@ -42,7 +42,7 @@ def heard(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_whisper(path: Path, *words: tuple[str, float, float]) -> Path:
+def write_whisper(path: Path, *words: tuple[str, float | None, float | None]) -> Path:
     listed = [{"text": word, "start": start, "end": end, "confidence": 0.9} for word, start, end in words]
     segments = [{"id": 0, "text": "", "words": listed[:2]}, {"id": 1, "text": "", "words": listed[2:]}, {"id": 2}]
     path.write_text(json.dumps({"text": "", "segments": segments, "language": "en"}))
@@ -104,9 +104,7 @@ def test_whisper_timestamped_output_is_taken(heard: Path) -> None:
     assert annotate_corpus(heard).annotated == 1 and len(read_word_times(heard / "talk.json").words) == 3
 
 
-@pytest.mark.parametrize(
-    "content", ["no json", "{}", '{"segments": [{"words": [{"text": "a"}]}]}', '{"segments": [5]}']
-)
+@pytest.mark.parametrize("content", ["{}", '{"segments": [{"words": [{"text": "a"}]}]}', '{"segments": [5]}'])
 def test_other_json_is_not_taken_for_whispers(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.words.json").write_text(content)
     with pytest.raises(ValueError, match=r"a\.words\.json: not whisper-timestamped's output"):
@@ -133,6 +131,20 @@ def test_lines_that_are_no_turn_are_refused(tmp_path: Path, line: str, message: 
     (tmp_path / "a.txt").write_text(line)
     with pytest.raises(ValueError, match=message):
         read_turns(tmp_path / "a.txt")
+
+
+def test_one_odd_word_of_whisper_is_left_out_and_listed(heard: Path) -> None:
+    """Without a start, or before the recording; an end before the start is the start."""
+    odd = write_whisper(heard / "talk.wav.words.json", ("a", 1.0, 0.6), ("b", -1.0, 0.5), ("c", 0.2, None))
+    assert read_whisper(odd) == ([("c", 0.2, 0.2), ("a", 1.0, 1.0)], ["'b' from -1.0 s to 0.5 s is no span of time."])
+    summary = annotate_corpus(heard)
+    assert (summary.annotated, summary.left_out_words) == (1, 1)
+    assert json.loads((heard / "talk.json").read_text())["left_out_words"][0].startswith("'b' from -1.0 s")
+
+
+def test_line_separators_of_unicode_stay_within_a_turn(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffSPEAKER_MAIN: a\u2028b\x85c\x0bd\r\nSPEAKER_USER: e".encode())
+    assert [turn.text.split() for turn in read_turns(tmp_path / "a.txt")] == [["a", "b", "c", "d"], ["e"]]
 
 
 def test_word_times_that_are_there_are_kept(heard: Path) -> None:
@@ -187,4 +199,4 @@ def test_files_that_cannot_be_annotated_are_reported_and_bounded(heard: Path) ->
 def test_the_script_says_what_it_did(heard: Path) -> None:
     command = [sys.executable, "scripts/annotate.py", str(heard), "--num-proc", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "1 files annotated, 0 were there\n"
+    assert done.stdout == "1 files annotated, 0 had word times already\n"

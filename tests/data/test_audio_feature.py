@@ -1,5 +1,6 @@
 """A column of audio files stays lazy through datasets' operations, and parts of its files are read by seeking."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def dataset(stereo: Path) -> Dataset:
 
 def test_a_row_is_a_path_that_can_be_read(dataset: Dataset, stereo: Path) -> None:
     audio = dataset[0]["audio"]
-    assert audio == {"path": str(stereo), "bytes": None}
+    assert audio == audio["path"] == str(stereo) and audio["bytes"] is None
     assert audio.read().shape == (2, 48_000)
     assert np.array_equal(audio["array"], audio.read())
     assert audio["sampling_rate"] == 24_000
@@ -37,7 +38,7 @@ def test_a_row_is_a_path_that_can_be_read(dataset: Dataset, stereo: Path) -> Non
 
 def test_mono_has_one_axis_as_in_datasets(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "m.wav", np.zeros(100), 24_000)
-    assert AudioFile(path=str(tmp_path / "m.wav"), bytes=None)["array"].shape == (100,)
+    assert AudioFile(str(tmp_path / "m.wav"))["array"].shape == (100,)
 
 
 def test_the_feature_survives_what_datasets_does(dataset: Dataset, stereo: Path, tmp_path: Path) -> None:
@@ -53,6 +54,29 @@ def test_the_feature_survives_what_datasets_does(dataset: Dataset, stereo: Path,
         row = next(iter(rows))
         assert isinstance(row["audio"], AudioFile) and Path(row["audio"]["path"]).name == stereo.name
         assert np.array_equal(row["audio"].read(0.5, 1.0), dataset[0]["audio"].read(0.5, 1.0))
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+@pytest.mark.parametrize("stored", [False, True], ids=["on disk", "in the dataset"])
+def test_formats_leave_the_audio_readable(dataset: Dataset, tmp_path: Path, name: str, stored: bool) -> None:
+    """Formats of datasets turn dicts into plain ones, but leave texts alone."""
+    expected = dataset[0]["audio"].read(0.5, 1.0)
+    if stored:
+        dataset.save_to_disk(str(tmp_path / "saved"))
+        dataset = load_from_disk(str(tmp_path / "saved"))
+    for rows in (dataset.with_format(name), dataset.to_iterable_dataset(num_shards=2).with_format(name)):
+        row = next(iter(rows))
+        assert isinstance(row["audio"], AudioFile) and (row["audio"]["bytes"] is not None) == stored
+        assert np.array_equal(row["audio"].read(0.5, 1.0), expected)
+        assert row["audio"]["array"].shape == (2, 48_000)
+        assert type(row["number"]).__module__ == name
+
+
+def test_an_audio_file_is_sent_to_other_processes_and_stored_again(dataset: Dataset, stereo: Path) -> None:
+    audio = pickle.loads(pickle.dumps(AudioFile("a.wav", stereo.read_bytes())))
+    assert np.array_equal(audio.read(), dataset[0]["audio"].read()) and audio[0] == "a"
+    assert SeekingAudio().encode_example(audio) == {"path": "a.wav", "bytes": stereo.read_bytes()}
+    assert SeekingAudio().encode_example(AudioFile(None, b"x")) == {"path": None, "bytes": b"x"}
 
 
 def test_it_is_an_audio_feature_at_24_khz_and_can_go_back(dataset: Dataset, stereo: Path) -> None:

@@ -166,5 +166,5 @@ def test_the_largest_ids_are_allowed() -> None:
 
 
 def test_silence_needs_its_codes() -> None:
-    with pytest.raises(ValueError, match='user_stream="silence" needs silence_codes; they stand in the provenance'):
+    with pytest.raises(ValueError, match='user_stream="silence" needs silence_codes; the provenance of the codes'):
         MoshiTTTCollator(config(user_stream="silence"))

@@ -1,6 +1,7 @@
 """Corpora are ordinary datasets: audiobooks, conversations and their swap, windows, mixtures, and what is left out."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_audiobooks_have_their_index_and_no_words(books: Path) -> None:
     assert isinstance(corpus.features["audio"], Audio) and corpus.features["audio"].sampling_rate == 24_000
     path = str(books / "9" / "emma" / "1.flac")
     assert corpus[0] == {
-        "audio": {"path": path, "bytes": None}, "path": path, "name": "9/emma/1.flac", "start_sec": 0.0,
+        "audio": path, "path": path, "name": "9/emma/1.flac", "start_sec": 0.0,
         "duration_sec": 2.5, "speaker": "9", "book": "emma", "title": None, "snr": 4.5, "main_channel": None,
         "alignments": None, "labelled_until_sec": None,
     }  # fmt: skip
@@ -72,12 +73,12 @@ def test_a_stream_has_the_same_rows(books: Path, talks: Path) -> None:
 
 
 def test_workers_share_a_stream(books: Path) -> None:
-    index = write_lines(books / "i.jsonl", *[{"path": "9/emma/1.flac", "duration": n + 1} for n in range(10)])
+    index = write_lines(books / "i.jsonl", *[{"path": "9/emma/1.flac", "duration": 2.5, "snr": n} for n in range(10)])
     stream = load_librilight(index, streaming=True)
     loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
-    assert sorted(row["duration_sec"] for row in loader) == list(range(1, 11))
+    assert sorted(row["snr"] for row in loader) == list(range(10))
     ranks = [split_dataset_by_node(stream, rank, 2) for rank in range(2)]
-    assert sorted(row["duration_sec"] for rank in ranks for row in rank) == list(range(1, 11))
+    assert sorted(row["snr"] for rank in ranks for row in rank) == list(range(10))
 
 
 def test_a_folder_is_its_index_or_its_files(books: Path) -> None:
@@ -130,15 +131,94 @@ def test_windows_that_do_not_move_on_are_refused(books: Path, overlap_sec: float
         windows(load_librilight(books), 1.0, overlap_sec)
 
 
-def test_the_kind_is_told_by_path_and_files(books: Path, talks: Path, tmp_path: Path) -> None:
+def test_the_kind_is_told_by_the_files_whatever_the_path(books: Path, talks: Path, tmp_path: Path) -> None:
     assert detect_kind(books) == "librilight"
     assert detect_kind(talks) == "dailytalk"
-    assert detect_kind(talks.rename(talks.with_name("my_LibriLight.jsonl"))) == "librilight"
-    write_tone(tmp_path / "mixed" / "a.wav", 1.0)
-    write_tone(tmp_path / "mixed" / "b.wav", 1.0)
-    write_lines(tmp_path / "mixed" / "a.json", {"alignments": []})
-    with pytest.raises(ValueError, match=r"1 of the first 2 files have word times beside them, e\.g\. a\.wav; say"):
-        detect_kind(tmp_path / "mixed")
+    assert detect_kind(talks.rename(talks.with_name("my_LibriLight.jsonl"))) == "dailytalk"
+    talks.parent.rename(tmp_path / "librilight")
+    assert detect_kind(tmp_path / "librilight" / "my_LibriLight.jsonl") == "dailytalk"
+
+
+def test_a_name_decides_for_files_that_do_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Some with words and some without, two channels without words, and words beside one channel."""
+    for number, files in enumerate(([(1, True), (2, True)], [(2, False)], [(1, True)], [(1, False), (2, False)])):
+        folder = tmp_path / f"librilight_{number}"
+        for place, (channels, has_words) in enumerate(files):
+            write_tone(folder / "deep" / f"{place}.wav", 1.0, channels)
+            if has_words:
+                write_lines(folder / "deep" / f"{place}.json", {"alignments": []})
+        facts = rf"of the first {len(files)} files \d have two channels and {sum(has for _, has in files)} have word"
+        with pytest.raises(ValueError, match=rf"deep: {facts}.*; say which kind it is: librilight .* or dailytalk"):
+            detect_kind(folder / "deep")
+        assert detect_kind(folder) == "librilight"
+        assert f"librilight_{number}: of the first" in caplog.text and "its name decides: librilight" in caplog.text
+
+
+def test_durations_are_those_of_the_files(books: Path) -> None:
+    there = [{"path": "9/emma/1.flac", "duration": 2.5}] * 99
+    index = write_lines(books / "i.jsonl", *there, {"path": "9/emma/1.flac", "duration": 2.45})
+    assert set(load_librilight(index)["duration_sec"]) == {2.5}
+    for said in (30.0, 0.5):
+        write_lines(index, {"path": "9/emma/1.flac", "duration": said})
+        with pytest.raises(ValueError, match=rf"the index says {said} s, but the file holds 2\.500 s: make the"):
+            load_librilight(index)
+
+
+def test_reasons_are_named_when_nothing_is_left(books: Path) -> None:
+    index = write_lines(books / "i.jsonl", {"path": "gone.flac", "duration": 1.0}, {"path": "9"})
+    with pytest.raises(ValueError, match=r"no file can be used:\n.*i\.jsonl:2: expected(.|\n)*gone\.flac: missing"):
+        load_librilight(index, max_bad_fraction=1.0)
+
+
+def test_another_form_of_a_name_and_links_to_nothing_are_named(tmp_path: Path) -> None:
+    write_tone(tmp_path / unicodedata.normalize("NFD", "é.wav"), 1.0)
+    (tmp_path / "b.wav").symlink_to(".git/annex/objects/b.wav")
+    reasons = {"é.wav": "name there has another Unicode form", "b.wav": r"a link to \.git.*git annex get"}
+    for name, reason in reasons.items():
+        with pytest.raises(ValueError, match=rf"missing: .*{reason}"):
+            load_librilight(write_lines(tmp_path / "i.jsonl", {"path": name, "duration": 1.0}))
+
+
+def test_a_folder_of_links_is_read_when_their_store_is_named(books: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "1.flac").symlink_to(books / "9" / "emma" / "1.flac")
+    with pytest.raises(ValueError, match="if that is meant, give data_dir"):
+        load_librilight(tmp_path / "links")
+    assert load_librilight(tmp_path / "links", data_dir=tmp_path)[0]["duration_sec"] == 2.5
+
+
+def test_what_is_left_out_of_a_folder_is_said(books: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (books / "i.jsonl").unlink()
+    (books / "9" / "emma" / "3.m4a").touch()
+    assert len(load_librilight(books)) == 2
+    assert "left out: {'.m4a is not read: convert it to FLAC': 1}" in caplog.text
+
+
+def words_of(row: dict[str, Any]) -> list[str]:
+    return [word["word"] for word in row["alignments"] if word["speaker"] == "SPEAKER_MAIN"]
+
+
+def test_other_labels_are_never_taken_for_silence(talks: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One label is the left channel's, with a warning; of several, it must be said which one is."""
+    beside = talks.with_name("a.json")
+    write_lines(beside, {"alignments": [["a", [0, 1], "SPEAKER_00"], ["b", [1, 2], "SPEAKER_00"]]})
+    assert words_of(load_dailytalk(talks)[0]) == ["a", "b"]
+    assert "all words are labelled SPEAKER_00: taken for those of the left channel" in caplog.text
+    write_lines(beside, {"alignments": [["a", [0, 1], "SPEAKER_00"], ["b", [1, 2], "SPEAKER_01"]]})
+    with pytest.raises(ValueError, match=r"labelled \['SPEAKER_00', 'SPEAKER_01'\], none SPEAKER_MAIN; say with main"):
+        load_dailytalk(talks)
+    assert words_of(load_corpus(talks, main_speaker="SPEAKER_01")[0]) == ["b"]
+    assert words_of(load_corpus(talks, main_speaker="SPEAKER_01", swap=True)[0]) == ["a"]
+    with pytest.raises(ValueError, match=r"main_speaker='X', but the words are labelled \['SPEAKER_00', "):
+        load_dailytalk(talks, main_speaker="X")
+    with pytest.raises(ValueError, match="main_speaker is for conversations, but the kind is librilight"):
+        load_corpus(talks, "librilight", main_speaker="X")
+
+
+def test_odd_words_are_left_out_and_said(talks: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_lines(talks.with_name("a.json"), {"alignments": [*WORDS, ["odd", [None, 1], "SPEAKER_MAIN"]]})
+    assert len(load_dailytalk(talks)[0]["alignments"]) == len(WORDS)
+    assert "1 words left out, e.g." in caplog.text and "'odd' from None s to 1 s is no span of time" in caplog.text
 
 
 def test_any_corpus_can_be_asked_for_by_kind(books: Path, talks: Path) -> None:

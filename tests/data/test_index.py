@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_bad_files_are_left_out_and_reported_beside_the_index(books: Path, tmp_p
     assert list(reasons) == ["linked", "00.flac", "01.FLAC", "03.wav", "04.wav", "05.wav"]
     for name, reason in {
         "linked": "a linked folder, which is not entered", "00.flac": "not a readable audio file",
-        "01.FLAC": "not JSON in UTF-8", "03.wav": "holds no samples",
+        "01.FLAC": "01.json: not UTF-8", "03.wav": "holds no samples",
         "04.wav": "3 channels, but 1 or 2 are understood", "05.wav": "outside of",
     }.items():  # fmt: skip
         assert reason in reasons[name]
@@ -119,9 +120,90 @@ def test_impossible_requests_are_refused(books: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no file passes the filters: \{'longer than 0.1 s': 3\}"):
         build_index(books, tmp_path / "i.jsonl", IndexOptions(max_duration_sec=0.1), progress=False)
     (tmp_path / "without").mkdir()
-    for name in ("missing", "without"):
-        with pytest.raises(ValueError, match=rf"{name}: no folder with \.flac, \.wav, \.ogg files"):
+    for name, reason in {"missing": "no such folder", "without": r"no usable audio \(\.flac, \.wav, \.ogg"}.items():
+        with pytest.raises(ValueError, match=rf"{name}: {reason}"):
             build_index(tmp_path / name, tmp_path / "i.jsonl", progress=False)
+
+
+def test_an_snr_that_is_no_number_passes_no_filter(books: Path, tmp_path: Path) -> None:
+    for value in ("NaN", "Infinity", "true", '"20"', "null"):
+        (books / "9" / "emma" / "02.json").write_text(f'{{"snr": {value}}}')
+        summary = build_index(books, tmp_path / "i.jsonl", progress=False)
+        assert summary.files == 3 and "snr" not in (tmp_path / "i.jsonl").read_text()
+        with pytest.raises(ValueError, match=r"no file passes the filters: \{'without an snr of at least 10': 3\}"):
+            build_index(books, tmp_path / "i.jsonl", IndexOptions(min_snr=10), progress=False)
+    with pytest.raises(ValueError, match="min_snr=nan, but it must be a finite number"):
+        IndexOptions(min_snr=float("nan"))
+
+
+def test_reasons_are_named_when_nothing_is_left(books: Path, tmp_path: Path) -> None:
+    """A folder of a linked folder, and one of files that cannot be used, whatever share may be bad."""
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "speaker").symlink_to(books)
+    (tmp_path / "links" / "a.m4a").touch()
+    with pytest.raises(ValueError, match=r"no usable audio .* Left out: \{'\.m4a is not read.*\n.*speaker: a linked"):
+        build_index(tmp_path / "links", tmp_path / "i.jsonl", progress=False)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.wav").touch()
+    with pytest.raises(ValueError, match=r"no file passes the filters: \{\}\.\n.*a\.wav: .*not a readable audio file"):
+        build_index(tmp_path / "bad", tmp_path / "i.jsonl", IndexOptions(max_bad_fraction=1.0), progress=False)
+
+
+def test_files_that_are_links_are_indexed_when_their_store_is_named(tmp_path: Path) -> None:
+    """As in the Hub's cache: snapshots of links to blobs beside them."""
+    snapshot, blobs = tmp_path / "snapshots" / "0123", tmp_path / "blobs"
+    write_tone(blobs / "hash.flac", 0.5)
+    (blobs / "words").write_text('{"snr": 20}')
+    (snapshot / "9" / "emma").mkdir(parents=True)
+    (snapshot / "9" / "emma" / "1.flac").symlink_to("../../../../blobs/hash.flac")
+    with pytest.raises(ValueError, match=r"1\.flac: leads to .*hash\.flac, outside of .*; if that is meant, give"):
+        build_index(snapshot, tmp_path / "i.jsonl", progress=False)
+    build_index(snapshot, tmp_path / "i.jsonl", IndexOptions(data_dir=tmp_path), progress=False)
+    assert entries_of(tmp_path / "i.jsonl")[0]["path"] == "snapshots/0123/9/emma/1.flac"
+    assert len(read_index(tmp_path / "i.jsonl", BadFiles())) == 1
+    (snapshot / "9" / "emma" / "1.json").symlink_to("../../../../../outside.json")
+    (tmp_path.parent / "outside.json").write_text('{"snr": 20}')
+    with pytest.raises(ValueError, match=r"1\.flac: leads to .*outside\.json, outside of"):
+        build_index(snapshot, tmp_path / "i.jsonl", IndexOptions(data_dir=tmp_path), progress=False)
+
+
+def test_labels_are_composed_whatever_form_names_have(tmp_path: Path) -> None:
+    """macOS' decomposed names (NFD): paths stay as they are, speakers, books and titles are composed (NFC)."""
+    decomposed = unicodedata.normalize("NFD", "José")
+    write_tone(tmp_path / "books" / decomposed / decomposed / "1.wav", 0.5)
+    options = IndexOptions(speakers=frozenset([decomposed]))
+    build_index(tmp_path / "books", tmp_path / "i.jsonl", options, progress=False)
+    (entry,) = entries_of(tmp_path / "i.jsonl")
+    assert (entry["path"], entry["speaker"]) == (f"books/{decomposed}/{decomposed}/1.wav", "José")
+    (read,) = read_index(tmp_path / "i.jsonl", BadFiles())
+    assert read["book"] == "José" and Path(read["path"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"\xef\xbb\xbf{0}\n{1}\n", ["0.wav", "1.wav"]),
+        (b"{0}\n\xef\xbb\xbf{1}", ["0.wav", "1.wav"]),
+        (b"\n{0}\r\n\r\n \t\n{1}\n\n\n", ["0.wav", "1.wav"]),
+    ],
+    ids=["mark at the start", "marks of joined files", "blank lines"],
+)
+def test_marks_and_blank_lines_of_an_index_are_skipped(tmp_path: Path, content: bytes, names: list[str]) -> None:
+    for number in range(2):
+        line = json.dumps({"path": f"{number}.wav", "duration": 1, "title": "a\u2028b"}, ensure_ascii=False)
+        content = content.replace(b"{%d}" % number, line.encode())
+    (tmp_path / "i.jsonl").write_bytes(content)
+    bad = BadFiles()
+    assert [entry["name"] for entry in read_index(tmp_path / "i.jsonl", bad)] == names and not bad.reasons
+
+
+def test_two_listed_files_of_one_name_are_reported(tmp_path: Path) -> None:
+    lines = [{"path": name, "duration": 1} for name in ("a.wav", "a.flac", "b.wav", "b.wav")]
+    (tmp_path / "i.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    bad = BadFiles()
+    assert [entry["name"] for entry in read_index(tmp_path / "i.jsonl", bad)] == ["b.wav", "b.wav"]
+    assert [Path(path).name for path in bad.reasons] == ["a.wav", "a.flac"]
+    assert "its name differs from" in bad.reasons[str(tmp_path / "a.wav")]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +267,7 @@ def test_a_killed_run_goes_on_and_gives_the_index_of_one_never_killed(
     described = []
     real = index_module._describe
     monkeypatch.setattr(
-        index_module, "_describe", lambda root, name, check: described.append(name) or real(root, name, check)
+        index_module, "_describe", lambda root, name, options: described.append(name) or real(root, name, options)
     )
     summary = build_index(root, tmp_path / "i.jsonl", progress=False)
     assert summary == whole
@@ -198,7 +280,7 @@ def test_a_killed_run_goes_on_and_gives_the_index_of_one_never_killed(
 def test_what_changed_since_a_killed_run_is_read_again(books: Path, tmp_path: Path, changed: str) -> None:
     """The recordings' durations in the log are not the true ones, to tell what is read again."""
     index, partial = tmp_path / "i.jsonl", tmp_path / "i.jsonl.partial"
-    with index_module._ScanLog(partial, books, check=False) as log:
+    with index_module._ScanLog(partial, books, IndexOptions()) as log:
         index_module.scan_folder(books, IndexOptions(), index_module.IndexSummary(), log, progress=False)
     partial.write_text(re.sub(r'"duration": [\d.]+', '"duration": 77.0', partial.read_text()))
     os.utime(books / "9" / "emma" / changed, (1, 1))

@@ -214,7 +214,7 @@ def anonymous_kib() -> int:
 
 TWO_RANKS = """
 import json, sys
-from hf_moshi_ttt.training_run import prepare
+from hf_moshi_ttt.training.run import prepare
 
 codes, folder = sys.argv[1:]
 for order in ("lanes", "shuffled"):

@@ -1,12 +1,13 @@
 """Word times are read in order, refused when they are damaged, and swapped without taking silence for a label."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hf_moshi_ttt.data.word_times import WordTimes, read_word_times, swap_speakers
+from hf_moshi_ttt.data.word_times import WordTimes, name_main_speaker, read_word_times, swap_speakers
 
 HI = ["hi", [0, 0.25], "SPEAKER_MAIN"]
 THERE = ["there", [0.5, 0.75], "SPEAKER_MAIN"]
@@ -36,31 +37,64 @@ def test_labels_end_with_the_last_word_or_where_the_file_says(tmp_path: Path) ->
             read_word_times(write(tmp_path, labelled_until_sec=value))
 
 
-@pytest.mark.parametrize("span", ["[0.5, 0.25]", "[-0.1, 0.2]", "[0.1, NaN]", "[0.1, Infinity]"])
-def test_a_word_that_is_no_span_of_time_is_refused(tmp_path: Path, span: str) -> None:
+@pytest.mark.parametrize("span", ["[-0.1, 0.2]", "[NaN, 0.2]", "[Infinity, 0.2]", "[null, 1]", "[true, 1]", '["0", 1]'])
+def test_a_file_of_unusable_words_is_refused(tmp_path: Path, span: str) -> None:
     (tmp_path / "a.json").write_text(f'{{"alignments": [["hi", {span}, "SPEAKER_MAIN"]]}}')
-    with pytest.raises(ValueError, match=r"a\.json: 'hi' from .* s to .* s is no span of time"):
+    with pytest.raises(ValueError, match=r"a\.json: 'hi' from .* s to .* s is no span of time \(1 of 1 words cannot"):
         read_word_times(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize(
-    ("word", "problem"),
-    [
-        (["b", [0.1, 0.3], "A"], r"A's 'b' at 0\.1 s is not in order of time \('a' from 1\.0 s to 2\.0 s"),
-        (["b", [1.9, 2.5], "A"], r"A's 'b' at 1\.9 s overlaps \('a' from 1\.0 s to 2\.0 s"),
-    ],
-)
-def test_unsorted_and_overlapping_words_of_a_speaker_are_refused(tmp_path: Path, word: list, problem: str) -> None:
-    with pytest.raises(ValueError, match=problem):
-        read_word_times(write(tmp_path, ["a", [1.0, 2.0], "A"], word))
-    assert len(read_word_times(write(tmp_path, ["a", [1.0, 2.0], "A"], [word[0], word[1], "B"])).words) == 2
-    assert len(read_word_times(write(tmp_path, ["a", [1.0, 2.0], "A"], ["b", [1.93, 3], "A"])).words) == 2
+@pytest.mark.parametrize("end", ["0.25", "null", "NaN", "Infinity", '"1"'])
+def test_an_end_that_is_none_is_the_start(tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.json").write_text(f'{{"alignments": [["hi", [0.5, {end}], "SPEAKER_MAIN"]]}}')
+    times = read_word_times(tmp_path / "a.json")
+    assert (times.words[0]["start_sec"], times.words[0]["end_sec"], times.labelled_until_sec) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("odd", [["b", [-1.0, 1.0], "A"], ["b", [None, 1.0], "A"], ["b"], [None, [0, 1], "A"], 5])
+def test_one_odd_word_is_left_out_and_named(tmp_path: Path, odd: Any) -> None:
+    times = read_word_times(write(tmp_path, HI, odd, THERE))
+    assert [word["word"] for word in times.words] == ["hi", "there"]
+    assert len(times.left_out) == 1 and re.search("is no span of time|expected", times.left_out[0])
+    with pytest.raises(ValueError, match=r"a\.json: .*\(2 of 4 words cannot be used\)"):
+        read_word_times(write(tmp_path, HI, odd, odd, THERE))
+    many = [["w", [number, number + 0.5], "A"] for number in range(27)]
+    assert len(read_word_times(write(tmp_path, *many, odd, odd, odd)).left_out) == 3
+
+
+def test_words_in_another_order_or_over_each_other_are_taken(tmp_path: Path) -> None:
+    times = read_word_times(write(tmp_path, ["a", [1.0, 2.0], "A"], ["b", [0.5, 1.9], "A"], ["c", [1.2, 3], "A"]))
+    assert [word["word"] for word in times.words] == ["b", "a", "c"] and times.labelled_until_sec == 3.0
+
+
+def test_times_that_begin_anew_are_refused(tmp_path: Path) -> None:
+    """As of a recording that was transcribed in pieces."""
+    words = [["w", [number % 30, number % 30 + 0.5], "A"] for number in range(60)]
+    with pytest.raises(ValueError, match=r"a\.json: 29 of A's 60 words are not in order of time: do their times begin"):
+        read_word_times(write(tmp_path, *words))
+
+
+def test_the_case_of_known_speakers_does_not_matter(tmp_path: Path) -> None:
+    times = read_word_times(write(tmp_path, ["a", [0, 1], "speaker_main"], ["b", [1, 2], "Speaker_User"], OH))
+    assert [word["speaker"] for word in times.words] == ["SPEAKER_MAIN", "B", "SPEAKER_USER"]
+
+
+def test_another_label_is_made_the_main_speakers(tmp_path: Path) -> None:
+    named = name_main_speaker(read_word_times(write(tmp_path, HI, OH)), "B")
+    assert [(word["word"], word["speaker"]) for word in named.words] == [("hi", "SPEAKER_USER"), ("oh", "SPEAKER_MAIN")]
+    assert name_main_speaker(named, "SPEAKER_MAIN") == named
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = write(tmp_path, HI)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_word_times(path).words) == 1
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        "{}", "[]", '{"alignments": null}', '{"alignments": [["a", [null, 1], "S"]]}', '{"alignments": [["a", 1]]}',
+        "{}", "[]", '{"alignments": null}', '{"alignments": [["a", 1]]}',
         '{"alignments": [["hi", [0.5]]]}', '{"alignments": [[null, [0, 1], "S"]]}',
         '{"alignments": [["a", [0, 1], 5]]}',
     ],

@@ -1,4 +1,4 @@
-"""Held-out losses while a model trains: means over all targets, and training goes on as if they had not been told."""
+"""Held-out losses while a model trains: means over all targets, and they do not change the training."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,44 @@
+"""Samples in memory as the codec takes them: float32 in [-1, 1], whatever type they come in."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+MAX_PEAK = 8.0
+"""Of float samples: recordings may clip or be mixed above 1, but integers stored as floats are far beyond."""
+_FULL_SCALE = {"int16": 32_768.0, "int32": 2_147_483_648.0}
+
+
+def float_samples(samples: Any) -> np.ndarray:
+    """float32 samples in [-1, 1] of an array or tensor of any shape.
+
+    Integers are scaled by their type: int16 and int32 (also 24 bits in the upper bytes, as scipy reads them). Floats
+    stay as they are. Eight bits are refused: their noise changes the codes.
+
+    Raises:
+        ValueError: another type, samples that are NaN or infinite, or floats far outside [-1, 1].
+    """
+    values = samples.detach().cpu() if isinstance(samples, torch.Tensor) else samples
+    values = values.float().numpy() if getattr(values, "dtype", None) == torch.bfloat16 else np.asarray(values)
+    if values.dtype.name in _FULL_SCALE:
+        return (values / _FULL_SCALE[values.dtype.name]).astype(np.float32)
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(
+            f"samples are {values.dtype}, but must be floats in [-1, 1], or int16 or int32, which are scaled; "
+            "convert them first."
+        )
+    require_float_scale(values)
+    return values.astype(np.float32)
+
+
+def require_float_scale(values: np.ndarray) -> None:
+    """Raises ValueError for samples that are NaN, infinite, or far outside [-1, 1]."""
+    peak = float(np.abs(values).max(initial=0.0))
+    if not np.isfinite(peak):
+        raise ValueError("holds samples that are NaN or infinite.")
+    if peak > MAX_PEAK:
+        raise ValueError(
+            f"the peak is {peak:g}, but samples lie in [-1, 1]: they look like integers stored as floats; divide them "
+            "by their full scale."
+        )
