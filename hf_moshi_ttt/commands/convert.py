@@ -1,6 +1,6 @@
 """Convert a checkpoint of any layout: to TTT-Moshi's own, to Kyutai's package, or to transformers' own Moshi.
 
-    hf-moshi-ttt convert kyutai/moshiko-pytorch-bf16 moshi_7b --to moshi_ttt
+hf-moshi-ttt convert kyutai/moshiko-pytorch-bf16 moshi_7b --to moshi_ttt
 """
 
 import argparse

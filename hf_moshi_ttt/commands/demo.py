@@ -1,6 +1,6 @@
 """Run the whole product on real audio, offline: data, interrupted training, fine-tuning, evaluation, speech out.
 
-    hf-moshi-ttt demo --size smoke
+hf-moshi-ttt demo --size smoke
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Continue a recording frame by frame from the streaming state and write the continuation as a wav.
 
-    hf-moshi-ttt generate runs/mine --codes codes/heldout --prompt-sec 60 --new-sec 10 --output continuation.wav
+hf-moshi-ttt generate runs/mine --codes codes/heldout --prompt-sec 60 --new-sec 10 --output continuation.wav
 """
 
 import argparse

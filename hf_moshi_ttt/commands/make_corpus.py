@@ -26,8 +26,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Builds everything and prints what was made."""
     from ..demo.corpus import CorpusRequest, make_corpus
 
-    request = CorpusRequest(
-        arguments.train_hours, arguments.eval_minutes, arguments.conversations, arguments.seed
-    )
+    request = CorpusRequest(arguments.train_hours, arguments.eval_minutes, arguments.conversations, arguments.seed)
     made = make_corpus(arguments.out_dir, request, arguments.num_proc)
     print(json.dumps({"splits": made["splits"], "stages": made["stages"]}, indent=1))

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         """Ends the process with code 2."""
         unknown = re.findall(r"--[\w-]+", message) if message.startswith("unrecognized") else []
         options = [option for action in self._actions for option in action.option_strings]
-        self.exit(WRONG_USAGE, f"{self.prog}: error: {message}{nearest(unknown, options)} (see {self.prog} --help)\n")
+        self.exit(WRONG_USAGE, f"{self.prog}: error: {message}.{nearest(unknown, options)} (see {self.prog} --help)\n")
 
 
 def nearest(given: Iterable[str], known: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Draw the curves of a training run, finished or not: RUN/curves.png and, with TTT layers, RUN/memory.png.
 
-    hf-moshi-ttt plot runs/mine
+hf-moshi-ttt plot runs/mine
 """
 
 import argparse

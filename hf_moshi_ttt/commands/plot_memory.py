@@ -1,7 +1,7 @@
 """Draw what the TTT layers' memories do: over the steps of a training run, or over the position in recordings.
 
-    hf-moshi-ttt plot-memory RUN --output DIR                    # the steps logged in RUN/trainer_state.json
-    hf-moshi-ttt plot-memory MODEL --codes CODES --output DIR    # held-out recordings, streamed
+hf-moshi-ttt plot-memory RUN --output DIR                    # the steps logged in RUN/trainer_state.json
+hf-moshi-ttt plot-memory MODEL --codes CODES --output DIR    # held-out recordings, streamed
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Publish a trained model on the Hub, with its code and a card: base, data, settings, losses, long-context slope.
 
-    hf-moshi-ttt push runs/mine me/my-moshi --data "100 h of audiobooks" --results runs/mine_evaluation
+hf-moshi-ttt push runs/mine me/my-moshi --data "100 h of audiobooks" --results runs/mine_evaluation
 """
 
 import argparse

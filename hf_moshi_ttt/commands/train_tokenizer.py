@@ -1,6 +1,6 @@
 """Train a small SentencePiece model, for work where Kyutai's own model file cannot be had.
 
-    hf-moshi-ttt train-tokenizer sentences.txt --output tokenizer.model
+hf-moshi-ttt train-tokenizer sentences.txt --output tokenizer.model
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The demo as a list of stages: which commands each runs, and which number of its result goes into the closing table.
 
-A stage is the verbs of `hf-moshi-ttt` that a user would type; a finished one leaves a JSON in `stages/` and is not run again.
+A stage is the verbs of `hf-moshi-ttt` that a user would type; a finished one leaves a JSON in `stages/` and is not run
+again.
 """
 
 import json
@@ -103,8 +104,7 @@ def _data_stages(demo: Demo) -> list[Stage]:
         "--eval-minutes", str(size.eval_minutes), "--conversations", str(size.conversations),
     ]  # fmt: skip
     indexing = [
-        ["index", str(librilight / split), "--output", str(root / f"{split}.jsonl")]
-        for split in ("train", "heldout")
+        ["index", str(librilight / split), "--output", str(root / f"{split}.jsonl")] for split in ("train", "heldout")
     ]
     encoding = [
         _encode(demo, root / "train.jsonl", "librilight", "librilight_train"),

@@ -1,0 +1,50 @@
+"""Settings are read before anything runs; wrong ones end with code 2 and the nearest right name."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_moshi_ttt.commands.console import main
+
+from ..conftest import save_codes
+from ..fixtures.training_runs import tiny_settings
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    settings = tiny_settings(tmp_path / "run", save_codes(tmp_path / "codes", [60, 50]))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    return str(tmp_path / "run.yaml")
+
+
+def test_a_run_and_its_continuation(config: str, tmp_path: Path) -> None:
+    assert main(["train", config, "max_steps=2"]) == 0
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_a_dry_run_tells_what_would_happen(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "model   " in said and "\ntime    steps of" in said
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["max_step=2"], r"Unknown settings ['max_step']."),
+        (["max_step=2"], "Did you mean max_steps?"),
+        (["order=random"], "order='random', but order must be 'shuffled' or 'lanes'"),
+        (["nowhere.yaml"], "nowhere.yaml: no such configuration file."),
+    ],
+)
+def test_wrong_settings(config: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", config, *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("hf-moshi-ttt train: error: ") and message in said and said.count("\n") == 1
+
+
+def test_a_configuration_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "max_steps=2"]) == 2
+    assert "no CONFIG.yaml was given" in capsys.readouterr().err
