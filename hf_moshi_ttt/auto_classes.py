@@ -1,7 +1,8 @@
 """Registers the model with transformers' auto classes once transformers is imported, so that nothing heavy comes first.
 
 `import hf_moshi_ttt` alone imports neither torch nor transformers. `AutoModel.from_pretrained` must know the model all
-the same, whichever of the two packages is imported first.
+the same, whichever of the two packages is imported first. The code that travels with a published model does not
+register itself: transformers would prefer it to the code of every model that is loaded after it.
 """
 
 import sys
@@ -22,8 +23,15 @@ def register_with_transformers() -> None:
 
 
 def _register() -> None:
-    """These modules register themselves with AutoConfig, AutoModel and AutoProcessor."""
-    from . import modeling_moshi_ttt, processing_moshi_ttt  # noqa: F401
+    from transformers import AutoConfig, AutoModel, AutoProcessor
+
+    from .configuration_moshi_ttt import MoshiTTTConfig
+    from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+    from .processing_moshi_ttt import MoshiTTTProcessor
+
+    AutoConfig.register(MoshiTTTConfig.model_type, MoshiTTTConfig)
+    AutoModel.register(MoshiTTTConfig, MoshiTTTForConditionalGeneration)
+    AutoProcessor.register(MoshiTTTConfig, MoshiTTTProcessor)
 
 
 class _ImportWatch(MetaPathFinder):

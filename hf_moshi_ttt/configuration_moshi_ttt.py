@@ -9,7 +9,7 @@ that a checkpoint's config.json is enough to run it.
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .strict_config import StrictConfig, merged
@@ -151,7 +151,9 @@ class MoshiTTTConfig(StrictConfig):
         text_padding_weight: Weight of PAD and EPAD targets in the text loss.
         first_codebook_weight_multiplier: Weight of codebook 0 in the audio loss, the others having 1.
         codec: Name or path of the codec whose codes the model was trained on, for provenance and for inference.
+        codec_sha256: Hash of that codec's weights, compared wherever codes meet the model; None where it is not known.
         text_tokenizer: Name or path of the SentencePiece model, likewise.
+        text_tokenizer_sha256: Hash of its file, likewise.
         text_stream: The text row of audio-only recordings: `"zero"` (EPAD ids), `"pad"` or `"none"` (-1).
         user_stream: What stands in the user's rows of mono recordings: `"duplicate"` of the recording, `"silence"`
             (codes of digital silence) or `"none"` (-1).
@@ -162,7 +164,7 @@ class MoshiTTTConfig(StrictConfig):
     state_free_keys: ClassVar[frozenset[str]] = frozenset(
         {
             "text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier",
-            "codec", "text_tokenizer", "text_stream", "user_stream",
+            "codec", "codec_sha256", "text_tokenizer", "text_tokenizer_sha256", "text_stream", "user_stream",
         }
     ) | {f"ttt.{key}" for key in TTTConfig.state_free_keys - {"layers"}}  # fmt: skip
     sub_configs_defaults: ClassVar[dict[str, Any]] = {
@@ -186,7 +188,9 @@ class MoshiTTTConfig(StrictConfig):
     text_padding_weight: float | int = 0.5
     first_codebook_weight_multiplier: float | int = 100.0
     codec: str = "kyutai/mimi"
+    codec_sha256: str | None = None
     text_tokenizer: str | None = None
+    text_tokenizer_sha256: str | None = None
     text_stream: Literal["zero", "pad", "none"] = "zero"
     user_stream: Literal["duplicate", "silence", "none"] = "duplicate"
     if TYPE_CHECKING:  # what these are once the object is made
@@ -287,5 +291,3 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     "moshi-7b": {"depth_decoder_config": {}, "ttt": {}},
 }
-
-AutoConfig.register(MoshiTTTConfig.model_type, MoshiTTTConfig)

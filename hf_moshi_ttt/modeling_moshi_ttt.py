@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, GradientCheckpointingLayer, PreTrainedModel
+from transformers import GradientCheckpointingLayer, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
@@ -390,6 +390,3 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             return MoshiTTTState(memory, None, state.history, state.initial, state.frames)
         history = torch.cat([state.history, codes], dim=2)[:, :, -state.history.shape[2] :]
         return MoshiTTTState(memory, window, history, state.initial, state.frames + codes.shape[2])
-
-
-AutoModel.register(MoshiTTTConfig, MoshiTTTForConditionalGeneration)

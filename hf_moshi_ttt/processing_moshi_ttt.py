@@ -7,7 +7,7 @@ Axes: B batch, K streams, Q codebooks, T frames of 80 ms, S samples.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import sentencepiece
 import torch
-from transformers import AutoModel, AutoProcessor, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 
 from .checkpoints.repository import HUB_OPTIONS, Repository, read_config
-from .codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Frames, whole_frames
-from .codec.hub_files import local_file
-from .codec.log_mel_codec import LogMelCodecModel  # noqa: F401  registered with AutoModel
+from .codec.audio import SAMPLE_RATE_HZ, Frames, whole_frames
+from .codec.hub_files import folder_or_repository, local_file
+from .codec.pretrained_codec import codec_sha256, load_codec
 from .codec.samples import float_samples
 from .codec.stream_rows import text_row, user_rows
-from .codec.text_stream import build_text_row, load_text_tokenizer
+from .codec.text_stream import build_text_row, load_text_tokenizer, tokenizer_sha256
 from .configuration_moshi_ttt import MoshiTTTConfig
 
 _SILENCE_SEC = 20  # Mimi looks back 10 s
@@ -54,7 +54,7 @@ class MoshiTTTProcessor(ProcessorMixin):
         """
         hub = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
         config = kwargs.get("config") or read_config(Repository(str(pretrained_model_name_or_path), hub))
-        config.name_or_path = str(pretrained_model_name_or_path)
+        config.name_or_path = folder_or_repository(pretrained_model_name_or_path)
         return cls(config, hub)
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
@@ -83,22 +83,30 @@ class MoshiTTTProcessor(ProcessorMixin):
         """The codec, on the CPU; `processor.codec.to(device)` moves it.
 
         Raises:
-            ValueError: a codec of other rates than Moshi's.
+            ValueError: no such codec, one of other rates than Moshi's, or another than the model was trained on.
+            OSError: a name that cannot be reached.
         """
-        codec: Any = AutoModel.from_pretrained(self.config.codec).eval()
-        rates = (codec.config.sampling_rate, codec.config.frame_rate)
-        if rates != (SAMPLE_RATE_HZ, SAMPLE_RATE_HZ / FRAME_SAMPLES):
-            raise ValueError(f"{self.config.codec}: (samples/s, frames/s) = {rates}, but Moshi needs (24000, 12.5).")
+        codec = load_codec(self.config.codec)
+        self._require_hash("codec", self.config.codec_sha256, codec_sha256, codec)
         return codec
+
+    def _require_hash(self, key: str, expected: str | None, sha256: Callable[[Any], str], part: Any) -> None:
+        if expected is not None and (found := sha256(part)) != expected:
+            raise ValueError(
+                f"{getattr(self.config, key)}: not the {key} that the model was trained on (sha256 {found[:8]}, but "
+                f"config.json has {key}_sha256={expected[:8]}...). Put that one there, or its path into config.json."
+            )
 
     @cached_property
     def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
         """The text tokenizer.
 
         Raises:
-            ValueError: the model has none.
+            ValueError: the model has none, or another than it was trained on.
         """
-        return load_text_tokenizer(self._tokenizer_file())
+        path = self._tokenizer_file()
+        self._require_hash("text_tokenizer", self.config.text_tokenizer_sha256, tokenizer_sha256, path)
+        return load_text_tokenizer(path)
 
     def _tokenizer_file(self) -> Path:
         if self.config.text_tokenizer is None:
@@ -169,6 +177,3 @@ class MoshiTTTProcessor(ProcessorMixin):
         silent = {self.config.pad_token_id, self.config.end_pad_token_id}
         tokens = [[token for token in row if token >= 0 and token not in silent] for row in codes[:, 0].tolist()]
         return [self.tokenizer.decode(row) for row in tokens]
-
-
-AutoProcessor.register(MoshiTTTConfig, MoshiTTTProcessor)

@@ -18,6 +18,7 @@ WINGS = [
     "configuration_moshi_ttt",
     "transformer",
     "codec",
+    "settings",
     "memory",
     "checkpoints",
     "data",

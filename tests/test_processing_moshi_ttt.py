@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from hf_moshi_ttt.codec.text_stream import train_text_tokenizer
+from hf_moshi_ttt.codec.pretrained_codec import codec_sha256, load_codec
+from hf_moshi_ttt.codec.text_stream import tokenizer_sha256, train_text_tokenizer
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.data.codes import encode_waveform
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -137,3 +138,19 @@ def test_models_without_a_tokenizer_or_with_another_codec(folder: Path, tmp_path
     LogMelCodecModel(LogMelCodecConfig(frame_rate=25, pca_dim=8, codebook_size=4)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"\(samples/s, frames/s\) = \(24000, 25\), but Moshi needs \(24000, 12.5\)"):
         _ = MoshiTTTProcessor(MoshiTTTConfig.from_preset("tiny", codec=str(tmp_path))).codec
+
+
+def test_another_codec_or_tokenizer_in_its_place_is_refused(
+    tmp_path: Path, codec_path: str, mimi_path: str, tokenizer_path: str
+) -> None:
+    sha256 = codec_sha256(load_codec(codec_path))
+    own: dict[str, Any] = {"codec_sha256": sha256, "text_tokenizer_sha256": tokenizer_sha256(tokenizer_path)}
+    config = MoshiTTTConfig.from_preset("tiny", codec=codec_path, text_tokenizer=tokenizer_path, **own)
+    processor = MoshiTTTProcessor(config)
+    assert processor.codec.config.num_quantizers == 8 and processor.tokenizer.vocab_size() > 0
+    (tmp_path / "other.model").write_bytes(Path(tokenizer_path).read_bytes() + b"\n")
+    other = MoshiTTTConfig.from_preset("tiny", codec=mimi_path, text_tokenizer=str(tmp_path / "other.model"), **own)
+    with pytest.raises(ValueError, match=r"not the codec that the model was trained on \(sha256 .*Put that one there"):
+        MoshiTTTProcessor(other).codec  # noqa: B018
+    with pytest.raises(ValueError, match="other.model: not the text_tokenizer that the model was trained on"):
+        MoshiTTTProcessor(other).tokenizer  # noqa: B018

@@ -167,7 +167,8 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 
 def test_every_configuration_parses() -> None:
-    from hf_moshi_ttt.training.arguments import parse_settings, read_settings
+    from hf_moshi_ttt.settings import read_settings
+    from hf_moshi_ttt.training.arguments import parse_settings
 
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         model, data, args = parse_settings(read_settings(path, ["use_cpu=true"]))

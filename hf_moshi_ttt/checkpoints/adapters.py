@@ -9,15 +9,18 @@
 | full     | everything                                                               |
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
 from torch import nn
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
+from .offloading import require_weights_in_place
 from .repository import is_ttt_weight
+from .weight_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, remove_stale_weights, require_other_folder
 
 PRESETS = ("frozen", "lora", "ttt", "lora+ttt", "full")
 TTT_MODULES = ["ttt", "ttt_norm", "ttt_gate"]
@@ -74,6 +77,47 @@ def lora_config(
     )
 
 
+def adapter_settings(model: PeftModel) -> dict[str, Any]:
+    """The settings of training that an adapter was made with.
+
+    Returns:
+        `trainable` (`"lora"` or `"lora+ttt"`), `lora_rank`, `lora_scaling` (what its output is multiplied by) and
+        `lora_parts`, None where its linears are not those of any parts.
+
+    Raises:
+        ValueError: an adapter that is no LoRA, or whose layers differ in rank or strength.
+    """
+    described: Any = model.active_peft_config
+    if described.peft_type != PeftType.LORA:
+        raise ValueError(f"peft_type={described.peft_type!s}, but adapters that are trained further must be LoRA.")
+    for key in ("rank_pattern", "alpha_pattern"):
+        if getattr(described, key):
+            raise ValueError(
+                f"{key}={getattr(described, key)!r}, but one rank and one strength are needed for all layers. Merge "
+                "the adapter into its base (merge_and_unload) and train another one over that."
+            )
+    return {
+        "trainable": "lora+ttt" if "ttt" in (described.modules_to_save or []) else "lora",
+        "lora_rank": described.r,
+        "lora_scaling": described.lora_alpha / (math.sqrt(described.r) if described.use_rslora else described.r),
+        "lora_parts": _lora_parts(model),
+    }
+
+
+def _lora_parts(model: PeftModel) -> list[str] | None:
+    base: Any = model.get_base_model()
+    names = {name: hasattr(module, "lora_A") for name, module in base.named_modules()}
+    adapted = {name for name, has_lora in names.items() if has_lora}
+    parts = []
+    for part in LORA_PARTS:
+        targets = tuple(f".{target}" for target in lora_targets(base.config, [part]))
+        linears = {name for name in names if f".{name}".endswith(targets)}
+        if linears <= adapted:
+            parts.append(part)
+            adapted -= linears
+    return None if adapted else parts
+
+
 def make_trainable(model: Any, preset: str, lora: LoraConfig | None = None) -> Any:
     """Sets what of a model is trained; with LoRA, returns it as a `PeftModel`.
 
@@ -87,6 +131,8 @@ def make_trainable(model: Any, preset: str, lora: LoraConfig | None = None) -> A
     """
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}, but it must be one of {', '.join(PRESETS)}.")
+    if preset != "frozen":
+        require_weights_in_place(model, f"training ({preset})")
     if isinstance(model, PeftModel):
         raise ValueError("The model has adapters already: merge them (merge_and_unload) or take its base.")
     if "ttt" in preset and model.config.ttt is None:
@@ -120,7 +166,13 @@ def matched_lora_rank(model: nn.Module, parts: Sequence[str] = DEFAULT_PARTS, ra
 
 
 def save_adapter(model: PeftModel, folder: str | Path) -> None:
-    """`peft`'s own `save_pretrained`, and the configuration beside it, from which `from_pretrained` builds the base."""
-    model.save_pretrained(str(folder))
+    """`peft`'s own `save_pretrained`, and the configuration beside it, from which `from_pretrained` builds the base.
+
+    Raises:
+        ValueError: the folder is that of the base.
+    """
     base: Any = model.get_base_model()
+    require_other_folder(folder, base.name_or_path or None)
+    model.save_pretrained(str(folder))
     base.config.save_pretrained(folder)
+    remove_stale_weights(folder, [ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME])

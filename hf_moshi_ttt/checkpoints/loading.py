@@ -15,12 +15,13 @@ from transformers.utils import logging
 from ..configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from .config_changes import Changes, config_changes, describe_changes
 from .lazy_weights import open_weights
+from .offloading import claim_folder, require_free_folder
 from .repository import BASE_KEY, HUB_OPTIONS, Checkpoint, Origin, Repository, is_ttt_weight, open_checkpoint
+from .weight_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, require_one_layout
 
 logger = logging.get_logger(__name__)
 
 _UNSUPPORTED = ("variant", "gguf_file", "key_mapping", "from_tf", "from_flax")
-_ADAPTER_CONFIG = "adapter_config.json"
 _AS_SAVED: Any = object()
 
 
@@ -80,6 +81,7 @@ class MoshiTTTLoadingMixin:
     def _from_repository(
         cls, repository: Repository, config: Any, base: str | None, options: dict[str, Any], model_args: tuple[Any, ...]
     ) -> tuple[Any, dict[str, Any]]:
+        require_free_folder(options.get("offload_folder"))
         name, checkpoint = repository.name, open_checkpoint(repository, base)
         asked = _asked_config(checkpoint.config, config, options)
         changes = config_changes(checkpoint.config, asked, name)
@@ -98,6 +100,7 @@ class MoshiTTTLoadingMixin:
         )
         model.config.name_or_path = model.name_or_path = name
         model.origin = checkpoint.origin
+        claim_folder(options.get("offload_folder"), model)
         _apply(model, changes)
         info.update(layout=checkpoint.layout, new_keys=new_keys, config_changes=changes)
         return model, info
@@ -107,18 +110,21 @@ class MoshiTTTLoadingMixin:
         cls, adapter: Repository, config: Any, base: str | None, options: dict[str, Any], model_args: tuple[Any, ...]
     ) -> tuple[Any, dict[str, Any]]:
         """The base that an adapter of `peft` names, with the adapter in it."""
-        described = adapter.read_json(_ADAPTER_CONFIG) or {}
+        described = adapter.read_json(ADAPTER_CONFIG_NAME) or {}
         base = base or described.get("base_model_name_or_path")
         if not base:
             raise ValueError(f"{adapter.name}: the adapter names no base model. Give {BASE_KEY}.")
-        weights = adapter.file("adapter_model.safetensors")
+        weights = adapter.file(ADAPTER_WEIGHTS_NAME)
         if weights is None:
-            raise ValueError(f"{adapter.name}: no adapter_model.safetensors. Pickled adapters are not loaded.")
+            raise ValueError(f"{adapter.name}: no {ADAPTER_WEIGHTS_NAME}. Pickled adapters are not loaded.")
         open_weights([weights])  # refuses a damaged file
         raw = adapter.read_json("config.json") or {}
         if raw.get("model_type") == MoshiTTTConfig.model_type:
             config = MoshiTTTConfig.from_dict(raw)
-        owner = adapter.other(base)
+        try:
+            owner = adapter.other(base)
+        except ValueError as error:
+            raise ValueError(f"{adapter.name}: its base model cannot be opened: {error} Give {BASE_KEY}.") from error
         options = {key: value for key, value in options.items() if key not in HUB_OPTIONS} | dict(owner.hub)
         model, info = cls._from_repository(owner, config, None, options, model_args)
         holds_ttt = "ttt" in (described.get("modules_to_save") or [])
@@ -140,7 +146,8 @@ def _adapter_of(repository: Repository, given: dict[str, Any] | None) -> Reposit
     """The repository of an adapter: this one, or the one that transformers' `AutoModel` found before."""
     if path := (given or {}).get("_adapter_model_path"):
         return Repository(str(path), repository.hub)
-    return None if repository.file(_ADAPTER_CONFIG) is None else repository
+    require_one_layout(repository.name)
+    return None if repository.file(ADAPTER_CONFIG_NAME) is None else repository
 
 
 def _refuse_unsupported(kwargs: dict[str, Any]) -> None:

@@ -7,7 +7,10 @@ a published model is flat already and passes unchanged.
 """
 
 import ast
+import hashlib
 from pathlib import Path
+
+_STAMP = "# Published with code of sha256 "
 
 
 def published_modules(root: Path, entry: str) -> dict[str, str]:
@@ -23,6 +26,19 @@ def published_modules(root: Path, entry: str) -> dict[str, str]:
             found[f"{name}.py"] = _with_flat_imports(source, imports, root)
             waiting += imports.values()
     return found
+
+
+def stamped(files: dict[str, str], entry: str) -> dict[str, str]:
+    """The same files, with a hash of all of them in the last line of the module `entry`.
+
+    transformers picks the class of a model by the class of its configuration, and takes classes of equal source for one
+    class. So the configuration of a model must differ where anything in its code does, or the second model of a process
+    would run the code of the first.
+    """
+    name = f"{entry}.py"
+    files = {**files, name: "".join(x for x in files[name].splitlines(keepends=True) if not x.startswith(_STAMP))}
+    content = "".join(f"{file_name}\n{files[file_name]}" for file_name in sorted(files))
+    return {**files, name: f"{files[name]}{_STAMP}{hashlib.sha256(content.encode()).hexdigest()}\n"}
 
 
 def _flat_name(path: Path, root: Path) -> str:

@@ -17,20 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers.utils.hub import cached_file, cached_files, extract_commit_hash
+from transformers.utils.hub import cached_files, extract_commit_hash
 
-from ..codec.hub_files import HUB_SCHEME, local_file
+from ..codec.hub_files import HUB_SCHEME, folder_or_repository, local_file, repository_file
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from .kyutai import config_from_kyutai, from_kyutai, is_kyutai_config, merge_lora
 from .lazy_weights import PICKLE_SUFFIXES, LazyTensor, open_weights, read_header
 from .transformers_moshi import config_from_transformers, from_transformers, is_transformers_config
+from .weight_files import LORA_NAME, TRAINED_PART_NAME, WEIGHTS_NAME, require_one_layout
 
 HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
-WEIGHTS_NAME = "model.safetensors"
-TRAINED_PART_NAME = "trained_part.safetensors"
 BASE_KEY = "base_model_name_or_path"
 BASE_REVISION_KEY = "base_model_revision"
-_LORA_NAME = "lora.safetensors"
 _FINETUNE_NAME = "consolidated.safetensors"  # what moshi-finetune calls whole weights
 _LEGACY_TOKENIZER = "tokenizer_spm_32k_3.model"
 
@@ -52,10 +50,20 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Repository:
-    """A folder or a repository on the Hub; `hub` holds transformers' download options (revision, token, ...)."""
+    """A folder, known by its absolute path, or a repository on the Hub.
+
+    Args:
+        hub: transformers' download options (revision, token, ...).
+
+    Raises:
+        ValueError: a name that can only be a folder and is not there.
+    """
 
     name: str
     hub: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", folder_or_repository(self.name))
 
     def file(self, filename: str) -> Path | None:
         """Where a file lies, downloaded if need be, or None if the repository has none of that name.
@@ -71,8 +79,7 @@ class Repository:
             return local_file(filename)
         if Path(filename).is_absolute() or ".." in Path(filename).parts:
             raise ValueError(f"{self.name}: {filename} leads out of the repository.")
-        found = cached_file(self.name, filename, _raise_exceptions_for_missing_entries=False, **self.hub)
-        return None if found is None else Path(found)
+        return repository_file(self.name, filename, self.hub)
 
     @property
     def origin(self) -> Origin:
@@ -172,6 +179,7 @@ def open_checkpoint(repository: Repository, base: str | None = None, known: tupl
         ValueError: not a checkpoint, an incomplete one, or one that our model cannot follow.
         OSError: a name that cannot be reached.
     """
+    require_one_layout(repository.name)
     raw, config = _read_config(repository)
     if raw is None or is_kyutai_config(raw):
         return _open_kyutai(repository, raw or {}, config, base)
@@ -194,7 +202,6 @@ def read_config(repository: Repository) -> MoshiTTTConfig:
 
 def _read_config(repository: Repository) -> tuple[dict[str, Any] | None, MoshiTTTConfig]:
     """config.json as it is, None if there is none, and what it means."""
-    _require_folder(repository.name)
     raw = repository.read_json("config.json")
     if raw is not None and raw.get("model_type") == MoshiTTTConfig.model_type:
         return raw, MoshiTTTConfig.from_dict(raw)
@@ -210,12 +217,6 @@ def _read_config(repository: Repository) -> tuple[dict[str, Any] | None, MoshiTT
     )
 
 
-def _require_folder(name: str) -> None:
-    looks_like_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
-    if looks_like_path and not Path(name).is_dir():
-        raise ValueError(f"{name}: no such folder.")
-
-
 def _whole_weights(repository: Repository, base: str | None, *names: str) -> dict[str, LazyTensor]:
     weights = repository.weights(*names)
     if base is not None:
@@ -225,7 +226,7 @@ def _whole_weights(repository: Repository, base: str | None, *names: str) -> dic
 
 def _open_kyutai(repository: Repository, raw: dict[str, Any], config: MoshiTTTConfig, base: str | None) -> Checkpoint:
     names = (raw.get("moshi_name") or WEIGHTS_NAME, _FINETUNE_NAME)
-    lora_path = repository.file(raw.get("lora_name") or _LORA_NAME)
+    lora_path = repository.file(raw.get("lora_name") or LORA_NAME)
     if lora_path is None:
         weights = _from_kyutai(repository, _whole_weights(repository, base, *names), config)
         return Checkpoint("kyutai", config, weights, repository.origin)
@@ -257,7 +258,6 @@ def _lora_base(repository: Repository, names: tuple[str, ...], base: str | None)
                 f"{repository.name}: LoRA weights of moshi-finetune, but their base cannot be opened there: {error} "
                 f'Give {BASE_KEY}="kyutai/moshiko-pytorch-bf16", or the checkpoint they were trained on.'
             ) from error
-    _require_folder(base)
     owner = repository.other(base)
     raw = owner.read_json("config.json") or {}
     return owner.weights(raw.get("moshi_name") or WEIGHTS_NAME, _FINETUNE_NAME)
@@ -281,10 +281,10 @@ def _with_trained_part(
     named = base or metadata.get(BASE_KEY)
     if not named:
         raise ValueError(f"{path}: the trained part names no base model. Give {BASE_KEY}.")
-    if named in (*known, repository.name):
-        raise ValueError(f"{path}: the base model {named} is built on this trained part itself.")
     try:
         owner = repository.other(named, metadata.get(BASE_REVISION_KEY) if base is None else None)
+        if owner.name in (*known, repository.name):
+            raise ValueError(f"{named} is built on this trained part itself.")
         opened = open_checkpoint(owner, None, (*known, repository.name))
     except (OSError, ValueError) as error:
         raise ValueError(

@@ -22,9 +22,19 @@ from transformers import AutoModel, GenerationConfig
 
 from .kyutai import config_to_kyutai, to_kyutai
 from .model_card import PLOT_NAME, ModelCardFacts, model_card
-from .published_code import published_modules
-from .repository import BASE_KEY, BASE_REVISION_KEY, TRAINED_PART_NAME, WEIGHTS_NAME, Origin, is_ttt_weight
+from .offloading import require_weights_in_place
+from .published_code import published_modules, stamped
+from .repository import BASE_KEY, BASE_REVISION_KEY, Origin, is_ttt_weight
 from .transformers_moshi import CODEC_PREFIX, config_to_transformers, to_transformers
+from .weight_files import (
+    INDEX_NAME,
+    PATTERNS,
+    TRAINED_PART_NAME,
+    WEIGHTS_NAME,
+    remove_stale_weights,
+    require_other_folder,
+    whole_weights,
+)
 
 # Where Kyutai's own repositories take the codec that transformers knows as kyutai/mimi from.
 _KYUTAI_CODEC = "hf://kyutai/moshiko-pytorch-bf16/tokenizer-e351c8d8-checkpoint125.safetensors"
@@ -58,8 +68,11 @@ class MoshiTTTSavingMixin:
                 `trust_remote_code`) and the tokenizer's file.
 
         Raises:
-            ValueError: `trainable_only` for a model without a named base, or with every weight trained.
+            ValueError: `trainable_only` for a model without a named base, with every weight trained, or into the folder
+                of the base; a model that was offloaded after loading.
         """
+        if trainable_only or not hasattr(self, "hf_device_map"):  # else transformers fetches offloaded weights
+            require_weights_in_place(self, "save_pretrained")
         folder = Path(save_directory)
         own_config = self.config
         if with_code:
@@ -69,10 +82,21 @@ class MoshiTTTSavingMixin:
                 if kwargs.get("is_main_process", True):
                     self._save_trained_part(folder, kwargs.get("state_dict") or self.state_dict())
             else:
-                super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-                (folder / TRAINED_PART_NAME).unlink(missing_ok=True)
+                self._save_whole(folder, *args, **kwargs)
         finally:
             self.config = own_config
+
+    def _save_whole(self, folder: Path, *args: Any, **kwargs: Any) -> None:
+        if getattr(self, "_hf_peft_config_loaded", False):
+            raise ValueError(
+                "The model holds adapters: load its base and put them on it with peft (PeftModel.from_pretrained) to "
+                "save them (adapters.save_adapter) or to save the whole (merge_and_unload)."
+            )
+        if is_main := kwargs.get("is_main_process", True):
+            (folder / INDEX_NAME).unlink(missing_ok=True)
+        super().save_pretrained(folder, *args, **kwargs)  # type: ignore[misc]
+        if is_main:
+            remove_stale_weights(folder, whole_weights(folder))
 
     def _published_config(self, folder: Path) -> Any:
         """Copies the code and the tokenizer's file, and returns a configuration that points to them."""
@@ -80,12 +104,14 @@ class MoshiTTTSavingMixin:
         config = copy.deepcopy(self.config)
         config.auto_map = {}
         root = Path(inspect.getfile(type(config))).parent
+        files: dict[str, str] = {}
         for auto_class, name in _AUTO_MAP.items():
             entry = name.partition(".")[0]
             if (root / f"{entry}.py").is_file():  # code that came from the Hub holds what was used of it
                 config.auto_map[auto_class] = name
-                for file_name, source in published_modules(root, entry).items():
-                    (folder / file_name).write_text(source, encoding="utf-8")
+                files |= published_modules(root, entry)
+        for file_name, source in stamped(files, "configuration_moshi_ttt").items():
+            (folder / file_name).write_text(source, encoding="utf-8")
         if config.text_tokenizer is not None and Path(config.text_tokenizer).is_file():
             shutil.copyfile(config.text_tokenizer, folder / Path(config.text_tokenizer).name)
             config.text_tokenizer = Path(config.text_tokenizer).name
@@ -101,15 +127,15 @@ class MoshiTTTSavingMixin:
             raise ValueError(
                 "trainable_only=True, but every weight requires a gradient: freeze the base or save it all."
             )
+        require_other_folder(folder, self.origin.name)
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("model*.safetensors*"):
-            stale.unlink()
         self.config.architectures, self.config.dtype = [type(self).__name__], str(self.dtype).removeprefix("torch.")
         self.config.save_pretrained(folder)
         metadata = {"format": "pt", BASE_KEY: self.origin.name}
         if self.origin.revision is not None:
             metadata[BASE_REVISION_KEY] = self.origin.revision
         save_file(part, folder / TRAINED_PART_NAME, metadata=metadata)
+        remove_stale_weights(folder, [TRAINED_PART_NAME])
 
     def push_to_hub(
         self,
@@ -123,7 +149,7 @@ class MoshiTTTSavingMixin:
         with_code: bool = True,
         **commit: Any,
     ) -> Any:
-        """Uploads the model with its code and a model card; returns the Hub's `CommitInfo`.
+        """Uploads the model with its code and a model card, in place of other weights; returns the Hub's `CommitInfo`.
 
         Args:
             card: what the card says beside the configuration. Without it, a card that is there is left as it is.
@@ -143,7 +169,7 @@ class MoshiTTTSavingMixin:
             if card is not None or not api.file_exists(repo_id, "README.md", revision=commit.get("revision")):
                 self.save_model_card(folder, repo_id, card or ModelCardFacts())
             commit.setdefault("commit_message", "Upload TTT-Moshi")
-            return api.upload_folder(repo_id=repo_id, folder_path=folder, **commit)
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, delete_patterns=list(PATTERNS), **commit)
 
     def save_model_card(self, folder: str | Path, repo_id: str, facts: ModelCardFacts) -> None:
         """Writes README.md, and the plot beside it; the base is the repository on the Hub that the model came from."""
@@ -177,6 +203,7 @@ class MoshiTTTSavingMixin:
                 shutil.copyfile(tokenizer, folder / Path(tokenizer).name)
         (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
         save_file(weights, folder / WEIGHTS_NAME)
+        remove_stale_weights(folder, [WEIGHTS_NAME])
 
     def to_transformers(self, path: str | Path) -> None:
         """Writes a checkpoint for transformers' `MoshiForConditionalGeneration`, with the codec's weights in it.
@@ -195,9 +222,11 @@ class MoshiTTTSavingMixin:
         config.save_pretrained(path)
         _generation_config(config).save_pretrained(path)
         save_file(weights, Path(path, WEIGHTS_NAME), metadata={"format": "pt"})
+        remove_stale_weights(path, [WEIGHTS_NAME])
 
     def _plain_weights(self, whose: str) -> dict[str, Tensor]:
         """The weights of the Moshi in this model, where its TTT layers add nothing to it."""
+        require_weights_in_place(self, f"an export to {whose} Moshi")
         weights = self.state_dict()
         _refuse_adapters(weights, "merge them first (merge_and_unload)")
         for index, layer in enumerate(self.model.layers):

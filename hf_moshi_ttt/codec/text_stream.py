@@ -15,6 +15,7 @@ moshi-finetune's `Interleaver` (as its training calls it) places the first token
   in frames where seconds are expected; here the row is as long as the codes beside it, and batches pad both with -1.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import sentencepiece
 
 from ..special_ids import NO_INPUT_ID
 from .audio import Frames, frame_at_sec
-from .hub_files import HUB_SCHEME, local_file
+from .hub_files import HUB_SCHEME, expand_home, local_file
 
 EPAD_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, 3
 
@@ -45,8 +46,7 @@ def load_text_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcesso
     Raises:
         ValueError: no such file, no SentencePiece model in it, or a vocabulary beyond int16.
     """
-    if str(path).startswith(HUB_SCHEME):
-        path = local_file(path)
+    path = local_file(path) if str(path).startswith(HUB_SCHEME) else expand_home(path)
     if not Path(path).is_file():
         raise ValueError(f"{path}: no SentencePiece model. Train one with scripts/train_text_tokenizer.py.")
     try:
@@ -56,6 +56,12 @@ def load_text_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcesso
     if tokenizer.vocab_size() > np.iinfo(np.int16).max:
         raise ValueError(f"{path}: {tokenizer.vocab_size()} ids do not fit in int16; codes are stored as int16.")
     return tokenizer
+
+
+def tokenizer_sha256(path: str | Path) -> str:
+    """The hash of a SentencePiece model's file, by which it is known."""
+    with local_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def train_text_tokenizer(text: str | Path, output: str | Path, vocab_size: int) -> None:

@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Continues conversations, and writes and draws what was measured."""
     from ..codec.audio import frames_from_sec
     from ..data.codes import load_codes
+    from ..data.compatibility import warn_where_unknown
     from ..evaluation.conversation_measures import summarize_measures
     from ..evaluation.results_file import made_with
     from ..evaluation.results_plot import plot_conversations
@@ -41,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     loaded: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
     model = loaded.to(device_of(arguments.device)).eval()
     rows, provenance = load_codes(arguments.codes)
+    warn_where_unknown(model.config, provenance, arguments.codes)
     prompt, window = frames_from_sec(arguments.prompt_sec), frames_from_sec(arguments.window_sec)
     drawn = _drawn(rows["frames"], prompt + window, arguments)
     chosen = [rows[place] for place in drawn]
@@ -76,11 +78,12 @@ def _measured(model: Any, conversations: list[Any], silence_codes: Any, argument
     from tqdm.auto import tqdm
 
     from ..codec.audio import frames_from_sec
-    from ..data.codes import decode_codes, load_codec
+    from ..data.codes import decode_codes
     from ..evaluation.conversation_measures import continue_conversation, measures_by_window
+    from ..processing_moshi_ttt import MoshiTTTProcessor
     from ..streaming.generation_moshi_ttt import Sampling
 
-    config, codec = model.config, load_codec(model.config.codec)
+    config, codec = model.config, MoshiTTTProcessor.from_pretrained(arguments.model).codec
     lengths_sec = (arguments.prompt_sec, arguments.new_sec, arguments.window_sec)
     prompt, new, window = (frames_from_sec(length_sec) for length_sec in lengths_sec)
     silent_ids = [config.pad_token_id, config.end_pad_token_id]

@@ -41,11 +41,10 @@ def settings_of(words: list[str]) -> Any:
         UsageError: settings that are wrong by themselves.
     """
     from ..evaluation.long_context_settings import KINDS, parse_settings
-    from ..training.arguments import read_settings
+    from ..settings import read_settings, split_words
 
-    changes = [word for word in words if "=" in word]
     with wrong_settings():
-        settings = read_settings([word for word in words if "=" not in word], changes)
+        settings = read_settings(*split_words(words))
     with wrong_settings(settings, settings_names(KINDS)):
         return parse_settings(settings)
 
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
     from accelerate import PartialState
 
-    from ..evaluation.baselines import Comparison, parse_baselines
+    from ..evaluation.baselines import Comparison, parse_baselines, split_name
     from ..evaluation.recordings import load_recordings
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
     from ..processing_moshi_ttt import MoshiTTTProcessor
@@ -64,8 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
     device = torch.device(device_of(arguments.device))
     process = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))  # the others wait for the slowest
     device = process.device if process.num_processes > 1 else device
-    name, given, path = arguments.model.rpartition("=")
-    name = name if given else Path(path).name
+    name, path = split_name(arguments.model)
+    name = name or Path(path).name
 
     def load(checkpoint: str) -> Any:
         model = MoshiTTTForConditionalGeneration.from_pretrained(checkpoint, dtype=arguments.dtype)

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .parser import UsageError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
@@ -29,28 +31,33 @@ def run(arguments: argparse.Namespace) -> None:
     import soundfile
     import torch
 
-    from ..codec.audio import FRAME_RATE_HZ, SAMPLE_RATE_HZ, frames_from_sec
+    from ..codec.audio import FRAME_RATE_HZ, frames_from_sec
     from ..data.codes import load_codes
+    from ..data.compatibility import warn_where_unknown
     from ..data.collator import MoshiTTTCollator
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
     from ..processing_moshi_ttt import MoshiTTTProcessor
     from ..streaming.generation_moshi_ttt import Sampling
 
+    new_frames = frames_from_sec(arguments.new_sec)
+    if new_frames < 1:
+        raise UsageError(f"--new-sec {arguments.new_sec}: at least one frame of 0.08 s must be generated")
     model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).eval()
+    processor = MoshiTTTProcessor.from_pretrained(arguments.model)
+    sample_rate_hz = processor.codec.config.sampling_rate  # a codec that is not there is missed before the long part
     codes, provenance = load_codes(arguments.codes)
+    warn_where_unknown(model.config, provenance, arguments.codes)
     row = codes[arguments.recording]
     prompt = row["codes"][:, : frames_from_sec(arguments.prompt_sec)]
     frames, _ = MoshiTTTCollator(model.config, provenance.silence_codes).frame_codes(prompt.astype("int64"))
     state = model(torch.from_numpy(frames)[None], state=model.init_state(1)).state
     sampling = Sampling(arguments.temperature, generator=torch.Generator().manual_seed(arguments.seed))
     start = time.monotonic()
-    new_frames = frames_from_sec(arguments.new_sec)
     result = model.generate(state=state, max_new_frames=new_frames, sampling=sampling, progress=True)
     rate = result.codes.shape[2] / (time.monotonic() - start)
-    processor = MoshiTTTProcessor.from_pretrained(arguments.model)
     output = arguments.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(output, processor.decode_audio(result.codes)[0], SAMPLE_RATE_HZ)
+    soundfile.write(output, processor.decode_audio(result.codes)[0], sample_rate_hz)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     report = {"prompt": row["path"], "frames_per_second": rate, "real_time": rate / FRAME_RATE_HZ, **settings}
     if model.config.text_tokenizer is not None:

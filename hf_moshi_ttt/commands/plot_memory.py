@@ -1,6 +1,6 @@
 """Draw what the TTT layers' memories do: over the steps of a training run, or over the position in recordings.
 
-hf-moshi-ttt plot-memory RUN --output DIR                    # the steps logged in RUN/trainer_state.json
+hf-moshi-ttt plot-memory RUN --output DIR                    # the steps logged in RUN/metrics.jsonl
 hf-moshi-ttt plot-memory MODEL --codes CODES --output DIR    # held-out recordings, streamed
 """
 
@@ -32,13 +32,15 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _curves(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..data.codes import load_codes
+    from ..data.compatibility import warn_where_unknown
     from ..evaluation.memory_curves import memory_by_position, memory_by_step
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+    from ..training.run_files import read_metrics
 
     if arguments.codes is None:
-        state = json.loads(Path(arguments.model, "trainer_state.json").read_text(encoding="utf-8"))
-        return memory_by_step(state["log_history"])
+        return memory_by_step(read_metrics(arguments.model))
     model = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
     codes, provenance = load_codes(arguments.codes)
+    warn_where_unknown(model.config, provenance, arguments.codes)
     recordings = [row["codes"] for row in codes.select(range(min(arguments.recordings, len(codes))))]
     return memory_by_position(model, recordings, provenance.silence_codes, arguments.bin_frames)

@@ -50,12 +50,13 @@ def tasks_of(arguments: argparse.Namespace) -> dict[str, str]:
 def run(arguments: argparse.Namespace) -> None:
     """Evaluates and writes tasks.json."""
     from ..data.codes import load_codes
+    from ..data.compatibility import warn_where_unknown
     from ..evaluation.long_context import describe_model
     from ..evaluation.long_context_settings import parse_long_context_settings
     from ..evaluation.results_file import made_with
     from ..evaluation.text_perplexity import evaluate_text_perplexity
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-    from ..training.arguments import read_settings
+    from ..settings import read_settings
 
     tasks = tasks_of(arguments)
     with wrong_settings():
@@ -72,13 +73,15 @@ def run(arguments: argparse.Namespace) -> None:
         "tasks": {task: _evaluate_task(model, task, folder, arguments, how) for task, folder in tasks.items()},
     }
     if arguments.dailytalk is not None:
-        rows, _ = load_codes(arguments.dailytalk)
+        rows, provenance = load_codes(arguments.dailytalk)
+        warn_where_unknown(model.config, provenance, arguments.dailytalk)
         results["dailytalk"] = evaluate_text_perplexity(model, [row["codes"] for row in rows], how.block_frames)
         print(f"DailyTalk: text perplexity {results['dailytalk']['dailytalk_text_perplexity']:.2f}")
     (arguments.output / "tasks.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 def _evaluate_task(model: Any, task: str, folder: str, arguments: argparse.Namespace, how: Any) -> dict[str, Any]:
+    from ..data.compatibility import warn_where_unknown
     from ..evaluation.paired_items import draw_items, read_pairs
     from ..evaluation.paired_likelihood import evaluate_pairs
     from ..evaluation.recordings import encode_files
@@ -86,6 +89,7 @@ def _evaluate_task(model: Any, task: str, folder: str, arguments: argparse.Names
     pairs = draw_items(read_pairs(task, folder), arguments.items, arguments.seed)
     names = [name for pair in pairs for name in (pair.right, pair.wrong)]
     rows, provenance = encode_files(folder, names, model.config.codec, arguments.output / "codes")
+    warn_where_unknown(model.config, provenance, folder)
     codes = {row["path"]: row["codes"] for row in rows}
     kept = str(arguments.output / "losses")
     found = evaluate_pairs(model, pairs, codes, how, provenance.silence_codes, kept)

@@ -7,7 +7,6 @@ Several YAML files may be given, later ones on top. After SIGTERM a checkpoint i
 """
 
 import argparse
-from pathlib import Path
 
 from .parser import UsageError, wrong_settings
 from .settings_help import settings_help, settings_names
@@ -38,13 +37,14 @@ def settings_of(words: list[str]) -> dict[str, object]:
     Raises:
         UsageError: settings that are wrong by themselves.
     """
-    from ..training.arguments import SETTINGS, parse_settings, read_settings
+    from ..settings import read_settings, split_words
+    from ..training.arguments import SETTINGS, parse_settings
 
-    files = [word for word in words if "=" not in word or Path(word).is_file()]
+    files, changes = split_words(words)
     if not files:
         raise UsageError("no CONFIG.yaml was given (see configs/)")
     with wrong_settings():
-        settings = read_settings(files, [word for word in words if word not in files])
+        settings = read_settings(files, changes)
     with wrong_settings(settings, settings_names(SETTINGS)):
         parse_settings(settings)
     return settings

@@ -18,10 +18,9 @@ import torch
 from datasets import Dataset, Features, IterableDataset, Value, load_dataset, load_from_disk
 from datasets import List as ListFeature
 from huggingface_hub import HfApi, hf_hub_download
-from transformers import AutoModel
 
-from ..codec import log_mel_codec  # noqa: F401  registers the codec with AutoModel
 from ..codec.audio import FRAME_RATE_HZ, FRAME_SAMPLES, SAMPLE_RATE_HZ, BadAudioError
+from ..codec.hub_files import expand_home
 from .mixture import mix
 
 NUM_CODEBOOKS = 8
@@ -92,26 +91,6 @@ class Provenance:
             return cls(**values)
         except TypeError as error:
             raise ValueError(f"{path}: {error}.") from error
-
-
-def load_codec(name_or_path: str, device: str = "cpu") -> Any:
-    """A codec of Mimi's interface by name (`kyutai/mimi`) or path.
-
-    Raises:
-        ValueError: another sample rate or frame rate than Moshi's.
-    """
-    codec: Any = AutoModel.from_pretrained(name_or_path).to(device).eval()
-    rates = (codec.config.sampling_rate, codec.config.frame_rate)
-    if rates != (SAMPLE_RATE_HZ, SAMPLE_RATE_HZ / FRAME_SAMPLES):
-        raise ValueError(f"{name_or_path}: (samples/s, frames/s) = {rates}, but Moshi needs (24000, 12.5).")
-    return codec
-
-
-def codec_sha256(codec: Any) -> str:
-    """A hash of a codec's weights, whatever their names and wherever they were loaded from."""
-    tensors = (tensor.detach().cpu().contiguous().flatten() for tensor in codec.state_dict().values())
-    hashes = sorted(hashlib.sha256(tensor.view(torch.uint8).numpy()).hexdigest() for tensor in tensors)
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def encode_waveform(codec: Any, samples_CS: np.ndarray) -> np.ndarray:
@@ -211,7 +190,8 @@ def load_codes(
         ValueError: `source` holds none, or a mixture of different codecs or tokenizers.
     """
     if isinstance(source, Mapping):
-        return _load_mixture(source, seed)
+        return _load_mixture({expand_home(name): weight for name, weight in source.items()}, seed)
+    source = expand_home(source)
     if Path(source, PROVENANCE_FILE).is_file():
         provenance = Provenance.load(Path(source, PROVENANCE_FILE))
         dataset: Dataset | IterableDataset = load_from_disk(str(source))

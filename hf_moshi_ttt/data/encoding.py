@@ -24,9 +24,11 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..codec.audio import BadAudioError, frames_from_sec, read_blocks
-from ..codec.text_stream import build_text_row, load_text_tokenizer
+from ..codec.hub_files import lasting_name
+from ..codec.pretrained_codec import codec_sha256, load_codec
+from ..codec.text_stream import build_text_row, load_text_tokenizer, tokenizer_sha256
 from .bad_files import MAX_BAD_FRACTION, BadFiles
-from .codes import FEATURES, Provenance, codec_sha256, encode_streams, load_codec, load_codes, silence_codes
+from .codes import FEATURES, Provenance, encode_streams, load_codes, silence_codes
 from .word_times import MAIN_SPEAKER
 from .workers import run_jobs
 
@@ -104,11 +106,11 @@ def encode_corpus(
         with FileLock(folder / ".lock", timeout=0):
             rows, bad = _encode_shards(shards, folder, codec_name, text_tokenizer, options, len(corpus))
             provenance = Provenance(
-                codec=codec_name,
+                codec=lasting_name(codec_name),
                 codec_type=codec.config.model_type,
                 codebook_size=codec.config.codebook_size,
                 silence_codes=silence_codes(codec),
-                text_tokenizer=text_tokenizer,
+                text_tokenizer=None if text_tokenizer is None else lasting_name(text_tokenizer),
                 tokens_beyond_end=sum(rows["tokens_beyond_end"]),
                 left_out=bad.reasons,
                 frame_rate_hz=codec.config.frame_rate,
@@ -130,7 +132,7 @@ def _recipe(codec: Any, text_tokenizer: str | None, options: EncodeOptions) -> d
         "version": ENCODING_VERSION,
         "codec": codec_sha256(codec),
         "codec_config": config,
-        "tokenizer": None if text_tokenizer is None else _file_sha256(text_tokenizer),
+        "tokenizer": None if text_tokenizer is None else tokenizer_sha256(text_tokenizer),
         "device": torch.device(options.chosen_device()).type,
     }
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..codec.hub_files import expand_home
 from ..data.codes import Provenance
 from .comparisons import compare
 from .long_context import LongContextOutput, describe_model, evaluate_long_context
@@ -50,15 +51,24 @@ class Baseline:
         return _SUBJECTS.get(self.name, "memory" if self.path is None else f"this model instead of {self.name}")
 
 
+def split_name(text: str) -> tuple[str | None, str]:
+    """The name and the path of `[NAME=]PATH`; a path may hold `=`, a name neither `/` nor `,`."""
+    name, given, path = text.partition("=")
+    is_path = not given or {"/", ","} & set(name) or Path(expand_home(text)).exists()
+    return (None, text) if is_path else (name, path)
+
+
 def parse_baselines(text: str) -> list[Baseline]:
-    """Baselines from `frozen=PATH,window_only,...`.
+    """Baselines from `frozen=PATH,window_only,...`; a path of a folder that exists may hold commas.
 
     Raises:
         ValueError: an unknown name, a path missing or too many, or a name twice.
     """
     baselines = []
-    for part in filter(None, text.split(",")):
+    for part in _split_at_commas(text):
         name, given, path = part.partition("=")
+        if "/" in name:
+            raise ValueError(f"compare {part!r}: give the model a name, as in NAME={part}.")
         if name in WAYS and name not in TRAINED and given:
             raise ValueError(f"compare {part!r}: {name} is a way of running the model itself and takes no path.")
         if not path and (given or name not in WAYS):
@@ -71,6 +81,17 @@ def parse_baselines(text: str) -> list[Baseline]:
     if len(set(names)) < len(names):
         raise ValueError(f"compare {text!r}: a name stands there twice.")
     return baselines
+
+
+def _split_at_commas(text: str) -> list[str]:
+    """The parts between commas, those of one path that exists left together."""
+    pieces, parts = [piece for piece in text.split(",") if piece], []
+    while pieces:
+        joined = (",".join(pieces[:count]) for count in range(len(pieces), 1, -1))
+        part = next((one for one in joined if Path(expand_home(split_name(one)[1])).exists()), pieces[0])
+        parts.append(part)
+        pieces = pieces[part.count(",") + 1 :]
+    return parts
 
 
 class Comparison:

@@ -10,6 +10,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
+from ..settings import typed_values
+
 MODES = ("block", "stream")
 TEXT_STREAMS = ("zero", "pad", "none", "predicted")
 MEMORIES = ("on", "off", "static", "no_reset")
@@ -174,7 +176,8 @@ def _parsed(settings: Mapping[str, Any], kinds: tuple[Any, ...]) -> list[Any]:
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(f"Unknown settings {unknown}. Known: {', '.join(known)}.")
+    parts = [{key: value for key, value in settings.items() if key in names[kind]} for kind in kinds]
     try:
-        return [kind(**{key: value for key, value in settings.items() if key in names[kind]}) for kind in kinds]
+        return [kind(**typed_values(kind, chosen)) for kind, chosen in zip(kinds, parts, strict=True)]
     except StrictDataclassError as error:
         raise ValueError(str(error)) from error

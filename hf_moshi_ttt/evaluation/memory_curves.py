@@ -72,7 +72,7 @@ def _follow(
 
 
 def memory_by_step(log_history: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The same over the steps of a run, from the `log_history` of its trainer_state.json.
+    """The same over the steps of a run, from what it has logged (`run_files.read_metrics`).
 
     Raises:
         ValueError: nothing of a memory was logged.

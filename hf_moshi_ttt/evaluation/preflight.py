@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils import align_module_device
 
 from ..codec.audio import sec_from_frames
 from ..data.codes import Provenance
+from ..data.compatibility import require_codes_of_model
 from .long_context_settings import LongContextSettings
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ def preflight(
     Args:
         recordings: codes `[Q, T]` or `[K, T]` each.
         provenance: where the codes come from, where that is known.
+
+    Raises:
+        ValueError: codes of another codec or text tokenizer than the model's.
     """
     return [
         *_codes(model, recordings, provenance),
@@ -89,13 +94,12 @@ def _codes(
                 "The codec's codebooks are empty or the audio is; decode some codes and listen",
             )
         )
-    if provenance is not None and provenance.codec != model.config.codec:
-        findings.append(
-            Finding(
-                f"The codes come from {provenance.codec}, the model was trained on {model.config.codec}",
-                "If these are two codecs, encode again; if they are two names of one, all is well",
-            )
-        )
+    if provenance is not None:
+        config = model.config
+        remedy = "If these are two codecs or tokenizers, encode again; if they are two names of one, all is well"
+        unknown = require_codes_of_model(config, provenance, provenance.source or "the recordings")
+        is_named_alike = provenance.codec == config.codec and provenance.text_tokenizer in (None, config.text_tokenizer)
+        findings += [Finding(sentence, None if is_named_alike else remedy) for sentence in unknown]
     return findings
 
 
@@ -118,8 +122,7 @@ def _memory(model: "MoshiTTTForConditionalGeneration", settings: LongContextSett
     layers: list[Any] = [layer for layer in model.modules() if getattr(layer, "has_ttt", False)]
     if not layers:
         return [Finding("The model has no TTT layers: what it remembers is its attention window")]
-    gates = [layer.ttt_gate.factor().abs().mean().item() for layer in layers]
-    outputs = [layer.ttt.o_proj.weight.abs().max().item() for layer in layers]
+    gates, outputs = zip(*(_gate_and_output(layer) for layer in layers), strict=True)
     findings = [
         Finding(
             f"TTT ({config.ttt.learner}) in layers {config.ttt_layer_indices}, mean gate "
@@ -135,6 +138,12 @@ def _memory(model: "MoshiTTTForConditionalGeneration", settings: LongContextSett
             Finding("The gates of the TTT layers are shut", "Train with a higher gate_lr_multiplier or initial gate")
         )
     return findings
+
+
+def _gate_and_output(layer: Any) -> tuple[float, float]:
+    """The mean gate of a layer and the largest weight of its output projection, fetched where they are offloaded."""
+    with align_module_device(layer.ttt_gate), align_module_device(layer.ttt.o_proj):
+        return layer.ttt_gate.factor().abs().mean().item(), layer.ttt.o_proj.weight.abs().max().item()
 
 
 def _lengths(

@@ -182,18 +182,22 @@ class MoshiTTTStreamingMixin:
         Args:
             codes: `[B, K, T]` prompt, or None to continue `state` as it is (or to start from nothing).
             state: the stream before the prompt, or None for a fresh one.
-            max_new_frames: frames of 80 ms.
+            max_new_frames: frames of 80 ms; 0 reads the prompt alone and returns codes `[B, K, 0]`.
             user_codes: `[B, Q, max_new_frames + max_delay]`, the user's side of the new frames; absent (-1) if None.
             sampling: how codes are drawn; Kyutai's temperatures if None.
             progress: whether to show a progress bar.
 
         Raises:
-            ValueError: wrong shapes or ids.
+            ValueError: wrong shapes or ids, or a number of frames below 0.
         """
+        if isinstance(max_new_frames, bool) or not isinstance(max_new_frames, int) or max_new_frames < 0:
+            raise ValueError(f"max_new_frames={max_new_frames!r}, but it must be a whole number of frames, 0 or more.")
         sampling = sampling or Sampling()
         stream: MoshiTTTState = state or self.init_state(1 if codes is None else codes.shape[0])
         if codes is not None:
             stream = self.forward(codes, state=stream).state
+        if max_new_frames == 0:
+            return MoshiTTTGenerateOutput(codes=stream.history[:, :, :0], state=stream)
         steps = max_new_frames + self._steps_ahead(stream)
         user = self._user_frames(user_codes, stream, steps)
         frames: list[Any] = []

@@ -1,14 +1,14 @@
-"""The settings of a training run: YAML files, changed by `key=value` arguments; unknown keys are refused."""
+"""The settings of a training run by their keys: defaults, meanings and bounds; unknown keys are refused."""
 
-import re
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub.dataclasses import strict
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
+
+from ..configuration_moshi_ttt import MoshiTTTConfig
+from ..settings import typed_values
 
 TRAINABLE = ("lora", "ttt", "lora+ttt", "full")
 LORA_PARTS = ("attention", "ffn", "depth", "text_head")
@@ -216,76 +216,6 @@ class MoshiTTTTrainingArguments(TrainingArguments):
             )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with 3e-4 as a number, as everyone reads it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def read_settings(paths: str | Path | list[str], changes: list[str]) -> dict[str, Any]:
-    """The settings of YAML files, later ones on top, with `key=value` changes; `a.b=value` changes key b of section a.
-
-    A file may begin with `extends: OTHER.yaml`, a file beside it whose settings it changes. Of the section `config`
-    single keys are changed, other values are replaced.
-
-    Raises:
-        ValueError: missing file, no valid YAML mapping in it, or a change that is no `key=value`.
-    """
-    settings: dict[str, Any] = {}
-    for path in paths if isinstance(paths, list) else [paths]:
-        settings = _changed(settings, _read_file(Path(path)))
-    for change in changes:
-        key, separator, value = change.partition("=")
-        if not separator or not key:
-            raise ValueError(f"{change!r}: expected key=value.")
-        section = settings
-        *parents, last = key.split(".")
-        for parent in parents:
-            section[parent] = section.get(parent) or {}
-            section = section[parent]
-            if not isinstance(section, dict):
-                raise ValueError(f"{change!r}: {parent} is {section!r}, not a section.")
-        section[last] = _parsed(value, change)
-    return settings
-
-
-def _read_file(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such configuration file.")
-    if path.resolve() in extended_by:
-        raise ValueError(f"{path}: extends itself.")
-    settings = _parsed(path.read_text(encoding="utf-8"), path)
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected `key: value` lines, got {settings!r}.")
-    base = settings.pop("extends", None)
-    if base is None:
-        return settings
-    return _changed(_read_file(path.parent / str(base), (*extended_by, path.resolve())), settings)
-
-
-def _changed(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    config, change = settings.get("config"), changes.get("config")
-    if isinstance(config, dict) and isinstance(change, dict):
-        changes = {**changes, "config": _merged(config, change)}
-    return {**settings, **changes}
-
-
-def _merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    pairs = {key: (section.get(key), value) for key, value in changes.items()}
-    both = {k: _merged(a, b) if isinstance(a, dict) and isinstance(b, dict) else b for k, (a, b) in pairs.items()}
-    return {**section, **both}
-
-
-def _parsed(text: str, where: str | Path) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not valid YAML ({error}).") from error
-
-
 SETTINGS: tuple[Any, ...] = (ModelArguments, DataArguments, MoshiTTTTrainingArguments)
 
 
@@ -303,7 +233,10 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
     if "train_codes" not in settings:
         raise ValueError("train_codes is missing: the folder of encoded recordings (scripts/prepare_data.py).")
     chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in SETTINGS]
-    model, data, training = (kind(**values) for kind, values in zip(SETTINGS, chosen, strict=True))
+    typed = [typed_values(kind, values) for kind, values in zip(SETTINGS, chosen, strict=True)]
+    if isinstance(section := typed[0].get("config"), dict):
+        typed[0]["config"] = typed_values(MoshiTTTConfig, section, "config.")
+    model, data, training = (kind(**values) for kind, values in zip(SETTINGS, typed, strict=True))
     _require_one_model(model, training)
     _require_held_out_data(data, training)
     if len(data.stages()) > 1 and training.max_steps < 1:

@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..checkpoints.weight_files import remove_stale_weights
+
 logger = logging.get_logger(__name__)
 
 MANIFEST = "files.json"
@@ -124,10 +126,12 @@ class CheckpointFolders:
         return target
 
     def publish_files(self, name: str) -> None:
-        """Moves the files of `.saving/NAME` into the run's folder, one by one."""
-        for path in sorted((self.saving / name).iterdir()):
+        """Moves the files of `.saving/NAME` into the run's folder, one by one, in place of weights of any layout."""
+        files = sorted((self.saving / name).iterdir())
+        for path in files:
             _flush(path)
             path.replace(self.output_dir / path.name)
+        remove_stale_weights(self.output_dir, [path.name for path in files])
         _flush(self.output_dir)
         shutil.rmtree(self.saving)
 
@@ -144,8 +148,8 @@ class CheckpointFolders:
         if limit is None or limit <= 0:
             return
         whole = [checkpoint for checkpoint in self.present() if what_is_wrong(checkpoint) is None]
-        kept = {whole[-1], Path(best) if best else whole[-1]}
-        oldest = [checkpoint for checkpoint in whole if checkpoint not in kept]
+        kept = {whole[-1].resolve(), Path(best).resolve() if best else whole[-1].resolve()}
+        oldest = [checkpoint for checkpoint in whole if checkpoint.resolve() not in kept]
         for checkpoint in oldest[: max(0, len(whole) - limit)]:
             self.remove(checkpoint)
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..codec.audio import SAMPLE_RATE_HZ, sec_from_frames
-from ..data.codes import decode_codes, load_codec
+from ..codec.pretrained_codec import load_codec
+from ..data.codes import decode_codes
 from .parameter_groups import count_parameters, parameter_groups
 
 _GIB = 2**30

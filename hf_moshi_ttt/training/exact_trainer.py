@@ -5,6 +5,7 @@
 - SIGTERM saves and stops (`stop_requests.py`); so does a step that gives NaN, before it is applied.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +17,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .checkpoint_folders import CheckpointFolders
+from .checkpoint_folders import CheckpointError, CheckpointFolders, what_is_wrong
 from .non_finite import NonFiniteError, non_finite_gradients, non_finite_weights
 from .stop_requests import StopRequests
 
-_SCHEDULER_FILE = "scheduler.pt"
 _ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -103,11 +105,11 @@ class ExactTrainer(Trainer):
         pass  # when it is whole
 
     def _name_best_checkpoint(self, name: str) -> None:
-        """The state names the best checkpoint by where it will lie."""
-        if self.state.best_global_step and self.args.should_save:
-            best = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-            self.state.best_model_checkpoint = str(self.folders.output_dir / best)
-            self.state.save_to_json(str(self.folders.saving / name / "trainer_state.json"))
+        """The state names this checkpoint, if it is the best so far, by where it will lie."""
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str((self.folders.output_dir / name).absolute())
+            if self.args.should_save:
+                self.state.save_to_json(str(self.folders.saving / name / TRAINER_STATE_NAME))
 
     def save_final_model(self) -> None:
         """Writes the model into `output_dir`, whole under FSDP too."""
@@ -142,24 +144,62 @@ class ExactTrainer(Trainer):
             return
         self._continued_from = Path(checkpoint)
         if self.fresh_optimizer:
-            self._load_schedule_position(Path(checkpoint))
+            if not isinstance(self.lr_scheduler, LambdaLR):
+                raise ValueError(
+                    f"lr_scheduler_type={self.args.lr_scheduler_type.value!r} does not follow from the step alone: "
+                    "with reset_optimizer=true set reset_step=true too."
+                )
+            state = json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+            self.lr_scheduler.last_epoch, self.lr_scheduler._step_count = state["global_step"], state["global_step"] + 1
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
+        if isinstance(self.lr_scheduler, LambdaLR):
+            self._take_rates_of_schedule()
 
-    def _load_schedule_position(self, checkpoint: Path) -> None:
-        saved = torch.load(checkpoint / _SCHEDULER_FILE, weights_only=True)
-        self.lr_scheduler.load_state_dict({**saved, "base_lrs": self.lr_scheduler.base_lrs})
-        rates = [
-            base * factor(saved["last_epoch"])
-            for base, factor in zip(self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True)
-        ]
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+    def _take_rates_of_schedule(self) -> None:
+        """The next step's rates are those of the schedule that is asked for now, which may be longer than before."""
+        scheduler = self.lr_scheduler
+        factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+        scheduler._last_lr = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+        for group, rate in zip(self.optimizer.param_groups, scheduler._last_lr, strict=True):
             group["lr"] = rate
 
-    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
-        position = super()._init_training_state(max_steps, *args)
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, epochs: int, checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        position = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
         self.state.compute_steps(self.args, max_steps)  # how often to log and save is what is asked for now
+        if checkpoint is not None:
+            self.state.best_model_checkpoint = self._find_best_checkpoint(Path(checkpoint))
         return position
+
+    def _find_best_checkpoint(self, checkpoint: Path) -> str | None:
+        """Where the best checkpoint so far lies: beside the one that is gone on with, or where that one says.
+
+        Raises:
+            ValueError: in neither place, though it is to be loaded in the end.
+        """
+        named = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["best_model_checkpoint"]
+        if named is None:
+            return None
+        for folder in (checkpoint.parent / Path(named).name, Path(named)):
+            if what_is_wrong(folder) is None:
+                return str(folder.absolute())
+        if self.args.load_best_model_at_end:
+            raise ValueError(
+                f"{checkpoint}: its run's best checkpoint, {named}, is neither there nor beside it. Put it back, or "
+                "set load_best_model_at_end=false."
+            )
+        return None
+
+    def _load_best_model(self) -> None:
+        best = Path(str(self.state.best_model_checkpoint))
+        if (problem := what_is_wrong(best)) is not None:
+            raise CheckpointError(
+                f"{best}: the best checkpoint cannot be loaded, {problem}. The last one is {self.folders.newest()}; to "
+                "end with it, go on with load_best_model_at_end=false."
+            )
+        super()._load_best_model()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self._continued_from is not None:

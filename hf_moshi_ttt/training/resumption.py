@@ -26,6 +26,15 @@ logger = logging.get_logger(__name__)
 
 SETTINGS_FILE = "run_settings.json"
 _MODEL_FILES = ("config.json", "adapter_config.json")
+# What a checkpoint holds beside the model: the files, those of FSDP and of several processes too.
+_PARTS = {
+    "the step": "trainer_state.json",
+    "the settings": SETTINGS_FILE,
+    "the optimizer": "optimizer*",
+    "the schedule": "scheduler.pt",
+    "the random numbers": "rng_state*.pth",
+}
+_ALWAYS = ("the step", "the settings")
 # What the course of a run depends on. Of the model, the configuration is compared whole (config.json).
 _DATA_KEYS = ("duration_sec", "overlap_sec", "order", "data_fingerprint", "seed", "rows_per_step")
 _LANE_KEYS = ("per_device_train_batch_size", "world_size", "carry_window", "state_reset_probability")
@@ -70,6 +79,28 @@ def plan_start(args: MoshiTTTTrainingArguments) -> Start:
             "(resume_from_checkpoint=true), choose another output_dir, or remove it."
         )
     return Start()
+
+
+def require_parts(start: Start) -> None:
+    """Refuses a checkpoint that lacks a part of what its run was doing.
+
+    Raises:
+        ValueError: with every part that is missing. With fresh moments, only step and settings are needed.
+    """
+    assert start.checkpoint is not None
+    needed = [name for name in _PARTS if name in _ALWAYS or not start.fresh_optimizer]
+    missing = [name for name in needed if not any(start.checkpoint.glob(_PARTS[name]))]
+    if not missing:
+        return
+    lacks = ", ".join(f"{name} ({_PARTS[name]})" for name in missing)
+    if set(missing) & set(_ALWAYS):
+        remedy = "It was not written by this trainer; take over its weights alone (reset_optimizer and reset_step)."
+    else:
+        remedy = (
+            "It was saved with save_only_model=true. Take a checkpoint that has them, or go on with fresh moments: "
+            f"resume_from={start.checkpoint} with reset_optimizer=true."
+        )
+    raise ValueError(f"{start.checkpoint}: cannot be gone on with, it lacks {lacks}. {remedy}")
 
 
 def weights_of(name_or_path: str) -> str:

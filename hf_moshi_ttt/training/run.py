@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from peft import PeftConfig, PeftModel
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..checkpoints.adapters import lora_config, make_trainable
+from ..checkpoints.adapters import adapter_settings, lora_config, make_trainable
+from ..checkpoints.weight_files import ADAPTER_CONFIG_NAME, require_one_layout, require_other_folder
 from ..codec.audio import frames_from_sec
+from ..codec.hub_files import lasting_name
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from ..data.codes import Provenance, load_codes, require_same_codec
 from ..data.collator import MoshiTTTCollator
+from ..data.compatibility import require_codes_of_model
 from ..data.segments import SegmentDataset
 from ..evaluation.training_metrics import LongContextCallback
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -25,13 +29,16 @@ from .arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments,
 from .dry_run import describe_model, describe_steps, describe_time, measure, static_memory, write_first_batch
 from .length_stages import StagedSegments
 from .parameter_groups import count_parameters, parameter_groups
-from .resumption import Start, course_settings, plan_start, require_same_course, weights_of
+from .resumption import Start, course_settings, plan_start, require_parts, require_same_course, weights_of
 from .run_files import MetricsFile, write_run
 from .trainer import MoshiTTTTrainer
 
 logger = logging.get_logger(__name__)
 
-_ADAPTER_CONFIG = "adapter_config.json"
+_TEACH_ANOTHER = (
+    " To teach the model the codec and tokenizer of the data instead, set config.codec_sha256=null and "
+    "config.text_tokenizer_sha256=null."
+)
 
 
 def run(settings: dict[str, Any]) -> int:
@@ -81,6 +88,8 @@ def dry_run(settings: dict[str, Any], say: Callable[[str, str], None]) -> int:
     model_args, data_args, args = parse_settings(settings)
     say = say if args.process_index == 0 else lambda *_: None
     start = plan_start(args)
+    if start.checkpoint is not None:
+        require_parts(start)
     say("start", f"goes on from {start.checkpoint}" if start.checkpoint else "step 0")
     set_seed(args.seed)
     model = build_model(model_args, args)
@@ -121,8 +130,14 @@ def prepare(settings: dict[str, Any]) -> tuple[MoshiTTTTrainer, Start]:
             f"{args.n_gpu}, or choose one of them with CUDA_VISIBLE_DEVICES=0."
         )
     start = plan_start(args)
+    if start.checkpoint is not None:
+        require_parts(start)
     set_seed(args.seed)
-    trainer = build_trainer(build_model(model_args, args), model_args, data_args, args)
+    model = build_model(model_args, args)
+    if isinstance(model, PeftModel):
+        base: Any = model.get_base_model()
+        require_other_folder(str(args.output_dir), base.name_or_path)
+    trainer = build_trainer(model, model_args, data_args, args)
     if start.checkpoint is not None:
         require_same_course(start, trainer.course, trainer.config_values())
         trainer.fresh_optimizer = start.fresh_optimizer
@@ -145,7 +160,8 @@ def build_model(model_args: ModelArguments, args: MoshiTTTTrainingArguments) -> 
         assert model_args.preset is not None
         config = MoshiTTTConfig.from_preset(model_args.preset, **model_args.config)
         return _with_trained_part(MoshiTTTForConditionalGeneration(config), model_args)
-    if Path(source, _ADAPTER_CONFIG).is_file():
+    require_one_layout(source)
+    if Path(source, ADAPTER_CONFIG_NAME).is_file():
         return _with_adapter(Path(source), model_args)
     return _with_trained_part(MoshiTTTForConditionalGeneration.from_pretrained(source, **model_args.config), model_args)
 
@@ -167,23 +183,31 @@ def _with_adapter(folder: Path, model_args: ModelArguments) -> PeftModel:
         ValueError: it is to be trained with other settings than it has, or names no base.
     """
     described: Any = PeftConfig.from_pretrained(str(folder))
-    has_ttt = "ttt" in (described.modules_to_save or [])
-    found = {
-        "trainable": "lora+ttt" if has_ttt else "lora",
-        "lora_rank": described.r,
-        "lora_scaling": described.lora_alpha / described.r,
-    }
-    for key, value in found.items():
-        if getattr(model_args, key) != value:
-            raise ValueError(
-                f"{folder}: an adapter with {key}={value!r}, but {getattr(model_args, key)!r} is asked for."
-            )
     base = described.base_model_name_or_path
     if not base:
         raise ValueError(f"{folder}: the adapter names no base model.")
     config = MoshiTTTConfig.from_pretrained(folder)
-    model = MoshiTTTForConditionalGeneration.from_pretrained(base, config=config, **model_args.config)
-    return _trained_in_float32(PeftModel.from_pretrained(model, str(folder), is_trainable=True))
+    base_model = MoshiTTTForConditionalGeneration.from_pretrained(base, config=config, **model_args.config)
+    model = PeftModel.from_pretrained(base_model, str(folder), is_trainable=True)
+    _require_settings_of(model, folder, model_args)
+    return _trained_in_float32(model)
+
+
+def _require_settings_of(model: PeftModel, folder: Path, asked: ModelArguments) -> None:
+    try:
+        found = adapter_settings(model)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    for key, value in found.items():
+        wanted = getattr(asked, key)
+        if not _is_same_setting(key, value, wanted):
+            raise ValueError(f"{folder}: an adapter with {key}={value!r}, but {wanted!r} is asked for.")
+
+
+def _is_same_setting(key: str, found: Any, asked: Any) -> bool:
+    if key == "lora_scaling":
+        return math.isclose(found, asked, rel_tol=1e-9)  # the file holds strength * rank, divided by the rank again
+    return set(found or ()) == set(asked) if key == "lora_parts" else found == asked
 
 
 def _trained_in_float32(model: Any) -> Any:
@@ -203,13 +227,13 @@ def build_trainer(
         ValueError: codes of another codec than the model's.
     """
     codes, provenance = load_codes(data.train_codes)
-    adopt_provenance(model, provenance)
+    adopt_provenance(model, provenance, str(data.train_codes))
     stages, overlap = data.stages(), frames_from_sec(data.overlap_sec)
     segments = [
         SegmentDataset(codes, frames_from_sec(sec), overlap_frames=overlap, frame_rate_hz=provenance.frame_rate_hz)
         for sec, _ in stages
     ]
-    held_out = None if data.eval_codes is None else _held_out_codes(data, provenance)
+    held_out = None if data.eval_codes is None else _held_out_codes(data, provenance, model.config)
     collator = MoshiTTTCollator(model.config, provenance.silence_codes)
     course = course_settings(model_args, data, args, data_fingerprint(codes, provenance))
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
@@ -225,26 +249,32 @@ def build_trainer(
     return trainer
 
 
-def _held_out_codes(data: DataArguments, trained_on: Provenance) -> Any:
+def _held_out_codes(data: DataArguments, trained_on: Provenance, config: MoshiTTTConfig) -> Any:
     codes, provenance = load_codes(str(data.eval_codes))
     require_same_codec(str(data.train_codes), trained_on, str(data.eval_codes), provenance)
+    require_codes_of_model(config, provenance, data.eval_codes)
     return codes
 
 
-def adopt_provenance(model: Any, provenance: Provenance) -> None:
-    """Writes the codec and tokenizer of the data into the model's configuration.
+def adopt_provenance(model: Any, provenance: Provenance, source: str) -> None:
+    """Writes the codec and tokenizer of the data into the model's configuration, with their hashes.
+
+    Args:
+        source: what the data is called in errors.
 
     Raises:
-        ValueError: the codec has more ids than the model.
+        ValueError: a model that was trained on another codec or tokenizer.
     """
-    if provenance.codebook_size != model.config.codebook_size:
-        raise ValueError(
-            f"The codes come from {provenance.codec} with {provenance.codebook_size} ids a codebook, "
-            f"but the model has codebook_size={model.config.codebook_size}."
-        )
-    model.config.codec = provenance.codec
-    if provenance.text_tokenizer is not None:
-        model.config.text_tokenizer = provenance.text_tokenizer
+    config = model.config
+    unknown = require_codes_of_model(config, provenance, source, _TEACH_ANOTHER)
+    if config.name_or_path:  # it was trained before
+        for sentence in unknown:
+            logger.warning(f"{sentence}.")
+    if provenance.codec_sha256 is not None or config.codec_sha256 is None:
+        config.codec, config.codec_sha256 = lasting_name(provenance.codec), provenance.codec_sha256
+    tokenizer, sha256 = provenance.text_tokenizer, provenance.tokenizer_sha256
+    if tokenizer is not None and (sha256 is not None or config.text_tokenizer_sha256 is None):
+        config.text_tokenizer, config.text_tokenizer_sha256 = lasting_name(tokenizer), sha256
 
 
 def data_fingerprint(codes: Any, provenance: Provenance) -> str:

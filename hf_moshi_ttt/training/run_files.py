@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "run.json"
@@ -45,15 +48,30 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """What a run has logged.
+    """What a run has logged; a last line that is not whole, as of a run that is writing or was cut off, is left out.
 
     Raises:
-        ValueError: the folder holds no metrics.jsonl.
+        ValueError: the folder holds no metrics.jsonl, or another line of it is damaged.
     """
     path = Path(folder, METRICS_FILE)
     if not path.is_file():
         raise ValueError(f"{folder}: no {METRICS_FILE}. It is no run of scripts/train.py, or has logged nothing yet.")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest.endswith(b"}"):
+        lines.append(rest)
+    elif rest:
+        logger.warning(f"{path}: the last line is not whole and is left out.")
+    return [_entry(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+
+
+def _entry(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON in UTF-8 ({error}). Take the line out.") from error
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: expected an object, got {type(entry).__name__}. Take the line out.")
+    return entry
 
 
 def write_run(folder: Path, settings: dict[str, Any], start: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -127,9 +127,9 @@ class MoshiTTTTrainer(ExactTrainer):
         return EXIT_CODE_TERMINATED if self.stop_requests.was_terminated else 0
 
     def config_values(self) -> dict[str, Any]:
-        """The model's configuration by key, without the names of codec and tokenizer, which are the data's."""
+        """The model's configuration by key, without codec and tokenizer, which are the data's."""
         values = self.model.config.own_values()
-        return {key: value for key, value in values.items() if key not in ("codec", "text_tokenizer")}
+        return {key: value for key, value in values.items() if not key.startswith(("codec", "text_tokenizer"))}
 
     # Data
 

@@ -137,7 +137,8 @@ def _attend_frame(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, frames_B: Ten
     """One frame: its key takes the slot of the one that left the window, and the query sees every slot in use."""
     window = cache.keys.shape[2]
     slot = (frames_B % window)[:, None, None, None].expand_as(k)
-    if torch.is_grad_enabled():
+    frozen = cache.keys.is_inference() and not torch.is_inference_mode_enabled()  # torch lets nobody write into it
+    if frozen or torch.is_grad_enabled():
         cache = KVCache(_put(cache.keys, slot, k), _put(cache.values, slot, v))
     else:
         cache.keys.scatter_(2, slot, k.to(cache.keys.dtype))

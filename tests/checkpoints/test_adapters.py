@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel
@@ -16,6 +16,7 @@ from hf_moshi_ttt.checkpoints.adapters import (
     DEFAULT_PARTS,
     LORA_PARTS,
     PRESETS,
+    adapter_settings,
     lora_config,
     lora_targets,
     make_trainable,
@@ -213,3 +214,27 @@ def test_requests_that_cannot_be_met_are_refused(make_model: MakeModel) -> None:
         make_trainable(make_trainable(make_model(), "lora"), "full")
     with pytest.raises(ValueError, match=r"parts=\['mlp'\], but they must be some of attention, ffn, depth, text_head"):
         lora_targets(make_model().config, ["mlp"])
+
+
+def test_settings_of_an_adapter_are_read_back(make_model: MakeModel) -> None:
+    """Its strength too: 1.2000000000000002 / 12 is 0.1, and rslora divides by the root of the rank."""
+    config = MoshiTTTConfig.from_preset("tiny")
+    own = adapter_settings(get_peft_model(make_model(), lora_config(config, 12, 0.1, ["ffn", "depth"])))
+    assert own == {
+        "trainable": "lora+ttt", "lora_rank": 12, "lora_scaling": pytest.approx(0.1, rel=1e-12),
+        "lora_parts": ["ffn", "depth"],
+    }  # fmt: skip
+    rslora = get_peft_model(
+        make_model(), LoraConfig(r=4, lora_alpha=4, use_rslora=True, target_modules=["model.layers.0.mlp.fc1"])
+    )
+    strength = next(module.scaling["default"] for module in rslora.modules() if hasattr(module, "lora_A"))
+    assert adapter_settings(rslora) == {
+        "trainable": "lora", "lora_rank": 4, "lora_scaling": strength, "lora_parts": None,
+    }  # fmt: skip
+    for key in ("rank_pattern", "alpha_pattern"):
+        settings = LoraConfig(target_modules=["mlp.fc1"], **{key: {"mlp.fc1": 2}})
+        with pytest.raises(ValueError, match=f"{key}={{'mlp.fc1': 2}}, but one rank and one strength are needed"):
+            adapter_settings(get_peft_model(make_model(), settings))
+    ia3 = IA3Config(target_modules=["mlp.fc1"], feedforward_modules=["mlp.fc1"])
+    with pytest.raises(ValueError, match="IA3, but adapters that are trained further must be LoRA"):
+        adapter_settings(get_peft_model(make_model(), ia3))

@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import cpu_offload
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_moshi_ttt.checkpoints.kyutai import config_to_kyutai, to_kyutai
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.streaming.generation_moshi_ttt import GREEDY
 
 from ..conftest import random_codes
 from ..fixtures.checkpoints import TINY, lora_weights, save_kyutai, save_shards
-from ..fixtures.ttt_cases import EVERY_LEARNER
 
 TOLERANCE = dict(rtol=2e-5, atol=2e-5)
 load = MoshiTTTForConditionalGeneration.from_pretrained
@@ -145,34 +142,6 @@ def test_dtype_and_device_map(tmp_path: Path, lm_model: Any) -> None:
         offload_folder=tmp_path / "disk",
     )
     assert_same(logits(offloaded), expected)
-
-
-def offloaded(folder: Path, how: str) -> Any:
-    """The model in a folder, its weights on disk or in memory until a module is called."""
-    if how == "accelerate":
-        return cpu_offload(load(folder), execution_device="cpu")
-    layers = {f"model.layers.{i}": "disk" if i % 2 else "cpu" for i in range(TINY.num_hidden_layers)}
-    model = {"model.embed_text": "disk", "model.embed_audio": "cpu", "model.norm": "cpu", **layers}
-    device_map = {**model, "lm_head": "cpu", "depth_decoder": "disk"}
-    return load(folder, device_map=device_map, offload_folder=folder / "disk")
-
-
-@pytest.mark.parametrize("how", ["device_map", "accelerate"])
-@pytest.mark.parametrize("ttt", EVERY_LEARNER, ids=str)
-def test_offloaded_ttt_layers_answer_and_stream_as_loaded_ones(
-    tmp_path: Path, make_model: Any, ttt: dict, how: str
-) -> None:
-    whole, found = make_model(ttt=ttt), []
-    whole.save_pretrained(tmp_path)
-    codes = random_codes(whole.config, batch=2, frames=12)
-    for model in (whole, offloaded(tmp_path, how)):
-        with torch.no_grad():
-            output = model(codes[:, :, :11], state=model.init_state(2), diagnostics=True)
-        step = model.step_with_logits(codes[:, :, 11], output.state)
-        new = model.generate(codes[:, :, :3], max_new_frames=2, sampling=GREEDY)
-        found.append([output.text_logits, output.diagnostics[0].gate, step.text_logits, step.audio_logits, new.codes])
-    assert model.model.layers[1].ttt.q_proj.weight.is_meta and model.device == torch.device("cpu")
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_ttt_section_of_a_checkpoint_changes_key_by_key(tmp_path: Path, make_model: Any) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_moshi_ttt.checkpoints.published_code import published_modules
+from hf_moshi_ttt.checkpoints.published_code import published_modules, stamped
 
 
 def write(root: Path, **files: str) -> None:
@@ -43,3 +43,15 @@ def test_an_import_from_a_folder_is_refused(tmp_path: Path) -> None:
     write(tmp_path, model="\nfrom .wing import part\n", wing__part="")
     with pytest.raises(ValueError, match=r"model\.py: line 2 imports from a folder; import from a module of it\."):
         published_modules(tmp_path, "model")
+
+
+def test_a_change_anywhere_changes_the_stamp_and_nothing_else_does() -> None:
+    files = {"configuration.py": "A = 1\n", "other.py": "B = 1\n"}
+    once = stamped(files, "configuration")
+    assert once["other.py"] == "B = 1\n" and once["configuration.py"].startswith(
+        "A = 1\n# Published with code of sha256 "
+    )
+    assert stamped(once, "configuration") == once
+    changed = stamped({**once, "other.py": "B = 2\n"}, "configuration")
+    assert changed["configuration.py"].splitlines()[0] == "A = 1" and len(changed["configuration.py"].splitlines()) == 2
+    assert changed["configuration.py"] != once["configuration.py"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_moshi_ttt.checkpoints.model_card import ModelCardFacts
+from hf_moshi_ttt.checkpoints.published_code import stamped
 from hf_moshi_ttt.codec.text_stream import train_text_tokenizer
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
@@ -158,8 +160,8 @@ _PUSH = """
 import sys, torch
 from pathlib import Path
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.adapters import make_trainable
-from hf_moshi_ttt.model_card import ModelCardFacts
+from hf_moshi_ttt.checkpoints.adapters import make_trainable
+from hf_moshi_ttt.checkpoints.model_card import ModelCardFacts
 from huggingface_hub import HfApi
 folder = Path(sys.argv[1])
 model = MoshiTTTForConditionalGeneration.from_pretrained(folder / "trained")
@@ -209,6 +211,13 @@ codes = processor(torch.zeros(24000).numpy(), sampling_rate=24000)["codes"]
 assert codes.shape == (1, 17, 13), codes.shape
 assert processor.decode_text(torch.tensor([[processor.tokenizer.encode("hello")]])) == ["hello"]
 assert processor.decode_audio(codes)[0].shape == (13 * 1920,)
+"""
+
+
+_ANOTHER = """
+import sys
+another = AutoModel.from_pretrained("another/local", trust_remote_code=True)
+print([getattr(sys.modules[type(m).__module__], "VERSION", None) for m in (model, another)])
 """
 
 
@@ -286,7 +295,12 @@ def test_the_cards_block_runs_where_the_package_is_not_installed(
     assert run(_HIDE + block + _PROCESS, hub, tmp_path) == "torch.Size([1, 17, 25])\n"
     load(folder / "trained").save_pretrained(tmp_path / "local", with_code=True)
     local = block.replace('"user/whole"', repr(str(tmp_path / "local")))
-    assert run(_HIDE + local, hub, tmp_path) == "torch.Size([1, 17, 25])\n"
+    of_another_version = {path.name: path.read_text() for path in (tmp_path / "local").glob("*.py")}
+    of_another_version["modeling_moshi_ttt.py"] += "VERSION = 2\n"
+    shutil.copytree(tmp_path / "local", tmp_path / "another" / "local")
+    for name, source in stamped(of_another_version, "configuration_moshi_ttt").items():
+        (tmp_path / "another" / "local" / name).write_text(source)
+    assert run(_HIDE + local + _ANOTHER, hub, tmp_path) == "torch.Size([1, 17, 25])\n[None, 2]\n"
     with pytest.raises(AssertionError, match="hf_moshi_ttt is hidden"):
         run(_HIDE + "import hf_moshi_ttt", hub, tmp_path)
 
@@ -299,7 +313,7 @@ def test_a_card_that_is_there_is_kept_unless_another_is_given(
     push = """
 import sys
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.model_card import ModelCardFacts
+from hf_moshi_ttt.checkpoints.model_card import ModelCardFacts
 model = MoshiTTTForConditionalGeneration.from_pretrained(sys.argv[1])
 model.push_to_hub("user/part", with_code=False)
 """

@@ -18,13 +18,12 @@ from pyarrow import parquet
 
 from hf_moshi_ttt.codec.audio import FRAME_SAMPLES, BadAudioError, read_audio
 from hf_moshi_ttt.codec.log_mel_codec import LogMelCodecConfig, LogMelCodecModel
+from hf_moshi_ttt.codec.pretrained_codec import codec_sha256, load_codec
 from hf_moshi_ttt.data.codes import (
     Provenance,
-    codec_sha256,
     decode_codes,
     encode_streams,
     encode_waveform,
-    load_codec,
     load_codes,
     silence_codes,
 )

@@ -15,9 +15,10 @@ import torch
 from datasets import Dataset
 from filelock import FileLock
 
+from hf_moshi_ttt.codec.pretrained_codec import load_codec
 from hf_moshi_ttt.codec.text_stream import load_text_tokenizer, train_text_tokenizer
 from hf_moshi_ttt.data import encoding
-from hf_moshi_ttt.data.codes import load_codec, load_codes
+from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.data.corpora import load_corpus, load_dailytalk, load_librilight, windows
 from hf_moshi_ttt.data.encoding import EncodeOptions, encode_corpus
 

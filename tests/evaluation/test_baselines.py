@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_moshi_ttt.data.codes import Provenance
-from hf_moshi_ttt.evaluation.baselines import Baseline, Comparison, parse_baselines
+from hf_moshi_ttt.evaluation.baselines import Baseline, Comparison, parse_baselines, split_name
 from hf_moshi_ttt.evaluation.long_context import evaluate_long_context
 from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings
 from hf_moshi_ttt.evaluation.recordings import Recording
@@ -129,3 +129,17 @@ def test_a_planted_difference_gives_its_verdict(models: dict[str, Any]) -> None:
     same = comparison.run("plain", "plain", [Baseline("window_only"), Baseline("no_reset")])
     assert all(one["verdict"].startswith("cannot be told: ") for one in same["comparisons"].values())
     assert "memory" not in same
+
+
+def test_paths_with_equals_signs_and_commas_stay_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "lr=1e-3,seed=0"
+    folder.mkdir()
+    assert split_name(str(folder)) == (None, str(folder))
+    assert split_name(f"mine={folder}") == ("mine", str(folder))
+    assert split_name("mine=a/b=c") == ("mine", "a/b=c")
+    assert split_name("runs/lr=1e-3") == (None, "runs/lr=1e-3")
+    assert parse_baselines(f"window_only,other={folder},no_reset") == [
+        Baseline("window_only"), Baseline("other", str(folder)), Baseline("no_reset"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=f"compare '{folder}': give the model a name, as in NAME={folder}"):
+        parse_baselines(str(folder))

@@ -10,7 +10,7 @@ from hf_moshi_ttt.evaluation.long_context_settings import (
     RecordingSettings,
     parse_settings,
 )
-from hf_moshi_ttt.training.arguments import read_settings
+from hf_moshi_ttt.settings import read_settings
 
 CODES = {"librilight_codes": "codes"}
 

@@ -75,7 +75,11 @@ def test_conversations_are_judged_by_moshis_rows(make_model: MakeModel) -> None:
 
 def test_another_codec_is_found(make_model: MakeModel) -> None:
     found = warnings(preflight(make_model(codec="runs/codec"), recordings(), SETTINGS, PROVENANCE))
-    assert "The codes come from kyutai/mimi, the model was trained on runs/codec" in found
+    assert "the model's codec is not known, the model does not record its hash; the names are kyutai/mimi and " in found
+    known = replace(PROVENANCE, codec_sha256="a" * 64)
+    with pytest.raises(ValueError, match="its codec is kyutai/mimi .sha256 aaaaaaaa., but the model's is runs/codec"):
+        preflight(make_model(codec="runs/codec", codec_sha256="b" * 64), recordings(), SETTINGS, known)
+    assert warnings(preflight(make_model(codec_sha256="a" * 64), recordings(), SETTINGS, known)) == ""
 
 
 def test_a_memory_that_does_nothing_is_found(make_model: MakeModel) -> None:

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from datasets import Dataset
 
-from hf_moshi_ttt.data.codes import FEATURES, Provenance, encode_waveform, load_codec, load_codes
+from hf_moshi_ttt.codec.pretrained_codec import load_codec
+from hf_moshi_ttt.data.codes import FEATURES, Provenance, encode_waveform, load_codes
 from hf_moshi_ttt.evaluation.long_context_settings import RecordingSettings
 from hf_moshi_ttt.evaluation.recordings import load_recordings, plan_recordings
 

@@ -1,6 +1,7 @@
 """Frame by frame: steps equal the whole forward, forced and free codes mix, and generation continues itself."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,22 @@ def test_generation_in_two_calls_equals_one(make_model: MakeModel) -> None:
     first = model.generate(prompt, max_new_frames=13, sampling=GREEDY)
     second = model.generate(state=first.state, max_new_frames=17, sampling=GREEDY)
     assert torch.equal(torch.cat([first.codes, second.codes], dim=2), whole)
+
+
+@pytest.mark.parametrize("where", ["prompt", "stream"])
+def test_streams_go_on_out_of_inference_mode(make_model: MakeModel, where: str) -> None:
+    model, found = make_model(), []
+    codes = random_codes(model.config, 2, 20)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            state = model(codes[:, :, :18], state=model.init_state(2)).state
+            if where == "stream":
+                state = model.step_with_logits(codes[:, :, 18], state).state
+        for frame in (18, 19):
+            step = model.step_with_logits(codes[:, :, frame], state)
+            state = step.state
+        found.append(step.text_logits)
+    assert torch.equal(*found)
 
 
 @torch.no_grad()
@@ -190,3 +207,18 @@ def test_bad_frames_are_refused(make_model: MakeModel, change: Callable, message
 def test_short_user_codes_are_refused(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match=r"user_codes must be \[B, Q, T\] = \[1, 8, 11\] or longer; got \[1, 8, 10\]"):
         make_model().generate(max_new_frames=10, user_codes=torch.zeros(1, 8, 10, dtype=torch.int64))
+
+
+def test_no_new_frames_leave_the_state_after_the_prompt(make_model: MakeModel) -> None:
+    model = make_model()
+    codes = random_codes(model.config, batch=2, frames=9)
+    result = model.generate(codes, max_new_frames=0)
+    assert tuple(result.codes.shape) == (2, 17, 0) and result.codes.dtype == torch.int64
+    at_once = model.generate(codes, max_new_frames=3, sampling=GREEDY).codes
+    assert torch.equal(model.generate(state=result.state, max_new_frames=3, sampling=GREEDY).codes, at_once)
+
+
+@pytest.mark.parametrize("frames", [-1, 2.0, True])
+def test_a_number_of_frames_that_is_none_is_refused(make_model: MakeModel, frames: Any) -> None:
+    with pytest.raises(ValueError, match=f"max_new_frames={frames!r}, but it must be a whole number of frames, 0 or"):
+        make_model().generate(max_new_frames=frames)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_moshi_ttt.training.arguments import read_settings
+from hf_moshi_ttt.settings import read_settings
 from hf_moshi_ttt.training.run import run
 from hf_moshi_ttt.training.run_files import read_metrics
 

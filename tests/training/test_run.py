@@ -20,7 +20,7 @@ from torch import Tensor
 from hf_moshi_ttt.checkpoints.adapters import matched_lora_rank
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.training.arguments import read_settings
+from hf_moshi_ttt.settings import read_settings
 from hf_moshi_ttt.training.run import prepare, run
 from hf_moshi_ttt.training.run_files import read_metrics
 

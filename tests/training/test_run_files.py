@@ -61,3 +61,20 @@ def test_another_run_in_the_same_folder_begins_anew(tmp_path: Path) -> None:
         None,
         "checkpoint-2",
     ]
+
+
+def test_a_last_line_that_is_not_whole_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that is writing, was cut off, or met a full disk."""
+    entries = [{"step": step, "loss": 4 - step / 10, "note": "a\u2028b"} for step in (1, 2, 3)]
+    text = "\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    path = tmp_path / "metrics.jsonl"
+    for content in (text + "\n", text):
+        path.write_text(content, encoding="utf-8")
+        assert read_metrics(tmp_path) == entries and caplog.text == ""
+    path.write_bytes(text.encode()[:-4])  # in the middle of a character
+    assert read_metrics(tmp_path) == entries[:2]
+    assert "metrics.jsonl: the last line is not whole and is left out" in caplog.text
+    for damage in ("{\n", "[1]\n"):
+        path.write_text(json.dumps(entries[0]) + "\n" + damage + json.dumps(entries[1]) + "\n")
+        with pytest.raises(ValueError, match=r"metrics.jsonl:2: (not JSON|expected an object, got list).* Take"):
+            read_metrics(tmp_path)

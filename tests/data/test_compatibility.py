@@ -1,0 +1,49 @@
+"""Codes meet a model only with the codec and tokenizer that it was trained on, or it is said that nobody knows."""
+
+from typing import Any
+
+import pytest
+
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.data.codes import Provenance
+from hf_moshi_ttt.data.compatibility import require_codes_of_model, warn_where_unknown
+
+A, B = "a" * 64, "b" * 64
+
+
+def config(codec: str | None = A, tokenizer: str | None = A, name: str | None = "a.model") -> MoshiTTTConfig:
+    own: dict[str, Any] = {"codec": "a/codec", "codec_sha256": codec}
+    return MoshiTTTConfig.from_preset("tiny", text_tokenizer=name, text_tokenizer_sha256=tokenizer, **own)
+
+
+def codes(codec: str | None = A, tokenizer: str | None = A, name: str | None = "b.model", size: int = 32) -> Provenance:
+    hashes: dict[str, Any] = {"codec_sha256": codec, "tokenizer_sha256": tokenizer}
+    return Provenance("b/codec", "random", size, [0] * 8, name, 0, {}, **hashes)
+
+
+def test_equal_hashes_agree_whatever_the_names() -> None:
+    assert require_codes_of_model(config(), codes(), "talks") == []
+    assert require_codes_of_model(config(), codes(tokenizer=B, name=None), "talks") == []  # audio alone
+    assert require_codes_of_model(config(tokenizer=None, name=None), codes(), "talks") == []  # the model without text
+
+
+def test_another_codec_or_tokenizer_of_the_same_size_is_refused() -> None:
+    match = r"talks: its codec is b/codec \(sha256 bbbbbbbb\), but the model's is a/codec \(sha256 aaaaaaaa\). Encode"
+    with pytest.raises(ValueError, match=match):
+        require_codes_of_model(config(), codes(codec=B), "talks")
+    with pytest.raises(ValueError, match=r"talks: its text tokenizer is b.model .*prepare_data.py\). Or else.$"):
+        require_codes_of_model(config(), codes(tokenizer=B), "talks", " Or else.")
+    with pytest.raises(ValueError, match="talks: encoded by b/codec with 64 ids a codebook, but the model has"):
+        require_codes_of_model(config(codec=None), codes(size=64), "talks")
+
+
+def test_what_is_not_recorded_is_said_to_be_unknown(caplog: pytest.LogCaptureFixture) -> None:
+    (codec,) = require_codes_of_model(config(codec=None), codes(codec=B), "talks")
+    assert codec == (
+        "Whether talks has the model's codec is not known, the model does not record its hash; the names are b/codec "
+        "and a/codec"
+    )
+    (tokenizer,) = require_codes_of_model(config(), codes(tokenizer=None), "talks")
+    assert tokenizer.startswith("Whether talks has the model's text tokenizer is not known, talks does not record its")
+    warn_where_unknown(config(codec=None), codes(), "talks")
+    assert "Whether talks has the model's codec is not known" in caplog.text
