@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from ..codec.audio import FRAME_RATE_HZ, frames_from_sec
     from ..data.codes import load_codes
-    from ..data.compatibility import warn_where_unknown
     from ..data.collator import MoshiTTTCollator
+    from ..data.compatibility import warn_where_unknown
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
     from ..processing_moshi_ttt import MoshiTTTProcessor
     from ..streaming.generation_moshi_ttt import Sampling
