@@ -361,7 +361,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             past = state.history
         sequence = torch.cat([past, codes], dim=2)
         if past.device.type == "cpu" and (past == FREE_ID).any():
-            raise ValueError("The stream's last frame is not complete: go on with step_with_logits or generate.")
+            raise ValueError("The stream's last frame is not complete: continue with step_with_logits or generate.")
         length, depth = codes.shape[2] + 1, self.config.max_delay_frames
         return torch.stack(
             [sequence[:, k, depth - d : depth - d + length] for k, d in enumerate(self.config.delays)], 1

@@ -2,7 +2,7 @@
 
 What a value means depends on its key, so that nothing is lost before it is known: `no` and `off` are false for a
 switch and words for a text, `1e3` is 1000 where a whole number is wanted, `20261127` is a text where a folder is named.
-A text that begins with `~/` lies in the home folder, whatever its key.
+A text that begins with `~/` is a path of the home folder, for every key.
 """
 
 import re
@@ -19,7 +19,7 @@ _SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 
 
 class _Loader(yaml.SafeLoader):
-    """Scalars as in YAML 1.2: true and false alone are booleans, numbers are decimal, dates are texts."""
+    """Scalars as in YAML 1.2: only true and false are booleans, numbers are decimal, dates are texts."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  as PyYAML declares it
 
@@ -119,7 +119,7 @@ def typed_values(kind: Any, values: Mapping[str, Any], section: str = "") -> dic
 
     Args:
         kind: a dataclass, or a configuration with sections.
-        section: what stands before the keys in errors, such as `config.`.
+        section: prefix of the keys in errors, such as `config.`.
 
     Raises:
         ValueError: a value that cannot be meant for its key, with its key, what is allowed and how to write it.

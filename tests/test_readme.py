@@ -147,6 +147,8 @@ def test_links_and_files_that_a_page_names_exist(page: str) -> None:
     files = re.findall(r"`((?:hf_moshi_ttt|tests|scripts|configs|benchmarks|docs)/[\w/.]+\.\w+)`", outside_blocks)
     for name in files:
         assert "NAME" in name or (ROOT / name).is_file(), name
+    for name, test in re.findall(r"`(tests/[\w/.]+\.py)::(\w+)`", text):
+        assert f"def {test}(" in (ROOT / name).read_text(), test
 
 
 def test_messages_in_troubleshooting_are_those_of_the_code() -> None:

@@ -29,7 +29,7 @@ DEFAULT_PARTS = ("attention", "ffn", "depth")
 
 
 class MatchedRank(NamedTuple):
-    """A LoRA rank and how well it matches: parameters of LoRA at this rank, and those it stands in for."""
+    """A LoRA rank and how well it matches: parameters of LoRA at this rank, and those it replaces."""
 
     rank: int
     lora_parameters: int
@@ -41,7 +41,7 @@ def lora_targets(config: MoshiTTTConfig, parts: Sequence[str] = DEFAULT_PARTS) -
 
     Args:
         parts: `"attention"` and `"ffn"` of the temporal transformer, `"depth"` (all linears of the depth transformer,
-            of every codebook), `"text_head"` (`peft` then saves the whole head too, unless it is told not to).
+            of every codebook), `"text_head"` (`peft` then saves the whole head too).
 
     Raises:
         ValueError: an unknown part.
@@ -147,7 +147,7 @@ def make_trainable(model: Any, preset: str, lora: LoraConfig | None = None) -> A
 
 
 def matched_lora_rank(model: nn.Module, parts: Sequence[str] = DEFAULT_PARTS, rank: int = 0) -> MatchedRank:
-    """The rank at which LoRA alone has as many parameters as LoRA of `rank` and the model's TTT blocks together.
+    """The rank at which LoRA has as many parameters as LoRA of `rank` and the model's TTT blocks together.
 
     Args:
         model: the model with TTT, before adapters; on the meta device it costs nothing.

@@ -11,7 +11,7 @@ from ..configuration_moshi_ttt import MoshiTTTConfig
 
 # Keys that may be changed when a checkpoint is loaded, and what the change does.
 SAFE_KEYS = {
-    "sliding_window": "attention sees so many frames from now on",
+    "sliding_window": "frames that attention sees",
     "text_loss_weight": "weight in the loss",
     "text_padding_weight": "weight in the loss",
     "first_codebook_weight_multiplier": "weight in the loss",
@@ -19,10 +19,10 @@ SAFE_KEYS = {
     "codec_sha256": "hash of the codec; without one, that of the data is taken over",
     "text_tokenizer": "name of the tokenizer",
     "text_tokenizer_sha256": "hash of the tokenizer; without one, that of the data is taken over",
-    "text_stream": "what stands in the text row of audio-only recordings",
-    "user_stream": "what stands in the user's rows of mono recordings",
-    "ttt.base_lr": "scale of the inner learning rate from now on",
-    "ttt.initial_gating_alpha": "the gates start from it anew",
+    "text_stream": "the text row of audio-only recordings",
+    "user_stream": "the user's rows of mono recordings",
+    "ttt.base_lr": "scale of the inner learning rate",
+    "ttt.initial_gating_alpha": "the gates are set to it again",
     "ttt.persistent_states": "whether training carries memory",
 }
 

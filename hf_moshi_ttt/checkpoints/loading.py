@@ -1,4 +1,4 @@
-"""`from_pretrained` for every layout of `repository.py`: strict about what is there, and one copy in memory.
+"""`from_pretrained` for every layout of `repository.py`: strict about names, shapes and files, with one copy in memory.
 
 The weights are handed to transformers' own `from_pretrained` as lazy tensors, so `dtype`, `device_map` and quantization
 are transformers'. Before anything is read, every name and shape is compared with the model's: only the weights of TTT
@@ -159,7 +159,7 @@ def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
 
 
 def _asked_config(saved: MoshiTTTConfig, given: Any, options: dict[str, Any]) -> MoshiTTTConfig:
-    """The configuration that is asked for: the given one or the saved one, with the changes that stand in `options`."""
+    """The configuration that is asked for: the given one or the saved one, with the changes in `options`."""
     overrides = {key: options.pop(key) for key in list(options) if key in MoshiTTTConfig.own_keys()}
     if given is not None and not isinstance(given, PreTrainedConfig):
         given = MoshiTTTConfig.from_pretrained(given)

@@ -66,7 +66,7 @@ class Repository:
         object.__setattr__(self, "name", folder_or_repository(self.name))
 
     def file(self, filename: str) -> Path | None:
-        """Where a file lies, downloaded if need be, or None if the repository has none of that name.
+        """The local path of a file, downloaded if need be, or None if the repository has none of that name.
 
         Args:
             filename: inside the repository, or Kyutai's form for a file on the Hub (`hf://owner/repository/file`).
@@ -113,7 +113,7 @@ class Repository:
         """The weights in the first of these files that there is, in one piece or in several with an index.
 
         Raises:
-            ValueError: none of them is there, or what is there cannot be read.
+            ValueError: none of them exists, or one cannot be read.
         """
         for name in names:
             if (path := self.file(name)) is not None:
@@ -158,7 +158,7 @@ class Checkpoint:
 
     Args:
         layout: `"moshi_ttt"`, `"trained part"`, `"kyutai"`, `"kyutai lora"` or `"transformers"`.
-        origin: the repository that holds the whole weights; None if they stand in several.
+        origin: the repository that holds the whole weights; None if they come from several.
     """
 
     layout: str
@@ -288,7 +288,7 @@ def _with_trained_part(
         opened = open_checkpoint(owner, None, (*known, repository.name))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{repository.name} holds the trained part of a model alone, and its base {named!r} cannot be opened: "
+            f"{repository.name} holds only the trained part of a model, and its base {named!r} cannot be opened: "
             f"{error} Give the place of the base as {BASE_KEY}."
         ) from error
     return Checkpoint("trained part", config, {**opened.weights, **open_weights([path])}, opened.origin)

@@ -1,4 +1,4 @@
-"""Saving and publishing: whole models, the trained part alone, the code beside them, and other layouts.
+"""Saving and publishing: whole models, only the trained part, the code beside them, and other layouts.
 
 `save_pretrained` and `push_to_hub` are transformers', with safetensors in one or several files, and three additions:
 `trainable_only` writes what was trained and names the base; `with_code` puts the package's modules beside the weights,
@@ -62,7 +62,7 @@ class MoshiTTTSavingMixin:
         """transformers' `save_pretrained`.
 
         Args:
-            trainable_only: whether to write the trained part alone (what requires a gradient, and all TTT weights) and
+            trainable_only: whether to write only the trained part (what requires a gradient, and all TTT weights) and
                 the name of the base it belongs to. `from_pretrained` puts both together.
             with_code: whether to put beside the weights what other machines lack: the code (`auto_map`, for
                 `trust_remote_code`) and the tokenizer's file.

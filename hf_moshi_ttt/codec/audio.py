@@ -21,7 +21,7 @@ from .containers import BadAudioError, require_one_stream, require_whole, safe_s
 from .samples import require_float_scale
 
 Frames = NewType("Frames", int)
-"""A number of frames of 80 ms: what seconds become by `frames_from_sec` alone."""
+"""A number of frames of 80 ms; only `frames_from_sec` makes one from seconds."""
 
 SAMPLE_RATE_HZ = 24_000
 FRAME_RATE_HZ = 12.5
@@ -60,7 +60,7 @@ def frame_at_sec(time_sec: float) -> Frames:
 
 
 def _frame_position(time_sec: float) -> float:
-    """Frames up to a time, exact for times in milliseconds: without rounding 2.32 s lies just before frame 29."""
+    """Frames up to a time, exact for times in milliseconds: without rounding 2.32 s would be just before frame 29."""
     return round(time_sec * FRAME_RATE_HZ, 6)
 
 
@@ -139,7 +139,7 @@ def read_blocks(
 
 
 class _ForwardFile(soundfile.SoundFile):
-    """A file that is read on from where it stands.
+    """A file that is read on from its current position.
 
     soundfile seeks after every read, which loses the state of Opus and MP3 and gives wrong samples in the last page of
     Ogg files.

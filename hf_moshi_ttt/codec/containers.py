@@ -1,4 +1,4 @@
-"""Whether an audio file is whole, by what its container says of its own length; libsndfile reads what is left as all.
+"""Whether an audio file is whole, by the length in its container: libsndfile reads a cut-off file without an error.
 
 WAV (also RF64, BW64, Wave64 and RIFX), AIFF, CAF and AU are judged by the chunk that holds the samples, since recorders
 write all kinds of outer lengths; Ogg by the mark of the stream's end; MP3 by its Xing or Info header. FLAC says so
@@ -26,7 +26,7 @@ class BadAudioError(ValueError):
 
 @dataclass(frozen=True)
 class _Chunks:
-    """A container of chunks: where the first begins, what stands before each, and which one holds the samples."""
+    """A container of chunks: where the first begins, what comes before each, and which one holds the samples."""
 
     first: int
     head: struct.Struct
@@ -54,7 +54,7 @@ def require_whole(path: str | Path, file: BinaryIO, container: str) -> None:
         container: libsndfile's name of the format.
 
     Raises:
-        BadAudioError: see above.
+        BadAudioError: the file was cut off, or nothing shows that it is whole.
     """
     size, tag = file.seek(0, os.SEEK_END), _read_at(file, 0, 4)
     if tag in _LAYOUTS:
@@ -71,10 +71,10 @@ def require_whole(path: str | Path, file: BinaryIO, container: str) -> None:
 
 
 def require_one_stream(path: str | Path, file: BinaryIO) -> None:
-    """Raises for an Ogg file in which a second stream follows the first, of which libsndfile reads the first alone.
+    """Raises for an Ogg file in which a second stream follows the first, of which libsndfile reads only the first.
 
     Raises:
-        BadAudioError: see above.
+        BadAudioError: there is a second stream.
     """
     if _read_at(file, 0, 4) != b"OggS":
         return

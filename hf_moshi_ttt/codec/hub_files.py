@@ -62,7 +62,7 @@ def lasting_name(name: str | Path) -> str:
 
 
 def repository_file(repository: str, filename: str, hub: Mapping[str, Any] | None = None) -> Path | None:
-    """Where a file of a folder or of a repository on the Hub lies, downloaded if need be; None if it has no such file.
+    """The local path of a file of a folder or of a repository on the Hub, downloaded if need be; None if there is none.
 
     Args:
         repository: as `folder_or_repository` returns it.
@@ -96,7 +96,7 @@ def _why_unreachable(options: Mapping[str, Any]) -> str:
 
 
 def local_file(name: str | Path, repository: str | None = None, hub: Mapping[str, Any] | None = None) -> Path:
-    """Where a file lies on this machine, downloaded if need be.
+    """The local path of a file, downloaded if need be.
 
     Args:
         name: a path; `hf://owner/repository/file`, as in Kyutai's configurations; or the name of a file in

@@ -41,7 +41,7 @@ class CodecQuality:
     """What a codec keeps of recordings, all codebooks in use.
 
     Args:
-        variance_kept: share of the log-mels' variance about their mean, pooled over all values of a frame; at most 1.
+        variance_kept: fraction of the log-mels' variance about their mean, pooled over a frame's values; at most 1.
         perplexity: per codebook, `exp` of the codes' entropy: `codebook_size` when all codes are as frequent.
         used_codes: per codebook, how many different codes occur.
         num_frames: frames measured.
@@ -118,7 +118,7 @@ def fit_log_mel_codec(
 
 
 def measure_codec(model: LogMelCodecModel, waveforms: Iterable[FloatArray]) -> CodecQuality:
-    """Encodes recordings `[S]` and compares their log-mels with those that the codes stand for.
+    """Encodes recordings `[S]` and compares their log-mels with those that the codes represent.
 
     Raises:
         ValueError: without recordings.

@@ -1,6 +1,6 @@
 """Words with times as the text row of a recording: one token a frame.
 
-A word's tokens stand from the frame in which it starts, PAD fills the gaps, and the frame before a word is EPAD. Tokens
+A word's tokens begin in the frame in which it starts, PAD fills the gaps, and the frame before a word is EPAD. Tokens
 that do not fit before the next word are shifted after it, never lost inside the recording. After the labels' end the
 row is -1: whether somebody speaks there is unknown, so nothing is learned from it.
 

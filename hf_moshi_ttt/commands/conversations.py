@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows, provenance = load_codes(arguments.codes)
     warn_where_unknown(model.config, provenance, arguments.codes)
     prompt, window = frames_from_sec(arguments.prompt_sec), frames_from_sec(arguments.window_sec)
-    drawn = _drawn(rows["frames"], prompt + window, arguments)
+    drawn = _drawn(rows["frames"][:], prompt + window, arguments)
     chosen = [rows[place] for place in drawn]
     values = _measured(model, [row["codes"] for row in chosen], provenance.silence_codes, arguments)
     results = {

@@ -203,7 +203,7 @@ def _until(word: dict[str, Any], after_sec: float) -> Word:
 def _aligned(samples_CS: np.ndarray, turns: Iterable[Turn]) -> tuple[dict[str, list[Word]], list[str]]:
     """Words of each speaker, and those of them whose times are estimated.
 
-    Turns without times are joined up to the next one with times and looked for in what lies between.
+    Turns without times are joined up to the next one with times and looked for in the audio between.
     """
     words: dict[str, list[Word]] = {speaker: [] for speaker in CHANNELS}
     estimated: list[str] = []

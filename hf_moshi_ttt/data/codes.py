@@ -2,7 +2,7 @@
 
 A row of the dataset is a recording: `codes` `[K, T]` with K = 8 (mono: one speaker's codebooks) or K = 17 (text,
 Moshi's and the user's codebooks), its `frames` T, and where it comes from: `path`, `start_sec`, `duration_sec`,
-`source_sha256`. Beside it lies `provenance.json`: the codec, the tokenizer, the codes of digital silence, and the files
+`source_sha256`. Beside it is `provenance.json`: the codec, the tokenizer, the codes of digital silence, and the files
 that were left out. `encoding.py` makes such datasets.
 """
 
@@ -47,7 +47,7 @@ class Provenance:
     Args:
         codec: name or path as given; `codec_type` its transformers model type.
         silence_codes: `[8]`, one frame of digital silence, far from its start.
-        text_tokenizer: path as given, or None for audio alone.
+        text_tokenizer: path as given, or None for audio without words.
         tokens_beyond_end: text tokens that did not fit into their recordings.
         left_out: path -> reason.
         frame_rate_hz: frames per second of the codes.
@@ -182,7 +182,7 @@ def load_codes(
     """A dataset of codes (its rows give numpy arrays) and where they come from.
 
     Args:
-        source: a folder, a dataset repository on the Hub (`user/name`), or a mixture `{source: share of the time}`.
+        source: a folder, a dataset repository on the Hub (`user/name`), or a mixture `{source: fraction of the time}`.
         streaming: whether the rows are fetched from the Hub as they are read (an `IterableDataset`).
         seed: of a mixture's draws.
 

@@ -5,11 +5,11 @@ A row is a recording or, after `windows`, a part of one; all corpora have the sa
 | column | meaning |
 | --- | --- |
 | `audio` | the file, `SeekingAudio` at 24 kHz; `row["audio"].read(start_sec, duration_sec)` seeks |
-| `path`, `name` | where it lies, absolute and as in the index |
+| `path`, `name` | path of the file, absolute and as in the index |
 | `start_sec`, `duration_sec` | the part of the file that the row is |
 | `speaker`, `book`, `title`, `snr` | what the index says, or None |
 | `main_channel` | 0 or 1: Moshi's channel of a conversation; None for audiobooks, whose channels are mixed |
-| `alignments` | words `{word, start_sec, end_sec, speaker}` from the row's start on; None for audio alone |
+| `alignments` | words `{word, start_sec, end_sec, speaker}` from the row's start on; None for audio without words |
 | `labelled_until_sec` | up to where `alignments` lists every word, from the row's start on |
 """
 
@@ -82,7 +82,7 @@ def load_librilight(
 
     Args:
         data_dir: the folder that all files must lie in, None for the index's own.
-        max_bad_fraction: the share of files that may be unusable; they are left out.
+        max_bad_fraction: fraction of files that may be unusable; they are left out.
         streaming: whether an `IterableDataset` is wanted.
 
     Raises:
@@ -117,7 +117,7 @@ def load_dailytalk(
 def load_corpus(
     source: str | Path | Mapping[str, float], kind: str | None = None, *, seed: int = 0, **options: Any
 ) -> Dataset | IterableDataset:
-    """A corpus of either kind, or a weighted mixture `{source: share of the time}` of several.
+    """A corpus of either kind, or a weighted mixture `{source: fraction of the time}` of several.
 
     Args:
         kind: `"librilight"` or `"dailytalk"`; None asks `detect_kind`.
@@ -146,7 +146,7 @@ def load_corpus(
 def detect_kind(source: str | Path, data_dir: str | Path | None = None) -> str:
     """`"dailytalk"` if the first files have two channels and word times, `"librilight"` if they have neither.
 
-    Where they have one of the two alone, or differ, the kind's word in the name of the index or folder decides, with a
+    Where they have only one of the two, or differ, the kind's word in the name of the index or folder decides, with a
     warning.
 
     Raises:
@@ -164,7 +164,7 @@ def detect_kind(source: str | Path, data_dir: str | Path | None = None) -> str:
     named = [kind for kind in KINDS if kind in Path(source).name.lower()]
     if len(named) != 1:
         raise ValueError(
-            f"{facts}; say which kind it is: librilight (audio alone, channels are mixed) or dailytalk (conversations, "
+            f"{facts}; say which kind it is: librilight (no words, channels are mixed) or dailytalk (conversations, "
             "whose word times scripts/annotate.py makes)."
         )
     logger.warning("%s; its name decides: %s.", facts, named[0])
@@ -194,7 +194,7 @@ def windows(
 
 
 def _windows_of(row: dict[str, Any], duration_sec: float, overlap_sec: float) -> list[dict[str, Any]]:
-    """The windows of one row; one that would lie in the overlap alone is left away."""
+    """The windows of one row; one that would hold only overlap is left out."""
     pieces, start_sec, number = [], 0.0, 0
     while number == 0 or start_sec + overlap_sec < row["duration_sec"]:
         length_sec = min(duration_sec, row["duration_sec"] - start_sec)

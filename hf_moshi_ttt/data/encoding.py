@@ -1,8 +1,8 @@
 """A corpus becomes codes: encoded once, by several processes, in bounded memory, and resumable after a kill.
 
-The corpus is cut into shards of about an hour. Each becomes a file in datasets' cache under a name that stands for all
-that its codes depend on, so a killed run goes on with the shards that are missing and an identical rebuild, also into
-another folder, finds all of them. When all are there they are put together in the output folder in one step.
+The corpus is cut into shards of about an hour. Each becomes a file in datasets' cache, named by a hash of all that its
+codes depend on, so a killed run continues with the missing shards, and an identical rebuild, also into another folder,
+finds all of them. When all are there they are put together in the output folder in one step.
 """
 
 import hashlib
@@ -140,7 +140,7 @@ def _recipe(codec: Any, text_tokenizer: str | None, options: EncodeOptions) -> d
 def _shards(corpus: Dataset) -> list[Dataset]:
     """Consecutive pieces of about `SHARD_SEC`, at most `MOST_SHARDS`; `place` is a row's number in the corpus."""
     corpus = corpus.add_column("place", np.arange(len(corpus)))
-    ends_sec = np.cumsum(list(corpus["duration_sec"]))
+    ends_sec = np.cumsum(corpus["duration_sec"][:])
     shard_sec = max(SHARD_SEC, float(ends_sec[-1]) / MOST_SHARDS)
     numbers = ((ends_sec - 1e-9) // shard_sec).astype(int)
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1), len(corpus)]

@@ -55,7 +55,7 @@ def align_words(samples: NDArray[np.float32], sample_rate_hz: float, text: str) 
 
 
 def unknown_words(text: str) -> list[str]:
-    """Return the words of `text` that `align_words` leaves out, as they stand there. Bare punctuation is no word."""
+    """Return the words of `text` that `align_words` leaves out, as written. Bare punctuation is no word."""
     return [token for token in text.split() if re.search(r"\w", token) and not dictionary_spelling(token)]
 
 

@@ -2,7 +2,7 @@
 
 A folder is walked, headers are read in parallel and filters applied; files that cannot be used are reported beside the
 index. LibriLight's layout `speaker/book/chapter.flac` gives `speaker` and `book`, the JSON beside a chapter `title` and
-`snr`. What was read is kept in `<index>.partial` until the index is written, so a killed run goes on where it stopped.
+`snr`. What was read is kept in `<index>.partial` until the index is written, so a killed run continues there.
 """
 
 import json
@@ -205,7 +205,7 @@ def _place(name: str) -> dict[str, str]:
 
 
 def _sidecar(path: Path, allowed: str | Path) -> dict[str, Any]:
-    """Speaker, title and snr from the JSON beside a chapter, as far as they stand there."""
+    """Speaker, title and snr from the JSON beside a chapter, as far as it has them."""
     beside = path.with_suffix(".json")
     if not beside.is_file():
         return {}
@@ -255,7 +255,7 @@ def write_index(entries: Iterable[dict[str, Any]], output: str | Path, root: str
 
 
 def read_index(index: str | Path, bad: BadFiles, data_dir: str | Path | None = None) -> list[dict[str, Any]]:
-    """Entries of an index with absolute paths and `name`, the path as it stands there; bad lines are counted in `bad`.
+    """Entries of an index with absolute paths and `name`, the path as written there; bad lines are counted in `bad`.
 
     Blank lines and byte order marks are skipped.
 

@@ -1,4 +1,4 @@
-"""Weighted mixtures of datasets of recordings: weights are shares of the time."""
+"""Weighted mixtures of datasets of recordings: weights are fractions of the time."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ def mix(parts: Sequence[Dataset], weights: Sequence[float], seed: int = 0) -> Da
     """Recordings of each part, spread evenly, such that its share of the time is its weight.
 
     Every recording comes at least once, those of parts that are short for their weight several times. Where that would
-    make a mixture endless (see `MOST_PASSES`), a part whose weight is too small gives some of its recordings alone,
+    make a mixture endless (see `MOST_PASSES`), a part whose weight is too small gives only some of its recordings,
     drawn by the seed, with a warning.
 
     Args:
@@ -34,7 +34,7 @@ def mix(parts: Sequence[Dataset], weights: Sequence[float], seed: int = 0) -> Da
         raise ValueError(f"weights={list(weights)}, but each must be above 0.")
     if not all(len(part) for part in parts):
         raise ValueError(f"The parts hold {[len(part) for part in parts]} recordings, but each needs one.")
-    hours = [float(np.sum(part["duration_sec"])) / 3600 for part in parts]
+    hours = [float(np.sum(part["duration_sec"][:])) / 3600 for part in parts]
     rates = [weight / length for weight, length in zip(weights, hours, strict=True)]
     counts = _counts([len(part) for part in parts], rates)
     rng, rows, places, offset = np.random.default_rng(seed), [], [], 0

@@ -63,7 +63,7 @@ class SegmentDataset(torch.utils.data.Dataset):
         self.overlap_frames = overlap_frames
         self.frame_rate_hz = frame_rate_hz
         self._codes = codes.select_columns("codes").with_format("arrow")
-        lengths = [int(frames) for frames in codes["frames"]]
+        lengths = [int(frames) for frames in codes["frames"][:]]
         if not lengths:
             raise ValueError("The dataset of codes holds no recordings.")
         self.spans: list[tuple[int, int]] = []

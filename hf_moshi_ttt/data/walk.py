@@ -19,8 +19,8 @@ _APPLE_DOUBLE = "._"
 def walk_audio(root: Path, bad: BadFiles, left_out: Counter[str]) -> list[str]:
     """Paths of the audio files below `root`, relative to it and in order.
 
-    Linked folders are not entered, names that are not UTF-8 cannot be written, and of files whose names differ in their
-    ending alone it is unknown whose the words beside them are: these are reported in `bad`. Audio of formats that are
+    Linked folders are not entered, names that are not UTF-8 cannot be written, and of files whose names differ only in
+    their ending it is unknown whose the words beside them are: these are reported in `bad`. Audio of formats that are
     not read and macOS' metadata are counted in `left_out`.
     """
     paths = []
@@ -43,7 +43,7 @@ def walk_audio(root: Path, bad: BadFiles, left_out: Counter[str]) -> list[str]:
 
 
 def shared_names(names: Iterable[str]) -> dict[str, str]:
-    """Of the names that differ in their ending or Unicode form alone: another one for each."""
+    """For each name that differs from another only in its ending or Unicode form: that other one."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         groups.setdefault(composed(name.removesuffix(PurePosixPath(name).suffix)), []).append(name)
@@ -53,7 +53,7 @@ def shared_names(names: Iterable[str]) -> dict[str, str]:
 def shared_name(other: str) -> str:
     """Why a file is left out that shares its name with another one."""
     return (
-        f"its name differs from {other} in the ending alone: is it the same recording twice, and whose is the JSON "
+        f"its name differs from {other} in the ending only: is it the same recording twice, and whose is the JSON "
         "beside them? Keep one, or rename one"
     )
 

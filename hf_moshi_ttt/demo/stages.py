@@ -280,7 +280,7 @@ def _codec_quality(demo: Demo) -> str:
 
 
 def _encoded(codes: Path) -> str:
-    hours = {name.name: sum(load_codes(name)[0]["duration_sec"]) / 3600 for name in sorted(codes.iterdir())}
+    hours = {name.name: sum(load_codes(name)[0]["duration_sec"][:]) / 3600 for name in sorted(codes.iterdir())}
     return ", ".join(f"{name} {value:.2f} h" for name, value in hours.items())
 
 

@@ -70,7 +70,7 @@ def load_recordings(
         plans = plan_recordings(files, settings)
         names = [path for plan in plans for path in plan.paths]
         rows, provenance = encode_files(str(settings.librilight_audio_dir), names, codec, cache_dir)
-    places = {path: place for place, path in enumerate(rows["path"])}
+    places = {path: place for place, path in enumerate(rows["path"][:])}
     if len(places) < len(rows):
         raise ValueError("Several rows of codes are windows of one file: encode whole files (without --window-sec).")
     _require_all(places, plans)

@@ -20,7 +20,7 @@ class ModelArguments:
     """Which model is trained: a checkpoint or a preset, with configuration keys changed, and what of it is trained."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model to start from: a folder or a name on the Hub, of any layout we know."}
+        default=None, metadata={"help": "Model to start from: a folder or a name on the Hub, of any known layout."}
     )
     preset: str | None = field(default=None, metadata={"help": "Preset of a freshly initialised model."})
     config: dict[str, Any] = field(
@@ -56,18 +56,18 @@ class DataArguments:
     train_codes: str | dict[str, float | int] = field(
         metadata={
             "help": "Folder of encoded recordings (scripts/prepare_data.py), a dataset of them on the Hub, or a "
-            "mixture of several as {folder: share of the time}."
+            "mixture of several as {folder: fraction of the time}."
         }
     )
     eval_codes: str | None = field(
         default=None,
         metadata={
-            "help": "Held-out recordings: the losses of their segments are told at eval_strategy, the long-context "
+            "help": "Held-out recordings: the losses of their segments are logged at eval_strategy, the long-context "
             "numbers of whole ones every eval_long_context_steps."
         },
     )
     overlap_sec: float | int = field(
-        default=0.0, metadata={"help": "What a training segment shares with the one before it, in seconds."}
+        default=0.0, metadata={"help": "Overlap of a training segment with the one before it, in seconds."}
     )
     duration_sec: float | int | list[dict[str, float | int]] = field(
         default=60.0,
@@ -79,7 +79,7 @@ class DataArguments:
     order: str = field(
         default="shuffled",
         metadata={
-            "help": "'shuffled', or 'lanes': each batch row walks recordings in sequence.",
+            "help": "'shuffled', or 'lanes': each batch row walks through recordings in sequence.",
             "choices": ["shuffled", "lanes"],
         },
     )
@@ -141,14 +141,14 @@ class MoshiTTTTrainingArguments(TrainingArguments):
         default=100.0, metadata={"help": "Learning rate of the TTT gates in units of learning_rate."}
     )
     inner_lr_warmup_steps: int = field(
-        default=0, metadata={"help": "Steps over which the TTT layers' base_lr rises from 0, in training alone."}
+        default=0, metadata={"help": "Steps over which the TTT layers' base_lr rises from 0, in training only."}
     )
     carry_window: bool = field(
         default=False,
         metadata={"help": "Whether lanes carry the attention window too, from segment to segment of a recording."},
     )
     state_reset_probability: float = field(
-        default=0.0, metadata={"help": "Probability with which a lane forgets at a segment that continues the last."}
+        default=0.0, metadata={"help": "Probability that a lane is reset at a segment that continues the last."}
     )
     eval_long_context_steps: int | None = field(
         default=None,
@@ -160,17 +160,15 @@ class MoshiTTTTrainingArguments(TrainingArguments):
     resume_from_checkpoint: str | bool | None = field(  # type: ignore[assignment]  # true is transformers' own too
         default=None,
         metadata={
-            "help": "Go on exactly where a run stopped: true for the newest whole checkpoint in output_dir, or to "
+            "help": "Continue exactly where a run stopped: true for the newest whole checkpoint in output_dir, or to "
             "start where there is none; or the path of a checkpoint or of a run."
         },
     )
     resume_from: str | None = field(
         default=None,
-        metadata={"help": "Checkpoint or run to go on with; with both resets, a model whose weights are taken over."},
+        metadata={"help": "Checkpoint or run to continue; with both resets, a model whose weights are taken over."},
     )
-    reset_optimizer: bool = field(
-        default=False, metadata={"help": "Leave the optimizer's moments of resume_from behind."}
-    )
+    reset_optimizer: bool = field(default=False, metadata={"help": "Drop the optimizer's moments of resume_from."})
     reset_step: bool = field(
         default=False, metadata={"help": "Begin at step 0 with a new schedule; goes with reset_optimizer."}
     )
@@ -206,7 +204,7 @@ class MoshiTTTTrainingArguments(TrainingArguments):
         if self.reset_step and not self.reset_optimizer:
             raise ValueError(
                 "reset_step=true with reset_optimizer=false: moments belong to their step. Reset both to take over "
-                "the weights alone, or neither to go on."
+                "only the weights, or neither to continue."
             )
         if self.resume_from is not None and isinstance(self.resume_from_checkpoint, str):
             raise ValueError(

@@ -1,8 +1,8 @@
-"""Checkpoints on disk: written beside, shown when whole, picked only when whole.
+"""Checkpoints on disk: written beside, renamed when whole, and only whole ones are picked.
 
 A checkpoint is written into `.saving/` and renamed to `checkpoint-N` when all of it has reached the disk; `files.json`
-in it says which files of which size belong to it. What lies in `.saving/` belongs to a save or a removal that was cut
-off, and nobody reads it.
+in it says which files of which size belong to it. What is in `.saving/` belongs to a save or a removal that was
+interrupted, and is never read.
 """
 
 import json
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException  # no Exception, but a BaseException
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -64,7 +65,7 @@ def find_checkpoint(path: str | Path) -> Path:
     if step_of(folder) < 0 and (newest := CheckpointFolders(folder).newest()) is not None:
         return newest
     if (problem := what_is_wrong(folder)) is not None:
-        raise ValueError(f"{folder}: cannot be gone on with, {problem}.")
+        raise ValueError(f"{folder}: cannot be continued, {problem}.")
     return folder
 
 
@@ -84,7 +85,7 @@ class CheckpointFolders:
         for checkpoint in reversed(self.present()):
             if (problem := what_is_wrong(checkpoint)) is None:
                 return checkpoint
-            logger.warning(f"{checkpoint} is passed over: {problem}.")
+            logger.warning(f"{checkpoint} is skipped: {problem}.")
         return None
 
     def clear(self) -> None:
@@ -93,7 +94,7 @@ class CheckpointFolders:
         self.saving.mkdir(parents=True)
 
     @contextmanager
-    def told_when_failing(self, what: str) -> Iterator[None]:
+    def explained_failures(self, what: str) -> Iterator[None]:
         """Says which checkpoint is left when a save fails.
 
         Raises:
@@ -101,7 +102,7 @@ class CheckpointFolders:
         """
         try:
             yield
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             shutil.rmtree(self.saving, ignore_errors=True)
             free = shutil.disk_usage(self.output_dir).free / 2**20
             newest = self.newest()

@@ -1,7 +1,7 @@
-"""What a run would be, told before hours are spent on it: parameters, memory, steps, the first batch as sound, time.
+"""What a run would need and do: parameters, memory, steps, time, and the first batch as sound.
 
 The memory of weights, gradients, optimizer and lanes is counted, that of activations is measured in the first of three
-steps, which also tell the time. Nothing of the run is written but the sound.
+steps, whose time is measured too. Only the sound is written.
 """
 
 import os
@@ -50,7 +50,7 @@ class Memory:
 
 
 def static_memory(model: Any, args: Any, shards: int, with_window: bool) -> Memory:
-    """What a process holds whatever it computes.
+    """What a process holds besides activations.
 
     Args:
         shards: processes that share a model.
@@ -105,7 +105,7 @@ def describe_steps(segments: list[Any], stage_steps: list[int | None], args: Any
 
 
 def write_first_batch(codes_KT: np.ndarray, num_codebooks: int, codec_name: str, path: Path) -> str:
-    """The first row of a batch as sound: left what Moshi says, right what the user does. Returns what to tell.
+    """The first row of a batch as sound: left what Moshi says, right what the user says. Returns a line to print.
 
     Args:
         codes_KT: int64, -1 where a code is absent; such frames are left out.

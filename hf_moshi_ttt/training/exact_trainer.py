@@ -1,7 +1,7 @@
 """`ExactTrainer`: transformers' Trainer, made so that no step is lost and none is taken twice.
 
 - A checkpoint is whole or not there (`checkpoint_folders.py`), and loading one is strict.
-- A run that is gone on with continues what is averaged between two logs, and takes no step beyond its end.
+- A continued run keeps the averages since the last log, and takes no step beyond its end.
 - SIGTERM saves and stops (`stop_requests.py`); so does a step that gives NaN, before it is applied.
 """
 
@@ -32,8 +32,8 @@ _ADAPTER_FILE = "adapter_model.safetensors"
 class ExactTrainer(Trainer):
     """A Trainer whose runs can be stopped anywhere.
 
-    `fresh_optimizer`, set before `train`, makes a checkpoint's step, schedule and data position go on with an optimizer
-    that knows no moments yet.
+    `fresh_optimizer`, set before `train`, continues a checkpoint's step, schedule and data position with an optimizer
+    without moments.
     """
 
     fresh_optimizer = False
@@ -51,13 +51,13 @@ class ExactTrainer(Trainer):
         self._saved_step: int | None = None
         self._continued_from: Path | None = None
 
-    # What a subclass adds to a checkpoint, and what it forgets of a step that is not applied.
+    # What a subclass adds to a checkpoint, and undoes of a step that is not applied.
 
     def save_more(self, folder: Path) -> None:
         """Writes more of this process into a checkpoint."""
 
     def load_more(self, folder: Path) -> None:
-        """Reads it again, before the first step."""
+        """Reads what `save_more` wrote, before the first step."""
 
     def forget_step(self) -> None:
         """Goes back to before the step under way, of which nothing was applied."""
@@ -75,7 +75,7 @@ class ExactTrainer(Trainer):
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self._saved_step == self.state.global_step:
             return
-        with self.folders.told_when_failing(name):
+        with self.folders.explained_failures(name):
             with self._saving_beside():
                 super()._save_checkpoint(model, trial)
                 self._name_best_checkpoint(name)
@@ -113,7 +113,7 @@ class ExactTrainer(Trainer):
 
     def save_final_model(self) -> None:
         """Writes the model into `output_dir`, whole under FSDP too."""
-        with self.folders.told_when_failing("The final model"):
+        with self.folders.explained_failures("The final model"):
             with self._saving_beside():
                 folder = str(self.folders.saving / "model")
                 if self.is_fsdp_enabled:
@@ -124,7 +124,7 @@ class ExactTrainer(Trainer):
                 self.folders.publish_files("model")
             self.accelerator.wait_for_everyone()
 
-    # Going on
+    # Continuing
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         adapter = Path(resume_from_checkpoint, _ADAPTER_FILE)
@@ -146,7 +146,7 @@ class ExactTrainer(Trainer):
         if self.fresh_optimizer:
             if not isinstance(self.lr_scheduler, LambdaLR):
                 raise ValueError(
-                    f"lr_scheduler_type={self.args.lr_scheduler_type.value!r} does not follow from the step alone: "
+                    f"lr_scheduler_type={self.args.lr_scheduler_type.value!r} does not depend only on the step: "
                     "with reset_optimizer=true set reset_step=true too."
                 )
             state = json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
@@ -174,7 +174,7 @@ class ExactTrainer(Trainer):
         return position
 
     def _find_best_checkpoint(self, checkpoint: Path) -> str | None:
-        """Where the best checkpoint so far lies: beside the one that is gone on with, or where that one says.
+        """Path of the best checkpoint so far: beside the one that is continued, or where that one says.
 
         Raises:
             ValueError: in neither place, though it is to be loaded in the end.
@@ -197,7 +197,7 @@ class ExactTrainer(Trainer):
         if (problem := what_is_wrong(best)) is not None:
             raise CheckpointError(
                 f"{best}: the best checkpoint cannot be loaded, {problem}. The last one is {self.folders.newest()}; to "
-                "end with it, go on with load_best_model_at_end=false."
+                "end with it, continue with load_best_model_at_end=false."
             )
         super()._load_best_model()
 

@@ -2,7 +2,7 @@
 
 With bfloat16 FSDP2 hands every parameter to forward rounded, and rounds losses and gradients on their way, and every
 tensor in the arguments of forward, carried memory in a plain dataclass too. Here losses stay in float32, gradients are
-summed in float32, arguments are left alone, and each learner is sharded before its layer with a policy of its own.
+summed in float32, arguments are not cast, and each learner is sharded before its layer with a policy of its own.
 """
 
 import os

@@ -1,7 +1,7 @@
 """What is averaged from one log to the next: the losses by stream, frames and time, and what the memories do.
 
 Losses are sums over targets and sums of their weights, over all batches, accumulation steps and processes, so a logged
-mean is that of all targets whatever their share of a batch. A checkpoint holds the window, so a resumed run logs what a
+mean is that of all targets, in whatever batch they were. A checkpoint holds the window, so a resumed run logs what a
 run that was never stopped logs.
 """
 

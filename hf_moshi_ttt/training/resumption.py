@@ -1,14 +1,14 @@
-"""The three ways to start from what is there, and what each requires.
+"""The three ways to start from a checkpoint, and what each requires.
 
 | way      | settings                                                    | taken over                           |
 | -------- | ----------------------------------------------------------- | ------------------------------------ |
-| continue | `resume_from_checkpoint: true` or a path, or `resume_from`  | everything, as if never stopped      |
+| continue | `resume_from_checkpoint: true` or a path, or `resume_from`  | everything: equal to never stopping  |
 | transfer | `resume_from`, `reset_optimizer: true`, `reset_step: true`  | weights, for other data or schedules |
 | finetune | the same, with keys of `config` that change                 | weights, see `config_changes.py`     |
 
 `reset_optimizer` alone keeps step, schedule and data position, and begins with fresh moments. `resume_from` together
 with `resume_from_checkpoint: true` counts only while `output_dir` holds no checkpoint, so the same command starts a run
-and goes on with it.
+and continues it.
 """
 
 import json
@@ -52,8 +52,8 @@ class Start:
     """How a run starts.
 
     Args:
-        checkpoint: the one that is gone on with, or None for step 0.
-        fresh_optimizer: whether the checkpoint's moments are left after.
+        checkpoint: the one to continue, or None for step 0.
+        fresh_optimizer: whether the checkpoint's moments are dropped.
     """
 
     checkpoint: Path | None = None
@@ -75,7 +75,7 @@ def plan_start(args: MoshiTTTTrainingArguments) -> Start:
         return Start(checkpoint=find_checkpoint(args.resume_from), fresh_optimizer=args.reset_optimizer)
     if not args.resume_from_checkpoint and folders.present():
         raise ValueError(
-            f"{args.output_dir} holds {folders.present()[-1].name} of another run. Go on with it "
+            f"{args.output_dir} holds {folders.present()[-1].name} of another run. Continue it "
             "(resume_from_checkpoint=true), choose another output_dir, or remove it."
         )
     return Start()
@@ -94,13 +94,13 @@ def require_parts(start: Start) -> None:
         return
     lacks = ", ".join(f"{name} ({_PARTS[name]})" for name in missing)
     if set(missing) & set(_ALWAYS):
-        remedy = "It was not written by this trainer; take over its weights alone (reset_optimizer and reset_step)."
+        remedy = "It was not written by this trainer; take over only its weights (reset_optimizer and reset_step)."
     else:
         remedy = (
-            "It was saved with save_only_model=true. Take a checkpoint that has them, or go on with fresh moments: "
+            "It was saved with save_only_model=true. Take a checkpoint that has them, or continue with fresh moments: "
             f"resume_from={start.checkpoint} with reset_optimizer=true."
         )
-    raise ValueError(f"{start.checkpoint}: cannot be gone on with, it lacks {lacks}. {remedy}")
+    raise ValueError(f"{start.checkpoint}: cannot be continued, it lacks {lacks}. {remedy}")
 
 
 def weights_of(name_or_path: str) -> str:
@@ -115,7 +115,7 @@ def weights_of(name_or_path: str) -> str:
     checkpoint = find_checkpoint(folder)
     if not any((checkpoint / name).is_file() for name in _MODEL_FILES):
         raise ValueError(
-            f"{checkpoint}: holds weights in shards, which only FSDP goes on with. Take the final model of its run, or "
+            f"{checkpoint}: holds weights in shards, which only FSDP continues. Take the final model of its run, or "
             "put them together with accelerate merge-weights."
         )
     return str(checkpoint)
@@ -136,7 +136,7 @@ def course_settings(
 
 
 def require_same_course(start: Start, asked: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuses to go on with a checkpoint under other settings than it was saved with.
+    """Refuses to continue a checkpoint under other settings than it was saved with.
 
     Args:
         asked: `course_settings` of now.
@@ -160,8 +160,8 @@ def require_same_course(start: Start, asked: Mapping[str, Any], config: Mapping[
     if differing:
         differences = "; ".join(f"{key} is {before!r}, asked for {now!r}" for key, before, now in differing)
         raise ValueError(
-            f"{start.checkpoint}: {differences}. A run goes on with what it was started with. Put these back, or "
-            "take over the weights alone: resume_from with reset_optimizer=true and reset_step=true."
+            f"{start.checkpoint}: {differences}. A run continues only with the settings it was started with. Put these "
+            "back, or take over only the weights: resume_from with reset_optimizer=true and reset_step=true."
         )
     for key in ("max_steps", "num_train_epochs", "world_size"):
         if course.get(key) != asked[key]:

@@ -45,7 +45,7 @@ def run(settings: dict[str, Any]) -> int:
     """Trains as the settings say; returns the exit code of the process.
 
     Raises:
-        ValueError: settings that are wrong or do not fit what is there.
+        ValueError: settings that are wrong or do not fit the model, the data or the checkpoint.
     """
     trainer, start = prepare(settings)
     if trainer.is_world_process_zero():
@@ -77,7 +77,7 @@ def _write_run(trainer: MoshiTTTTrainer, settings: dict[str, Any], start: Start)
 
 
 def dry_run(settings: dict[str, Any], say: Callable[[str, str], None]) -> int:
-    """Tells what `run` would do, after three steps of it; returns 1 where memory does not suffice.
+    """Reports what `run` would do, after three steps of it; returns 1 where memory does not suffice.
 
     Args:
         say: takes a title and a line.
@@ -90,7 +90,7 @@ def dry_run(settings: dict[str, Any], say: Callable[[str, str], None]) -> int:
     start = plan_start(args)
     if start.checkpoint is not None:
         require_parts(start)
-    say("start", f"goes on from {start.checkpoint}" if start.checkpoint else "step 0")
+    say("start", f"continues {start.checkpoint}" if start.checkpoint else "step 0")
     set_seed(args.seed)
     model = build_model(model_args, args)
     for line in describe_model(model, args):
@@ -141,7 +141,7 @@ def prepare(settings: dict[str, Any]) -> tuple[MoshiTTTTrainer, Start]:
     if start.checkpoint is not None:
         require_same_course(start, trainer.course, trainer.config_values())
         trainer.fresh_optimizer = start.fresh_optimizer
-        logger.warning(f"Going on from {start.checkpoint}.")
+        logger.warning(f"Continuing {start.checkpoint}.")
     return trainer, start
 
 
@@ -211,7 +211,7 @@ def _is_same_setting(key: str, found: Any, asked: Any) -> bool:
 
 
 def _trained_in_float32(model: Any) -> Any:
-    """Steps smaller than bfloat16 can tell apart are lost otherwise."""
+    """In bfloat16, steps smaller than its rounding would be lost."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -278,7 +278,7 @@ def adopt_provenance(model: Any, provenance: Provenance, source: str) -> None:
 
 
 def data_fingerprint(codes: Any, provenance: Provenance) -> str:
-    """A hash of what was encoded and how: equal for equal data in equal order, wherever it lies."""
+    """A hash of what was encoded and how: equal for equal data in equal order, in any folder."""
     described = {**asdict(provenance), "versions": None, "source": None, "codec": None, "text_tokenizer": None}
-    described["frames"] = [int(frames) for frames in codes["frames"]]
+    described["frames"] = [int(frames) for frames in codes["frames"][:]]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

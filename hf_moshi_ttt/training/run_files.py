@@ -26,7 +26,7 @@ _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "peft", "safeten
 
 
 class MetricsFile(TrainerCallback):
-    """Keeps `metrics.jsonl` equal to what the run has logged, also when it goes on from an earlier step."""
+    """Keeps `metrics.jsonl` equal to what the run has logged, also when it continues from an earlier step."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -78,7 +78,7 @@ def write_run(folder: Path, settings: dict[str, Any], start: dict[str, Any], fac
     """Adds a session to `run.json`, or begins it.
 
     Args:
-        start: how this session starts: the checkpoint it goes on from and the number of processes.
+        start: how this session starts: the checkpoint it continues from and the number of processes.
         facts: the other keys: `config`, `data` and `parameters`.
     """
     path = folder / RUN_FILE

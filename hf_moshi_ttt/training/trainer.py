@@ -3,10 +3,10 @@
 - The loss of a step is the mean over all its targets by their weights, on all processes and over all accumulation
   steps, so that the way in which a batch is divided changes nothing.
 - Base, TTT weights and gates have their own learning rates (`training/parameter_groups.py`).
-- Memory is carried along lanes (`training/lane_memory.py`), and the inner rate is warmed up.
+- Memory is carried along lanes (`training/lane_memory.py`), and the inner learning rate is warmed up.
 - Logged: the loss of each stream, what the memory of each TTT layer does, every group's rate, the speed.
-- `evaluate` tells the same losses, as means over all targets, of held-out segments, each from a fresh memory; training
-  goes on as if it had not. What a memory is worth in long recordings, `evaluation/training_metrics.py` measures.
+- `evaluate` gives the same losses, as means over all targets, of held-out segments, each from a fresh memory; it does
+  not change the training. `evaluation/training_metrics.py` measures long recordings.
 """
 
 from collections.abc import Sequence
@@ -178,10 +178,10 @@ class MoshiTTTTrainer(ExactTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The share of one batch in the loss of a step; in training and where memory is carried, from its lanes.
+        """One batch's part of the loss of a step; in training and where memory is carried, from its lanes.
 
         Args:
-            num_items_in_batch: the step's weights of text and audio targets; None for the mean of this batch alone.
+            num_items_in_batch: the step's weights of text and audio targets; None for the mean of this batch.
         """
         lanes = self.lanes if model.training else None
         state = lanes.state_for(inputs) if lanes else None
@@ -240,7 +240,7 @@ class MoshiTTTTrainer(ExactTrainer):
     # Logs
 
     def _is_logged_step(self) -> bool:
-        """Whether the step under way ends with a log; only then do memories tell what they do."""
+        """Whether the step under way ends with a log; diagnostics are computed only then."""
         step, by_steps = self.state.global_step + 1, self.args.logging_strategy == IntervalStrategy.STEPS
         return by_steps and (step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step))
 

@@ -1,4 +1,4 @@
-"""Law 6: our model equals Kyutai's `LMModel` with the same weights; checkpoints go there and back in both layouts."""
+"""Our model equals Kyutai's `LMModel` with the same weights; checkpoints go there and back in both layouts."""
 
 from collections.abc import Callable
 from typing import Any

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets import Column, Dataset, Features, Value, concatenate_datasets
 from datasets import List as ListFeature
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.data.collator import MoshiTTTCollator
+from hf_moshi_ttt.data.mixture import mix
 from hf_moshi_ttt.data.segments import EMPTY, LaneSampler, Place, SegmentDataset, ShuffledSampler
+from hf_moshi_ttt.training.run import data_fingerprint
 
 from ..conftest import save_codes
 
@@ -288,3 +291,16 @@ def test_lanes_of_two_ranks_walk_in_sequence(two_ranks: Path) -> None:
                 goes_on = after["recording"] == before["recording"]
                 assert after["starts_recording"] != goes_on
                 assert after["start_frame"] == (before["start_frame"] + before["lengths"] if goes_on else 0)
+
+
+def test_columns_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of `datasets` that is iterated reads row by row: 20,000 recordings took 4 s instead of 30 ms."""
+    codes, provenance = load_codes(save_codes(tmp_path, [40, 30, 20]))
+
+    def read_by_row(_: Column) -> None:
+        raise AssertionError("a column was iterated")
+
+    monkeypatch.setattr(Column, "__iter__", read_by_row)
+    assert len(SegmentDataset(codes, 10)) == 9
+    assert len(mix([codes, codes], [1, 1])) == 6
+    assert data_fingerprint(codes, provenance)

@@ -33,12 +33,12 @@ def test_other_formats_and_macos_metadata_are_counted(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_files_that_differ_in_their_ending_alone_are_reported(tmp_path: Path) -> None:
+def test_files_that_differ_only_in_their_ending_are_reported(tmp_path: Path) -> None:
     """The JSON beside them would belong to both, and a chapter in two formats would be read twice."""
     found, bad, _ = walked(tmp_path, "a.wav", "a.flac", "b/a.wav", "b.wav", "c.1.wav", "c.2.wav", "d.wav", "d.WAV")
     assert found == ["b.wav", "b/a.wav", "c.1.wav", "c.2.wav"]
     assert sorted(bad) == ["a.flac", "a.wav", "d.WAV", "d.wav"]
-    assert bad["a.flac"].startswith("its name differs from a.wav in the ending alone") and "Keep one" in bad["a.wav"]
+    assert bad["a.flac"].startswith("its name differs from a.wav in the ending only") and "Keep one" in bad["a.wav"]
 
 
 def test_forms_of_a_letter_are_one_name() -> None:

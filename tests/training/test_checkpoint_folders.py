@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import traceback
 from pathlib import Path
 
 import pytest
+from torch.distributed.checkpoint.api import CheckpointException
 
 from hf_moshi_ttt.training.checkpoint_folders import CheckpointError, CheckpointFolders, find_checkpoint
 
@@ -32,7 +34,7 @@ def test_the_newest_whole_one_is_found(folders: CheckpointFolders, caplog: pytes
     (folders.output_dir / "checkpoint-100" / "shards" / "0").write_text("les")
     assert folders.newest().name == "checkpoint-10"
     assert find_checkpoint(folders.output_dir).name == "checkpoint-10"
-    with pytest.raises(ValueError, match=r"checkpoint-100: cannot be gone on with, shards/0 has 3 bytes instead of 4"):
+    with pytest.raises(ValueError, match=r"checkpoint-100: cannot be continued, shards/0 has 3 bytes instead of 4"):
         find_checkpoint(folders.output_dir / "checkpoint-100")
 
 
@@ -94,14 +96,25 @@ def test_the_limit_counts_whole_ones_and_spares_the_best_and_the_newest(folders:
 def test_a_failed_save_says_what_is_left(folders: CheckpointFolders) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     alone = "checkpoint-2 could not be written: .*No space left.*There is no earlier checkpoint"
-    with pytest.raises(CheckpointError, match=alone), folders.told_when_failing("checkpoint-2"):
+    with pytest.raises(CheckpointError, match=alone), folders.explained_failures("checkpoint-2"):
         raise full
     save(folders, 1)
     folders.clear()
     kept = r"MiB are free in .*checkpoint-1 is untouched. Make room and start again with resume_from_checkpoint=true"
-    with pytest.raises(CheckpointError, match=kept), folders.told_when_failing("checkpoint-2"):
+    with pytest.raises(CheckpointError, match=kept), folders.explained_failures("checkpoint-2"):
         raise full
     assert not folders.saving.exists() and folders.newest().name == "checkpoint-1"
+
+
+def test_a_failed_save_of_shards_says_what_is_left(folders: CheckpointFolders) -> None:
+    """What torch raises for sharded checkpoints derives from BaseException alone."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    save(folders, 1)
+    folders.clear()
+    kept = "checkpoint-2 could not be written: .*No space left.*checkpoint-1 is untouched"
+    with pytest.raises(CheckpointError, match=f"(?s){kept}"), folders.told_when_failing("checkpoint-2"):
+        raise CheckpointException("write", {0: (full, traceback.extract_stack())})
+    assert not folders.saving.exists()
 
 
 def test_files_of_a_model_replace_those_of_the_run(folders: CheckpointFolders) -> None:

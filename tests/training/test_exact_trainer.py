@@ -1,4 +1,4 @@
-"""Law 7: a run that was killed anywhere, and goes on, equals one never stopped; nothing half-written is picked."""
+"""A run that is killed anywhere and continues equals one never stopped; nothing half-written is picked."""
 
 from pathlib import Path
 from typing import Any

@@ -59,7 +59,7 @@ def test_a_course_is_compared_key_by_key(tmp_path: Path) -> None:
     require_same_course(Start(folder), {**course, "world_size": 2, "max_steps": 9}, {"hidden_size": 8})
     for key in optimizer.split():
         require_same_course(Start(folder, fresh_optimizer=True), {**course, key: 5}, {"hidden_size": 8})
-        with pytest.raises(ValueError, match=f"checkpoint-1: {key} is 1, asked for 5. A run goes on with what"):
+        with pytest.raises(ValueError, match=f"checkpoint-1: {key} is 1, asked for 5. A run continues only"):
             require_same_course(Start(folder), {**course, key: 5}, {"hidden_size": 8})
     with pytest.raises(ValueError, match="config.hidden_size is 8, asked for 9; config.new is None, asked for 1"):
         require_same_course(Start(folder), course, {"hidden_size": 9, "new": 1})

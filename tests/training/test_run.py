@@ -90,7 +90,7 @@ def test_adapters_go_on_exactly(tmp_path: Path, codes: Path, base: Path) -> None
     path = tmp_path / "run" / "checkpoint-8" / "adapter_model.safetensors"
     model = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "run")
     assert model.config.ttt.persistent_states and len(load_file(path)) > 30
-    with pytest.raises(ValueError, match="lora_rank is 2, asked for 3. A run goes on with what it was started with"):
+    with pytest.raises(ValueError, match="lora_rank is 2, asked for 3. A run continues only"):
         prepare({**settings, "lora_rank": 3})
     weights = load_file(path)
     weights["x" + max(weights)[1:]] = weights.pop(max(weights))
@@ -128,7 +128,7 @@ def test_continue_takes_everything_over(tmp_path: Path, codes: Path, pretrained:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 2e-3}, r"learning_rate is 0.001, asked for 0.002\. A run goes on with what it was started"),
+        ({"learning_rate": 2e-3}, r"learning_rate is 0.001, asked for 0.002\. A run continues only"),
         ({"weight_decay": 0.1, "seed": 1}, "seed is 42, asked for 1; weight_decay is 0.0, asked for 0.1"),
         ({"duration_sec": 0.8}, "duration_sec is 0.88, asked for 0.8"),
         (
@@ -205,7 +205,7 @@ def test_a_ttt_mismatch_is_reported_as_for_checkpoints(tmp_path: Path, codes: Pa
 
 
 def test_where_a_run_may_start(tmp_path: Path, codes: Path, pretrained: Path) -> None:
-    with pytest.raises(ValueError, match=r"run holds checkpoint-6 of another run. Go on with it \(resume_from_che"):
+    with pytest.raises(ValueError, match=r"run holds checkpoint-6 of another run. Continue it \(resume_from_che"):
         prepare(going_on(pretrained, codes))
     with pytest.raises(ValueError, match="nowhere: no such checkpoint"):
         prepare(going_on(tmp_path, codes, resume_from=str(tmp_path / "nowhere")))
@@ -215,7 +215,7 @@ def test_where_a_run_may_start(tmp_path: Path, codes: Path, pretrained: Path) ->
     shards = tmp_path / "shards"
     (shards / "checkpoint-1").mkdir(parents=True)
     (shards / "checkpoint-1" / "files.json").write_text("{}")
-    with pytest.raises(ValueError, match="checkpoint-1: holds weights in shards, which only FSDP goes on with"):
+    with pytest.raises(ValueError, match="checkpoint-1: holds weights in shards, which only FSDP continues"):
         prepare(going_on(tmp_path, codes, resume_from=str(shards), **both))
 
 

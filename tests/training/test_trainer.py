@@ -1,4 +1,4 @@
-"""Law 7 in training: a resumed run equals one never stopped, also with lanes and carried memory; groups and logs."""
+"""A resumed run equals one never stopped, also with lanes and carried memory; groups and logs."""
 
 import json
 from collections.abc import Callable
@@ -257,7 +257,7 @@ def test_wrong_settings_are_refused(tmp_path: Path, codes: Path) -> None:
     with pytest.raises(ValueError, match="tests/random with 64 ids a codebook, but the model has codebook_size=32"):
         make_trainer(tmp_path, save_codes(tmp_path / "other", [30], codebook_size=64))
     make_trainer(tmp_path, codes, stop_at_step=1, order="lanes").train()
-    with pytest.raises(ValueError, match="config.ttt.persistent_states is False, asked for True. A run goes on with"):
+    with pytest.raises(ValueError, match="config.ttt.persistent_states is False, asked for True. A run continues only"):
         make_trainer(tmp_path, codes, resume_from_checkpoint=True, **LANES)
     with pytest.raises(ValueError, match="24 segments cannot fill 26 lanes"):
         make_trainer(tmp_path / "wide", codes, per_device_train_batch_size=26, **LANES).train()
