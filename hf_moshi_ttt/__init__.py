@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .auto_classes import register_with_transformers
+from .shipped_files import shipped_folder
 
 if TYPE_CHECKING:
     from .configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from .streaming.generation_moshi_ttt import GREEDY, Sampling
     from .streaming.state import MoshiTTTState
 
+METRIC_LIBRILIGHT = str(shipped_folder("metrics") / "librilight_long_context")  # for evaluate.load
+
 __all__ = [
     "GREEDY",
+    "METRIC_LIBRILIGHT",
     "MoshiTTTConfig",
     "MoshiTTTForConditionalGeneration",
     "MoshiTTTOutput",

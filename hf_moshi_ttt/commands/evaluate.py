@@ -3,6 +3,7 @@ r"""Measure the loss by position in long recordings, of a model and its baseline
 Writes results.json, pictures and report.html. A run that was stopped continues in its output folder. Several processes
 share the recordings: torchrun --nproc-per-node 8 -m hf_moshi_ttt.commands.console evaluate ...
 
+    hf-moshi-ttt evaluate librilight --model runs/mine --output DIR librilight_audio_dir=RECORDINGS
     hf-moshi-ttt evaluate --model runs/mine --output DIR librilight_audio_dir=RECORDINGS \
         --compare frozen=kyutai/moshiko-pytorch-bf16,static,window_only,gated_delta=PATH,no_reset
 """
@@ -13,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from ..shipped_files import configuration_file
 from .parser import add_device, device_of, wrong_settings
 from .settings_help import settings_help, settings_names
 
@@ -20,7 +22,7 @@ from .settings_help import settings_help, settings_names
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.epilog = settings_help("evaluate")
-    parser.add_argument("settings", nargs="+", metavar="CONFIG.yaml|key=value", help="settings, see below")
+    parser.add_argument("settings", nargs="+", metavar="CONFIG|key=value", help="settings, see below")
     parser.add_argument("--model", required=True, metavar="[NAME=]MODEL", help="the model: name or path")
     parser.add_argument(
         "--compare",
@@ -44,7 +46,7 @@ def settings_of(words: list[str]) -> Any:
     from ..settings import read_settings, split_words
 
     with wrong_settings():
-        settings = read_settings(*split_words(words))
+        settings = read_settings(*split_words(configuration_file(word, "evaluation") for word in words))
     with wrong_settings(settings, settings_names(KINDS)):
         return parse_settings(settings)
 

@@ -148,11 +148,11 @@ def _training_stages(demo: Demo) -> list[Stage]:
 
     def pretrain(name: str, *changes: str) -> Command:
         settings = [codes, steps, f"output_dir={root / name}", *vocabulary, *size.train_changes, *changes]
-        return ["train", "configs/demo_pretrain.yaml", *settings]
+        return ["train", "demo_pretrain", *settings]
 
     stop, resume = f"stop_at_step={half}", "resume_from_checkpoint=true"
     finetune = [
-        "train", "configs/demo_finetune.yaml", f"model_name_or_path={root / 'pretrain'}",
+        "train", "demo_finetune", f"model_name_or_path={root / 'pretrain'}",
         f"train_codes={root / 'codes' / 'dailytalk'}", f"output_dir={root / 'finetune'}",
         f"max_steps={size.finetune_steps}", *size.train_changes,
     ]  # fmt: skip

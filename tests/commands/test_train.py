@@ -36,6 +36,7 @@ def test_a_dry_run_tells_what_would_happen(config: str, tmp_path: Path, capsys: 
         (["max_step=2"], r"Unknown settings ['max_step']."),
         (["max_step=2"], "Did you mean max_steps?"),
         (["order=random"], "order='random', but order must be 'shuffled' or 'lanes'"),
+        (["debg"], "debg: no such configuration file. Did you mean debug?"),
         (["nowhere.yaml"], "nowhere.yaml: no such configuration file."),
     ],
 )
@@ -47,4 +48,19 @@ def test_wrong_settings(config: str, words: list[str], message: str, capsys: pyt
 
 def test_a_configuration_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "max_steps=2"]) == 2
-    assert "no CONFIG.yaml was given" in capsys.readouterr().err
+    assert (
+        "no configuration was given: a YAML file, or one of dailytalk_from_librilight, debug, "
+        in capsys.readouterr().err
+    )
+
+
+def test_configurations_are_listed_and_printed_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--list"]) == 0
+    assert "librilight_pretrain" in capsys.readouterr().out.split()
+    assert main(["train", "librilight_continue", "max_steps=7", "--print"]) == 0
+    settings = yaml.safe_load(capsys.readouterr().out)
+    assert (settings["max_steps"], settings["lora_rank"], settings["resume_from"]) == (
+        7,
+        64,
+        "runs/librilight_pretrain",
+    )
