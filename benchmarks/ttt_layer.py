@@ -10,6 +10,7 @@ should run on the machine.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -30,6 +31,7 @@ from hf_moshi_ttt.memory.naive import naive_ttt
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTDecoderLayer
 
 SKIPPED_NAIVE = "frame by frame with autograd: only up to 750 frames"
+PRESETS = ("default", "mini_batch")
 FFN_PER_WIDTH = 5.5  # rows of Moshi's gated feed-forward by its width
 Layer = tuple[nn.Module, Callable[[Tensor], Tensor]]
 
@@ -166,10 +168,12 @@ def training_table(arguments: argparse.Namespace) -> None:
         moshi = measure(arguments, form="moshi", depth=0, length=length)
         print_row("Moshi layer (baseline)", length, moshi, moshi)
         for depth in arguments.depths:
-            print_row(f"TTT depth {depth}", length, measure(arguments, form="fast", depth=depth, length=length), moshi)
+            for preset in PRESETS:
+                found = measure(arguments, form="fast", depth=depth, length=length, preset=preset)
+                print_row(f"TTT depth {depth}, {preset}", length, found, moshi)
             if length <= 750:
-                naive = measure(arguments, form="naive", depth=depth, length=length, repeats=1)
-                print_row(f"TTT depth {depth}, naive form", length, naive, moshi)
+                naive = measure(arguments, form="naive", depth=depth, length=length, repeats=1, preset="mini_batch")
+                print_row(f"TTT depth {depth}, mini_batch, naive", length, naive, moshi)
         for depth in sorted({1, 2} & set(arguments.depths)) if arguments.ttt_lm else ():
             compare_with_ttt_lm(arguments, depth, length)
 
@@ -195,8 +199,8 @@ def streaming_table(arguments: argparse.Namespace) -> None:
     )
     print(f"{'layer':<34} {'frame':>6} {'TTT ms':>9} {'Moshi ms':>9} {'ratio':>8}  (medians; ratio of means)")
     moshi, x = moshi_layer(width, 128), torch.randn(1, 1, width)
-    for depth in arguments.depths:
-        layer = ttt_layer(width, 128, depth)
+    for depth, preset in itertools.product(arguments.depths, PRESETS):
+        layer = ttt_layer(width, 128, depth, preset)
         for first in (100, 45000):
             cache, state, times = moshi.self_attn.init_cache(1, x.dtype, x.device), layer.init_state(1), []
             for index in range(-16, frames):  # the first 16 warm up
@@ -208,7 +212,7 @@ def streaming_table(arguments: argparse.Namespace) -> None:
             ours, theirs = torch.tensor(times[16:]).unbind(1)
             ratio = ours.mean() / theirs.mean()
             cells = f"{1e3 * ours.median():>9.2f} {1e3 * theirs.median():>9.2f} {ratio:>8.2f}"
-            print(f"TTT depth {depth:<24} {first:>6} {cells}", flush=True)
+            print(f"{f'TTT depth {depth}, {preset}':<34} {first:>6} {cells}", flush=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The sweep that chose the defaults of `base_lr`, the initialisation and `initial_retention`.
+"""The sweep that chose `base_lr`, the initialisation and `initial_retention` of the preset `mini_batch`.
 
     python benchmarks/ttt_recall.py                 # about 15 minutes on one core
 
@@ -46,7 +46,9 @@ def parse_arguments() -> argparse.Namespace:
 def make_learner(depth: int, heads: Sequence[tuple[str, float]], seed: int) -> TTTLearner:
     """A learner with one head for each (spread, retention); its highest rate is twice the largest of `BASE_LRS`."""
     torch.manual_seed(seed)
-    learner = TTTLearner(len(heads), WIDTH, TTTConfig(ttt_mlp_layers=depth, base_lr=2 * max(BASE_LRS)))
+    learner = TTTLearner(
+        len(heads), WIDTH, TTTConfig(preset="mini_batch", ttt_mlp_layers=depth, base_lr=2 * max(BASE_LRS))
+    )
     with torch.no_grad():
         for weight in learner.inner_weights:
             fan_in = weight[0].clone()
@@ -100,7 +102,7 @@ def main() -> None:
     heads = list(itertools.product(SPREADS, RETENTIONS))
     scores = {setting: 0.0 for setting in ((lr, *head) for lr in BASE_LRS for head in heads)}
     trainable = dict.fromkeys(scores, True)
-    middle = RETENTIONS.index(TTTConfig().initial_retention)
+    middle = RETENTIONS.index(TTTConfig(preset="mini_batch").initial_retention)
     for depth in tqdm(arguments.depths, desc="depth"):
         growth = gradient_growth(depth, heads, seed)
         print_table(
@@ -138,7 +140,7 @@ def print_verdict(scores: dict[Setting, float], trainable: dict[Setting, bool], 
         found = ", ".join(f"{v}: {'cannot be trained' if mean is None else f'{mean:.3f}'}" for v, mean in best.items())
         print(f"\n{name}, with the best partners: {found}")
     best_setting = min(retained, key=retained.__getitem__)
-    config = TTTConfig()
+    config = TTTConfig(preset="mini_batch")
     default = (config.base_lr, "x1", config.initial_retention)
     print(
         f"\nbest: base_lr, spread, retention = {best_setting} with {retained[best_setting]:.3f}; default {default}",

@@ -12,37 +12,72 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .model_presets import MODEL_PRESETS
 from .strict_config import StrictConfig, merged
 
-_BASE_LR = 3.0
+_MINI_BATCH_BASE_LR = 3.0
+_FRONT_END_KEY = "key_convolution_width"  # stored sections are whole: one without this key is of 0.1.0
+# What a key of the TTT section is where it is not given, by preset.
+_BY_PRESET: dict[str, dict[str, Any]] = {
+    "default": {
+        "update": "last", "step": "online", "forget": "learned", "key_convolution_width": 4, "key_lag_frames": 1,
+        "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "initial_gating_alpha": 1.0,
+    },
+    "mini_batch": {
+        "update": "all", "step": "mean", "forget": "learned", "key_convolution_width": 1, "key_lag_frames": 0,
+        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
+    },
+    "paper": {
+        "update": "all", "step": "mean", "forget": "none", "key_convolution_width": 1, "key_lag_frames": 0,
+        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
+    },
+}  # fmt: skip
 
 
 @strict
 class TTTConfig(StrictConfig):
-    r"""The test-time-training section.
+    r"""The test-time-training section. A key that is None takes the preset's value.
 
     Args:
         layers: Which temporal layers carry a TTT block: `"middle"` (a quarter of them, centred), `"all"`, or a list of
             layer indices.
         learner: What remembers. `"ttt"`: an inner network that takes gradient steps. `"static"`: the same network and
             parameters without inner steps, the control for capacity. `"gated_delta"`: a matrix per head under the gated
-            delta rule, the linear baseline; of the keys below it reads `forget`, `initial_retention` and
-            `mini_batch_size` (frames per retention) alone.
-        preset: Which published form the inner learner follows. `"default"`: RMS-normed q and k, fan-in weights,
-            layer-normed target. `"paper"`: the TTT-LM equations (raw q and k, N(0, 0.02) weights, target v - k).
-        ttt_mlp_layers: Depth N of the inner network of each head; 1 is linear, 2 the usual TTT-MLP.
+            delta rule, the linear baseline; it shares the keys of the front end and reads `forget`, `initial_retention`
+            and `mini_batch_size` (frames per retention) of the others.
+        preset: Which form the layer has. `"default"`: keys of several frames and one gradient step a frame on the last
+            inner layer. `"mini_batch"`: RMS-normed q and k of one frame, layer-normed target, steps of mini-batches on
+            all inner layers. `"paper"`: the TTT-LM equations (raw q and k, N(0, 0.02) weights, target v - k).
+        ttt_mlp_layers: Depth N of the inner network of each head; 1 is linear, 2 the usual TTT-MLP. With
+            `step="online"` the first N - 1 layers are features that only the outer loop trains.
         ttt_mlp_expansion_factor: Width of the hidden inner layers in units of the head width. Unused at depth 1.
-        mini_batch_size: Frames whose gradients are all taken at the same weights. Part of the function the model
-            computes: a checkpoint is run with the value it was trained with.
-        base_lr: Inner learning rate; a token's rate is `base_lr * sigmoid(...) / head width`. None takes the preset's:
-            the best of `benchmarks/ttt_recall.py`, or the paper's 1.0 (linear) and 0.1 (MLP).
-        step: Weight of the inner step inside a mini-batch: `"mean"` 1/i as in TTT-LM, `"constant"` 1/C as in TTT-Video.
+        mini_batch_size: Frames whose gradients are all taken at the same weights, and frames over which
+            `initial_retention` acts. Part of the function the model computes: a checkpoint is run with the value it was
+            trained with.
+        base_lr: Inner learning rate. With `step="online"` a frame's step is `base_lr * sigmoid(...)`, at most 1, and 1
+            makes the memory answer a key with exactly its value; otherwise it is `base_lr * sigmoid(...) / head width`.
+            None takes 1.0 (online), the best of `benchmarks/ttt_recall.py` (mini-batches), or the paper's 1.0 (linear)
+            and 0.1 (MLP).
+        step: `"online"`: each frame takes its own gradient step from the weights that the frame before left. Otherwise
+            the weight of the step inside a mini-batch: `"mean"` 1/i as in TTT-LM, `"constant"` 1/C as in TTT-Video.
         update: Which inner layers take steps: `"all"`, or the `"last"` one after the others as fixed features.
-        forget: `"learned"` shrinks what was learned by a trained factor per head after each mini-batch; `"none"` keeps
-            all of it. None takes the preset's: learned, or the paper's none.
-        initial_retention: Initial value of that factor; with mini-batches of 16 frames, 0.998 halves what was learned
-            in 7 minutes.
-        output_bias: Whether the last inner layer has a bias.
+        forget: `"learned"` shrinks what was learned by a trained factor, per head after each mini-batch, or with
+            `step="online"` per head and frame; `"none"` keeps all of it.
+        initial_retention: Initial value of that factor over `mini_batch_size` frames; over 16 frames, 0.998 halves what
+            was learned in 7 minutes.
+        output_bias: Whether the last inner layer has a bias. Unused with `step="online"`.
+        key_convolution_width: Frames that a key and a query span: a causal convolution per channel. 1 for none.
+        key_convolution_init: Start of that convolution, the same for keys and queries: `"random"` binds the frames into
+            one key, `"identity"` starts as the last frame alone.
+        key_lag_frames: Frames between the end of a key and its value. 1 writes (frames up to t - 1, value of t), so
+            that a memory predicts; 0 writes key and value of the same frame.
+        centering_horizon_frames: Frames of the running mean of the keys that is subtracted from keys and queries; the
+            mean is over all frames so far up to the horizon, and exponential with this time constant beyond. 0 for no
+            mean.
+        query_start: Whether the query projection starts as a copy of the `"key"` projection, so that a fresh memory is
+            addressed by content, or with its `"own"` random weights.
+        same_frame_heads: So many heads keep key, query and value of the same frame, without convolution and lag.
+        output_gate: `"sigmoid"` scales each channel of the answer by a sigmoid of the frame; `"none"` does not.
         initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
         persistent_states: Whether training carries the memory of a recording from one segment to the next.
     """
@@ -51,35 +86,81 @@ class TTTConfig(StrictConfig):
     renamed_keys: ClassVar[dict[str, str]] = {"initial_keep_factor": "initial_retention"}
 
     state_free_keys: ClassVar[frozenset[str]] = frozenset(
-        {"layers", "initial_retention", "initial_gating_alpha", "persistent_states"}
-    )
+        {
+            "layers", "initial_retention", "key_convolution_init", "query_start", "initial_gating_alpha",
+            "persistent_states",
+        }
+    )  # fmt: skip
 
     layers: str | list[int] = "middle"
     learner: Literal["ttt", "static", "gated_delta"] = "ttt"
-    preset: Literal["default", "paper"] = "default"
+    preset: Literal["default", "mini_batch", "paper"] = "default"
     ttt_mlp_layers: int = 2
     ttt_mlp_expansion_factor: int = 4
     mini_batch_size: int = 16
-    step: Literal["mean", "constant"] = "mean"
-    update: Literal["all", "last"] = "all"  # type: ignore[assignment]  # hides PreTrainedConfig.update, a method
     initial_retention: float | int = 0.998
     output_bias: bool = True
-    initial_gating_alpha: float | int = 0.1
+    key_convolution_init: Literal["random", "identity"] = "random"
+    same_frame_heads: int = 0
     persistent_states: bool = False
     if TYPE_CHECKING:  # what these are once the object is made
         base_lr: float | int
+        step: Literal["mean", "constant", "online"]
+        update: Literal["all", "last"]  # type: ignore[assignment]  # hides PreTrainedConfig.update, a method
         forget: Literal["none", "learned"]
+        key_convolution_width: int
+        key_lag_frames: int
+        centering_horizon_frames: int
+        query_start: Literal["key", "own"]
+        output_gate: Literal["none", "sigmoid"]
+        initial_gating_alpha: float | int
     else:
         base_lr: float | int | None = None
+        step: Literal["mean", "constant", "online"] | None = None
+        update: Literal["all", "last"] | None = None
         forget: Literal["none", "learned"] | None = None
+        key_convolution_width: int | None = None
+        key_lag_frames: int | None = None
+        centering_horizon_frames: int | None = None
+        query_start: Literal["key", "own"] | None = None
+        output_gate: Literal["none", "sigmoid"] | None = None
+        initial_gating_alpha: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        paper = self.preset == "paper"
+        for key, value in _BY_PRESET.get(self.preset, _BY_PRESET["default"]).items():
+            if getattr(self, key) is None:
+                setattr(self, key, value)
         if self.base_lr is None:
-            self.base_lr = (1.0 if self.ttt_mlp_layers == 1 else 0.1) if paper else _BASE_LR
-        if self.forget is None:
-            self.forget = "none" if paper else "learned"
+            self.base_lr = self._default_base_lr()
         super().__post_init__(**kwargs)
+
+    def _default_base_lr(self) -> float:
+        if self.step == "online":
+            return 1.0
+        if self.preset == "paper":
+            return 1.0 if self.ttt_mlp_layers == 1 else 0.1
+        return _MINI_BATCH_BASE_LR
+
+    @classmethod
+    def with_current_names(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """As `StrictConfig`'s; a section of 0.1.0, which has no key of the front end, gets the preset that it was."""
+        current = super().with_current_names(stored)
+        if _FRONT_END_KEY not in current and current.get("preset", "default") == "default":
+            current["preset"] = "mini_batch"
+        return current
+
+    @classmethod
+    def current_state_values(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """As `StrictConfig`'s; a state of 0.1.0 has the front end and the steps of its preset."""
+        current = cls.with_current_names(stored)
+        if _FRONT_END_KEY in stored:
+            return current
+        return {**cls(**{"preset": current["preset"]}).state_values(), **current}
+
+    @property
+    def has_front_end(self) -> bool:
+        """Whether keys and queries are more than projections of one frame."""
+        return self.key_convolution_width > 1 or self.key_lag_frames > 0 or self.centering_horizon_frames > 0
 
     def validate_bounds(self) -> None:
         """Part of `@strict` validation."""
@@ -88,11 +169,39 @@ class TTTConfig(StrictConfig):
         self.require("mini_batch_size", self.mini_batch_size >= 1, "at least 1 frame")
         self.require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use learner='static')")
         self.require("initial_retention", 0 < self.initial_retention < 1, "between 0 and 1, both excluded")
+        self._require_steps()
+        self._require_front_end()
         if isinstance(self.layers, str):
             self.require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
         else:
             increasing = self.layers == sorted(set(self.layers)) and len(self.layers) > 0
             self.require("layers", increasing, "a non-empty list of increasing indices (for no TTT use ttt=None)")
+
+    def _require_steps(self) -> None:
+        online = self.step == "online"
+        self.require(
+            "update", not (online and self.update == "all"),
+            "'last' with step='online' (for steps of all inner layers use step='mean' or 'constant')",
+        )  # fmt: skip
+        self.require(
+            "base_lr", not online or self.base_lr <= 1, "at most 1 with step='online', so that a write is bounded"
+        )
+
+    def _require_front_end(self) -> None:
+        self.require("key_convolution_width", self.key_convolution_width >= 1, "at least 1 frame (1 for none)")
+        self.require("key_lag_frames", self.key_lag_frames in (0, 1), "0 or 1")
+        horizon = self.centering_horizon_frames
+        self.require("centering_horizon_frames", horizon == 0 or horizon >= 2, "0 (no centring) or at least 2 frames")
+        self.require("same_frame_heads", self.same_frame_heads >= 0, "0 or more")
+        spans = self.key_convolution_width > 1 or self.key_lag_frames > 0
+        self.require(
+            "same_frame_heads", spans or self.same_frame_heads == 0,
+            "0 without key_convolution_width or key_lag_frames: then all heads keep one frame",
+        )  # fmt: skip
+
+    def require_heads(self, num_heads: int) -> None:
+        """Raises ValueError where more heads keep one frame than there are."""
+        self.require("same_frame_heads", self.same_frame_heads <= num_heads, f"at most the {num_heads} heads")
 
     def layer_indices(self, num_hidden_layers: int) -> list[int]:
         """The temporal layers that carry a TTT block.
@@ -217,9 +326,18 @@ class MoshiTTTConfig(StrictConfig):
         Raises:
             ValueError: unknown preset, unknown key or value out of bounds.
         """
-        if preset not in _PRESETS:
-            raise ValueError(f"preset={preset!r}, but the presets are {', '.join(_PRESETS)}.")
-        return cls(**merged(_PRESETS[preset], overrides))
+        if preset not in MODEL_PRESETS:
+            raise ValueError(f"preset={preset!r}, but the presets are {', '.join(MODEL_PRESETS)}.")
+        return cls(**merged(MODEL_PRESETS[preset], overrides))
+
+    @classmethod
+    def current_state_values(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """As `StrictConfig`'s, with the section's values."""
+        section = {key.removeprefix("ttt."): value for key, value in stored.items() if key.startswith("ttt.")}
+        if not section:
+            return stored
+        current = {f"ttt.{key}": value for key, value in TTTConfig.current_state_values(section).items()}
+        return {**{key: value for key, value in stored.items() if not key.startswith("ttt.")}, **current}
 
     @property
     def num_streams(self) -> int:
@@ -251,6 +369,8 @@ class MoshiTTTConfig(StrictConfig):
         for key in ("text_loss_weight", "text_padding_weight", "first_codebook_weight_multiplier"):
             self.require(key, getattr(self, key) >= 0, "0 or more")
         self._require_delays()
+        if self.ttt is not None:
+            self.ttt.require_heads(self.num_attention_heads)
         _ = self.ttt_layer_indices
 
     def _require_delays(self) -> None:
@@ -265,29 +385,3 @@ def _require_transformer_shape(config: MoshiTTTConfig | MoshiTTTDepthConfig) -> 
     heads = config.num_attention_heads
     config.require("hidden_size", config.hidden_size % heads == 0, f"a multiple of num_attention_heads={heads}")
     config.require("ffn_dim", config.ffn_dim % 2 == 0, "even (it holds the gate and the value)")
-
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "hidden_size": 32,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "ffn_dim": 128,
-        "sliding_window": 16,
-        "codebook_size": 32,
-        "text_vocab_size": 64,
-        "depth_decoder_config": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64},
-        "ttt": {"mini_batch_size": 4, "ttt_mlp_expansion_factor": 2},
-    },
-    "small": {
-        "hidden_size": 256,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "ffn_dim": 1408,
-        "sliding_window": 125,
-        "text_vocab_size": 2000,
-        "depth_decoder_config": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 704},
-        "ttt": {},
-    },
-    "moshi-7b": {"depth_decoder_config": {}, "ttt": {}},
-}

@@ -26,8 +26,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .checkpoints.loading import MoshiTTTLoadingMixin
 from .checkpoints.saving import MoshiTTTSavingMixin
 from .configuration_moshi_ttt import MoshiTTTConfig
-from .memory.layer import TTTLayer, TTTProjection
+from .memory.layer import TTTLayer
 from .memory.naive import MemoryDiagnostics
+from .memory.projections import TTTProjection
 from .special_ids import FREE_ID, NO_INPUT_ID
 from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin
 from .streaming.state import MoshiTTTState
@@ -298,7 +299,8 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
 
         Args:
-            codes: `[B, K, T]` int64; -1 is an absent code (zero embedding, no loss).
+            codes: `[B, K, T]` int64; -1 is an absent code (zero embedding, no loss), which attention and memory still
+                read. Shorter rows of a batch are padded with it at the end, never at the start.
             labels: `[B, K, T]`, the codes again with -100 or -1 where no loss is wanted; only Moshi's rows are used.
             state: the stream that the codes continue, any number of frames at a time. Go on with the returned one.
             diagnostics: whether to return what the memory of each TTT layer did.

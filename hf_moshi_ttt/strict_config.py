@@ -67,6 +67,11 @@ class StrictConfig(PreTrainedConfig):
         return {key: value for key, value in self.own_values().items() if key not in self.state_free_keys}
 
     @classmethod
+    def current_state_values(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """`state_values` as they were stored with a state, with the keys and values of today."""
+        return cls.with_current_names(stored)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As transformers' `from_dict`; keys of this configuration in `kwargs` are checked like those of the dict."""
         own = cls.own_keys()

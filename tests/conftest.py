@@ -36,8 +36,8 @@ def make_model() -> Callable[..., MoshiTTTForConditionalGeneration]:
         if not fresh:
             for layer in model.model.layers:
                 if layer.has_ttt:
-                    torch.nn.init.normal_(layer.ttt.o_proj.weight, std=0.3)
-                    if model.config.ttt.learner != "gated_delta":
+                    torch.nn.init.normal_(layer.ttt.o_proj.weight, std=0.03 / layer.ttt_gate.factor()[0].item())
+                    if hasattr(layer.ttt.learner, "inner_norm_bias"):
                         torch.nn.init.normal_(layer.ttt.learner.inner_norm_bias, std=0.1)
         return model
 

@@ -53,9 +53,9 @@ def test_ttt_is_absent_by_default_and_there_in_every_preset() -> None:
 def test_an_empty_ttt_section_is_the_usual_ttt_mlp() -> None:
     ttt = MoshiTTTConfig(ttt={}).ttt
     assert (ttt.layers, ttt.preset, ttt.ttt_mlp_layers, ttt.ttt_mlp_expansion_factor) == ("middle", "default", 2, 4)
-    assert (ttt.mini_batch_size, ttt.base_lr, ttt.step, ttt.forget) == (16, 3.0, "mean", "learned")
-    assert (ttt.learner, ttt.update) == ("ttt", "all")
-    assert (ttt.initial_gating_alpha, ttt.initial_retention) == (0.1, 0.998)
+    assert (ttt.mini_batch_size, ttt.base_lr, ttt.step, ttt.forget) == (16, 1.0, "online", "learned")
+    assert (ttt.learner, ttt.update) == ("ttt", "last")
+    assert (ttt.initial_gating_alpha, ttt.initial_retention) == (1.0, 0.998)
     assert (ttt.output_bias, ttt.persistent_states) == (True, False)
 
 
@@ -71,7 +71,7 @@ def test_the_papers_preset_has_the_papers_rates_and_does_not_forget(depth: int, 
 def test_a_state_depends_on_what_the_function_depends_on() -> None:
     config = MoshiTTTConfig.from_preset("tiny")
     values = config.state_values()
-    assert values["ttt.mini_batch_size"] == 4 and values["ttt.base_lr"] == 3.0 and values["sliding_window"] == 16
+    assert values["ttt.mini_batch_size"] == 4 and values["ttt.base_lr"] == 1.0 and values["sliding_window"] == 16
     assert not {"codec", "text_loss_weight", "ttt.initial_gating_alpha", "ttt.persistent_states"} & set(values)
     assert "ttt.layers" in values and "layers" not in config.ttt.state_values()  # a layer alone does not know its index
     assert set(values) < set(config.own_values())
@@ -118,10 +118,13 @@ def test_delays_follow_the_number_of_codebooks() -> None:
     [
         (
             {"hiden_size": 32},
-            r"MoshiTTTConfig does not know \['hiden_size'\]\. Known keys: codebook_size, codec, delays",
+            r"MoshiTTTConfig does not know \['hiden_size'\]\. Known keys: codebook_size, codec, codec_sha256, delays",
         ),
         ({"mini_batch_size": 4}, r"MoshiTTTConfig does not know \['mini_batch_size'\]"),
-        ({"ttt": {"layer": "all"}}, r"TTTConfig does not know \['layer'\]\. Known keys: base_lr, forget, .*layers"),
+        (
+            {"ttt": {"layer": "all"}},
+            r"TTTConfig does not know \['layer'\]\. Known keys: base_lr, centering_horizon_frames, .*layers",
+        ),
         (
             {"depth_decoder_config": {"heads": 2}},
             r"MoshiTTTDepthConfig does not know \['heads'\]\. Known keys: ffn_dim",
@@ -144,8 +147,11 @@ def test_unknown_keys_are_refused_with_the_known_ones(changes: dict[str, Any], m
         ({"text_stream": "silence"}, r"Field 'text_stream' expected one of \('zero', 'pad', 'none'\), got silence"),
         ({"user_stream": "zero"}, r"Field 'user_stream' expected one of \('duplicate', 'silence', 'none'\), got zero"),
         ({"ttt": "middle"}, "Field 'ttt' expected dict, got str"),
-        ({"ttt": {"preset": "video"}}, r"Field 'preset' expected one of \('default', 'paper'\), got video"),
-        ({"ttt": {"step": "sum"}}, r"Field 'step' expected one of \('mean', 'constant'\), got sum"),
+        (
+            {"ttt": {"preset": "video"}},
+            r"Field 'preset' expected one of \('default', 'mini_batch', 'paper'\), got video",
+        ),
+        ({"ttt": {"step": "sum"}}, r"Field 'step' expected one of \('mean', 'constant', 'online'\), got sum"),
         ({"ttt": {"forget": "all"}}, r"Field 'forget' expected one of \('none', 'learned'\), got all"),
         ({"ttt": {"mini_batch_size": 4.0}}, "Field 'mini_batch_size' expected int, got float"),
         ({"ttt": {"persistent_states": 1}}, "Field 'persistent_states' expected bool, got int"),

@@ -215,10 +215,10 @@ def test_bfloat16_model_keeps_its_memory_in_float32(make_model: MakeModel, tmp_p
     model = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
     layer = next(layer for layer in model.model.layers if layer.has_ttt)
     assert layer.mlp.fc1.weight.dtype == layer.ttt.q_proj.weight.dtype == torch.bfloat16
-    assert layer.ttt.learner.inner_weights[0].dtype == layer.ttt_gate.weight.dtype == torch.float32
+    assert layer.ttt.learner.slow_weights[0].dtype == layer.ttt_gate.weight.dtype == torch.float32
     output = model(random_codes(model.config, 1, 20), state=model.init_state(1))
     assert output.text_logits.dtype == torch.bfloat16
-    assert output.state.memory[0].delta_weights[0].dtype == torch.float32
+    assert output.state.memory[0].fast_weights.dtype == torch.float32
     assert output.state.window[0].keys.dtype == torch.bfloat16
 
 
@@ -283,8 +283,8 @@ def test_cuda_equals_cpu_in_training_chunks_and_steps(make_model: MakeModel) -> 
         output.loss.backward()
         state = model(codes[:, :, :30].to(device), state=model.init_state(2)).state
         step = model.step_with_logits(codes[:, :, 30].to(device), state)
-        weight = model.model.layers[1].ttt.learner.inner_weights[0]
-        found.append([output.loss, weight.grad, step.text_logits, step.state.memory[0].delta_weights[0]])
+        weight = model.model.layers[1].ttt.learner.slow_weights[0]
+        found.append([output.loss, weight.grad, step.text_logits, step.state.memory[0].fast_weights])
     for cpu, cuda in zip(*found, strict=True):
         torch.testing.assert_close(cuda.cpu(), cpu, rtol=1e-3, atol=1e-4)
 
@@ -341,19 +341,22 @@ def test_every_learner_streams_saves_and_trains_in_the_model(
         parts.append(output.text_logits)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
     model(codes, labels=codes).loss.backward()
-    unused = {"rate_proj", "place_offset", "keep_logit", "k_proj", "v_proj"} if learner == "static" else set()
+    unused = {"rate_proj", "convolutions.1", "k_proj", "v_proj"} if learner == "static" else set()
     for name, parameter in model.named_parameters():
         if ".ttt." in name and not any(part in name for part in unused):
             assert parameter.grad is not None and parameter.grad.any(), name
 
 
-def test_static_has_the_parameters_of_ttt() -> None:
+@pytest.mark.parametrize("preset", ["default", "mini_batch"])
+def test_static_has_the_parameters_of_ttt(preset: str) -> None:
     shapes = [
         {n: p.shape for n, p in MoshiTTTForConditionalGeneration(
-            MoshiTTTConfig.from_preset("tiny", ttt={"learner": learner})
+            MoshiTTTConfig.from_preset("tiny", ttt={"learner": learner, "preset": preset})
         ).named_parameters()} for learner in ("ttt", "static")
     ]  # fmt: skip
-    assert shapes[0] == shapes[1]
+    differing = {name.split(".learner.")[-1] for name, _ in shapes[0].items() ^ shapes[1].items()}
+    gates_and_start = {"write_bias", "decay_bias", "log_decay_scale", "start_weight"}
+    assert differing == (gates_and_start if preset == "default" else set())
 
 
 def test_memory_of_a_state_is_known_for_the_7b_before_it_is_built() -> None:
@@ -362,9 +365,8 @@ def test_memory_of_a_state_is_known_for_the_7b_before_it_is_built() -> None:
     sizes = model.init_state(1, device="meta").num_bytes_by_layer()
     assert len([name for name in sizes if name.startswith("memory")]) == 8
     assert sizes["window.0"] == 2 * 3000 * 4096 * 2
-    weights = 4 * 32 * (2 * 128 * 512 + 512 + 128)  # fast weights and biases in float32
-    rings = 4 * 32 * 16 * (128 + 512 + 512 + 128 + 1)
-    assert sizes["memory.0"] == weights + rings + 8
+    fast_weights = 4 * 32 * 512 * 128  # in float32
+    assert sizes["memory.0"] == fast_weights + 4 * 4096 * (3 + 4 + 1) + 8  # last queries and keys, mean, frames
     two = model.init_state(2, device="meta").num_bytes_by_layer()
     assert {name: size * 2 for name, size in sizes.items()} == two
 
@@ -378,7 +380,18 @@ def test_layers_start_from_different_random_numbers(tmp_path: Path) -> None:
         p
         for layer in loaded.model.layers
         for n, p in layer.ttt.named_parameters()
-        if n in ("q_proj.weight", "k_proj.weight")
+        if n in ("k_proj.weight", "v_proj.weight")
     ]
     assert len(own) == 8
     assert not any(torch.equal(a, b) for i, a in enumerate(own) for b in own[:i])
+
+
+@torch.no_grad()
+def test_rows_are_padded_at_the_end(make_model: MakeModel) -> None:
+    """-1 is an input like others: after the last frame it changes nothing, before the first one it is read."""
+    model = make_model()
+    codes = random_codes(model.config, batch=1, frames=9, absent=0)
+    absent = torch.full_like(codes[:, :, :4], -1)
+    alone = model(codes).text_logits
+    torch.testing.assert_close(model(torch.cat([codes, absent], dim=2)).text_logits[:, :9], alone, rtol=2e-5, atol=2e-5)
+    assert not torch.allclose(model(torch.cat([absent, codes], dim=2)).text_logits[:, 4:], alone, atol=1e-3)

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("source", help="index (.jsonl) or folder of two-channel audio")
     parser.add_argument("--transcripts", type=Path, help="folder of transcripts (beside the audio)")
+    parser.add_argument("--data-dir", help="folder that all audio must lie in, links followed (the index's own)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing word times")
     parser.add_argument("--num-proc", type=int, default=1, help="processes that align (%(default)s)")
     parser.add_argument(
@@ -28,7 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
     from ..data.annotation import annotate_corpus
 
     summary = annotate_corpus(
-        arguments.source, arguments.transcripts, arguments.overwrite, arguments.num_proc, arguments.max_bad_fraction
+        arguments.source,
+        arguments.transcripts,
+        arguments.overwrite,
+        arguments.num_proc,
+        arguments.max_bad_fraction,
+        arguments.data_dir,
     )
     print(f"{summary.annotated} files annotated, {summary.kept} had word times already")
     if summary.estimated_words:

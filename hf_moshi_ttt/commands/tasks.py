@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", type=int, help="how many items of each task, drawn by seed (all)")
     parser.add_argument("--seed", type=int, default=0, help="of that draw (%(default)s)")
     parser.add_argument("--dailytalk", help="folder of encoded conversations with text")
+    parser.add_argument("--data-dir", help="folder that tasks' audio must lie in, links followed (the task's own)")
     parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")
     add_device(parser)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of reading, as for long recordings")
@@ -88,7 +89,7 @@ def _evaluate_task(model: Any, task: str, folder: str, arguments: argparse.Names
 
     pairs = draw_items(read_pairs(task, folder), arguments.items, arguments.seed)
     names = [name for pair in pairs for name in (pair.right, pair.wrong)]
-    rows, provenance = encode_files(folder, names, model.config.codec, arguments.output / "codes")
+    rows, provenance = encode_files(folder, names, model.config.codec, arguments.output / "codes", arguments.data_dir)
     warn_where_unknown(model.config, provenance, folder)
     codes = {row["path"]: row["codes"] for row in rows}
     kept = str(arguments.output / "losses")

@@ -63,14 +63,18 @@ def annotate_corpus(
     overwrite: bool = False,
     num_proc: int = 1,
     max_bad_fraction: float = MAX_BAD_FRACTION,
+    data_dir: str | Path | None = None,
 ) -> AnnotateSummary:
     """Writes the word times of every conversation of an index or folder; those that are there are kept.
+
+    Args:
+        data_dir: the folder that all files must lie in, links followed; None for the index's own.
 
     Raises:
         ValueError: bad index, or too many files without a usable transcript.
     """
     summary = AnnotateSummary()
-    entries = list_entries(source, summary.bad, None)
+    entries = list_entries(source, summary.bad, data_dir)
     total = len(entries) + len(summary.bad.reasons)
     jobs = []
     for entry in entries:

@@ -28,8 +28,8 @@ class BadFiles:
             raise ValueError(f"max_bad_fraction={max_bad_fraction}, but it must lie between 0 and 1.")
         if len(self.reasons) > max_bad_fraction * total:
             raise ValueError(
-                f"{len(self.reasons)} of {total} files cannot be used, more than the {max_bad_fraction:.1%} allowed "
-                f"(max_bad_fraction):{self.listing()}"
+                f"{len(self.reasons)} of {total} files cannot be used, more than the {max_bad_fraction:.1%} allowed. "
+                f"Repair or remove them:{self.listing()}"
             )
 
     def listing(self) -> str:
@@ -68,6 +68,11 @@ def missing(path: Path) -> str:
 
 def require_inside(path: str | Path, folder: str | Path) -> None:
     """Raises ValueError when `path`, links followed, leads out of `folder`: nothing there is read unless asked."""
-    real, root = os.path.realpath(path), os.path.realpath(folder)
+    require_below(path, os.path.realpath(folder))
+
+
+def require_below(path: str | Path, root: str) -> None:
+    """As `require_inside`, of a folder whose links have been followed: for many files of one folder."""
+    real = os.path.realpath(path)
     if os.path.commonpath([real, root]) != root:
         raise ValueError(f"leads to {real}, outside of {root}; if that is meant, give data_dir, a folder holding both.")

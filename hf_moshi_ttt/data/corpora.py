@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets import List as ListFeature
@@ -212,6 +212,14 @@ def _windows_of(row: dict[str, Any], duration_sec: float, overlap_sec: float) ->
     return pieces
 
 
+class _File(NamedTuple):
+    """A file of an entry: its row, still without words, and its words, None for audio alone."""
+
+    row: dict[str, Any]
+    times: WordTimes | None
+    indexed_sec: float
+
+
 def _load(
     source: str | Path,
     main_channel: int | None,
@@ -220,45 +228,58 @@ def _load(
     streaming: bool,
     main_speaker: str | None = None,
 ) -> Dataset | IterableDataset:
-    bad, allowed = BadFiles(), data_dir or _folder_of(source)
+    bad = BadFiles()
     entries = list_entries(source, bad, data_dir)
     total = len(entries) + len(bad.reasons)
-
-    def read(entry: dict[str, Any]) -> tuple[dict[str, Any], WordTimes | None] | Exception:
-        try:
-            return _row(entry), None if main_channel is None else _words_of(entry, allowed)
-        except (OSError, ValueError) as error:
-            return error
-
-    made = []
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = tqdm(pool.map(read, entries), "load", len(entries), unit="file", disable=len(entries) < 1000)
-        for entry, result in zip(entries, found, strict=True):
-            if isinstance(result, Exception):
-                bad.add(entry["path"], result)
-            else:
-                made.append(result)
+    files = _read_files(entries, main_channel is not None, data_dir or _folder_of(source), bad)
     bad.require_few(total, max_bad_fraction)
-    if not made:
+    if not files:
         raise ValueError(f"{source}: no file can be used:{bad.listing()}")
     if bad.reasons:
         logger.warning("%s: %d of %d files left out: %s", source, len(bad.reasons), total, bad.reasons)
-    rows = [row for row, _ in made]
+    _warn_of_lengths(source, files)
     if main_channel is not None:
-        _add_words(source, made, main_channel, main_speaker)
-    dataset = Dataset.from_list(rows, features=FEATURES)
+        _add_words(source, files, main_channel, main_speaker)
+    dataset = Dataset.from_list([file.row for file in files], features=FEATURES)
     return _stream(dataset) if streaming else dataset
 
 
-def _add_words(
-    source: str | Path, made: list[tuple[dict[str, Any], Any]], main_channel: int, main_speaker: str | None
-) -> None:
+def _read_files(entries: list[dict[str, Any]], with_words: bool, data_dir: str | Path, bad: BadFiles) -> list[_File]:
+    """What can be used of some entries, in order; what cannot is added to `bad`."""
+
+    def read(entry: dict[str, Any]) -> _File | Exception:
+        try:
+            return _File(_row(entry), _words_of(entry, data_dir) if with_words else None, entry["duration"])
+        except (OSError, ValueError) as error:
+            return error
+
+    files = []
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = tqdm(pool.map(read, entries), "load", len(entries), unit="file", disable=len(entries) < 1000)
+        for entry, file in zip(entries, found, strict=True):
+            if isinstance(file, Exception):
+                bad.add(entry["path"], file)
+            else:
+                files.append(file)
+    return files
+
+
+def _warn_of_lengths(source: str | Path, files: list[_File]) -> None:
+    differ = [file for file in files if abs(file.indexed_sec - file.row["duration_sec"]) > _DURATION_TOLERANCE_SEC]
+    if differ:
+        (row, _, indexed_sec), count = differ[0], len(differ)
+        example = f"{row['path']} holds {row['duration_sec']:.3f} s, not {indexed_sec} s"
+        logger.warning("%s: %d files are not as long as it says: %s. Make it again.", source, count, example)
+
+
+def _add_words(source: str | Path, files: list[_File], main_channel: int, main_speaker: str | None) -> None:
     """Completes rows with their words, those of Moshi's channel as the main speaker's."""
-    main = _main_label(source, {word["speaker"] for _, times in made for word in times.words}, main_speaker)
-    left_out = [f"{row['path']}: {reason}" for row, times in made for reason in times.left_out]
+    timed = [(file.row, file.times) for file in files if file.times is not None]
+    main = _main_label(source, {word["speaker"] for _, times in timed for word in times.words}, main_speaker)
+    left_out = [f"{row['path']}: {reason}" for row, times in timed for reason in times.left_out]
     if left_out:
         logger.warning("%s: %d words left out, e.g. %s", source, len(left_out), left_out[0])
-    for row, times in made:
+    for row, times in timed:
         named = name_main_speaker(times, main)
         named = swap_speakers(named) if main_channel == 1 else named
         row |= {"main_channel": main_channel, "alignments": named.words}
@@ -297,10 +318,6 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
     if not entry.get("is_measured"):
         with suppress(BadAudioError):
             duration_sec = audio_duration_sec(path)
-    if abs(duration_sec - entry["duration"]) > _DURATION_TOLERANCE_SEC:
-        raise ValueError(
-            f"the index says {entry['duration']} s, but the file holds {duration_sec:.3f} s: make the index again"
-        )
     row: dict[str, Any] = dict.fromkeys(FEATURES)
     row |= {key: entry[key] for key in ("path", "name", "speaker", "book", "title", "snr") if key in entry}
     return row | {"audio": str(path), "start_sec": 0.0, "duration_sec": duration_sec}

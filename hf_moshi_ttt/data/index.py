@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 
 from ..codec.audio import AUDIO_SUFFIXES, MAX_CHANNELS, BadAudioError, read_blocks, read_header
-from .bad_files import MAX_BAD_FRACTION, BadFiles, require_inside
+from .bad_files import MAX_BAD_FRACTION, BadFiles, require_below
 from .text_files import composed, numbered_lines, read_json
 from .walk import shared_name, shared_names, walk_audio
 
@@ -157,12 +157,14 @@ def _scan(
     The stamp is that of the file and of the JSON beside it.
     """
 
+    allowed = os.path.realpath(options.data_dir or root)
+
     def describe(name: str) -> dict[str, Any]:
         known = log.found.get(name) if log else None
         stamp = _stamp(root / name) + _stamp((root / name).with_suffix(".json"))
         if known is not None and known["stamp"] == stamp:
             return known
-        return {"name": name, "stamp": stamp, **_describe(root, name, options)}
+        return {"name": name, "stamp": stamp, **_describe(root, name, allowed, options.check)}
 
     with ThreadPoolExecutor(options.num_threads) as pool:
         bar = tqdm(pool.map(describe, names), desc="index", unit="file", total=len(names), disable=not progress)
@@ -181,15 +183,15 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _describe(root: Path, name: str, options: IndexOptions) -> dict[str, Any]:
+def _describe(root: Path, name: str, allowed: str, check: bool) -> dict[str, Any]:
     """`{entry}` of one file, or `{reason}` why it cannot be used."""
-    path, allowed = root / name, options.data_dir or root
+    path = root / name
     try:
-        require_inside(path, allowed)
+        require_below(path, allowed)
         header = read_header(path)
         if header.channels > MAX_CHANNELS:
             raise BadAudioError(f"{path}: {header.channels} channels, but 1 or 2 are understood.")
-        if options.check:
+        if check:
             for _ in read_blocks(path):
                 pass
         entry = {"path": name, "duration": header.duration_sec, **_place(name), **_sidecar(path, allowed)}
@@ -204,13 +206,15 @@ def _place(name: str) -> dict[str, str]:
     return {"speaker": composed(folders[-2]), "book": composed(folders[-1])} if len(folders) >= 2 else {}
 
 
-def _sidecar(path: Path, allowed: str | Path) -> dict[str, Any]:
+def _sidecar(path: Path, allowed: str) -> dict[str, Any]:
     """Speaker, title and snr from the JSON beside a chapter, as far as it has them."""
     beside = path.with_suffix(".json")
-    if not beside.is_file():
+    if beside.is_symlink():  # its folder has been found to lie inside
+        require_below(beside, allowed)
+    try:
+        content = read_json(beside)
+    except (FileNotFoundError, IsADirectoryError):
         return {}
-    require_inside(beside, allowed)
-    content = read_json(beside)
     if not isinstance(content, dict):
         raise ValueError(f"{beside}: expected an object with speaker, book_meta and snr, got {type(content).__name__}.")
     book_meta = content.get("book_meta")
@@ -268,10 +272,10 @@ def read_index(index: str | Path, bad: BadFiles, data_dir: str | Path | None = N
     index = Path(index)
     if not index.is_file():
         raise ValueError(f"{index}: no such index. Make one with scripts/create_librilight_index.py.")
-    entries = []
+    entries, allowed = [], os.path.realpath(data_dir or index.parent)
     for number, line in numbered_lines(index):
         try:
-            entries.append(_read_line(line, index.parent, data_dir))
+            entries.append(_read_line(line, index.parent, allowed))
         except ValueError as error:
             bad.add(f"{index}:{number}", error)
     if not entries and not bad.reasons:
@@ -282,7 +286,7 @@ def read_index(index: str | Path, bad: BadFiles, data_dir: str | Path | None = N
     return [entry for entry in entries if entry["path"] not in twins]
 
 
-def _read_line(line: bytes, folder: Path, data_dir: str | Path | None) -> dict[str, Any]:
+def _read_line(line: bytes, folder: Path, allowed: str) -> dict[str, Any]:
     try:
         entry = json.loads(line.decode("utf-8"))
         name, duration_sec = entry["path"], float(entry["duration"])
@@ -291,7 +295,7 @@ def _read_line(line: bytes, folder: Path, data_dir: str | Path | None) -> dict[s
     if not isinstance(name, str) or not 0 < duration_sec < math.inf:
         raise ValueError(f"path must be a text and duration above 0 seconds; got {line!r}.")
     path = os.path.normpath((folder / name).absolute())
-    require_inside(path, data_dir or folder)
+    require_below(path, allowed)
     return {**entry, **_labels_of(entry), "name": name, "path": path, "duration": duration_sec}
 
 

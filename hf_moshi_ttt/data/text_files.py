@@ -44,4 +44,4 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
 def composed(text: str) -> str:
     """A label in Unicode's composed form (NFC): macOS hands out decomposed names, other systems composed ones."""
-    return unicodedata.normalize("NFC", text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)

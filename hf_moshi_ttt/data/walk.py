@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..codec.audio import AUDIO_SUFFIXES
 from .bad_files import BadFiles, is_utf8
@@ -46,7 +46,7 @@ def shared_names(names: Iterable[str]) -> dict[str, str]:
     """For each name that differs from another only in its ending or Unicode form: that other one."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        groups.setdefault(composed(name.removesuffix(PurePosixPath(name).suffix)), []).append(name)
+        groups.setdefault(composed(name.rpartition(".")[0]), []).append(name)
     return {name: group[group[0] == name] for group in groups.values() if len(group) > 1 for name in group}
 
 
@@ -59,7 +59,7 @@ def shared_name(other: str) -> str:
 
 
 def _is_audio(name: str, left_out: Counter[str]) -> bool:
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = name[name.rfind(".") :].lower()
     if suffix in OTHER_AUDIO_SUFFIXES:
         left_out[f"{suffix} is not read: convert it to FLAC"] += 1
     elif suffix in AUDIO_SUFFIXES and name.startswith(_APPLE_DOUBLE):

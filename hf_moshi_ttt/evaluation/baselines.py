@@ -118,7 +118,7 @@ class Comparison:
         self.provenance = provenance
         self.keep_in = keep_in
         self.say = say
-        self._told: set[Finding] = set()
+        self._printed: set[Finding] = set()
 
     def run(self, name: str, path: str, baselines: Sequence[Baseline]) -> dict[str, Any]:
         """`models`, `comparisons` and, for a model with TTT layers, `memory` of results.json.
@@ -155,21 +155,21 @@ class Comparison:
     ) -> LongContextOutput:
         codes = [recording.codes for recording in self.recordings]
         findings = preflight(model, codes, settings, self.provenance)
-        self._tell(name, findings)
+        self._print_once(name, findings)
         silence = self.provenance.silence_codes
         output = evaluate_long_context(model, codes, settings, silence_codes=silence, keep_in=self.keep_in)
         description = describe_model(model, settings)
         after = afterthoughts(output.results, model.config.codebook_size, description["dtype"])
-        self._tell(name, after)
+        self._print_once(name, after)
         found = [asdict(finding) for finding in [*findings, *after]]
         output.results = {"path": path, "description": description, **output.results, "findings": found}
         return output
 
-    def _tell(self, name: str, findings: Sequence[Finding]) -> None:
-        """Says what was not said before, of this model or another."""
+    def _print_once(self, name: str, findings: Sequence[Finding]) -> None:
+        """Prints findings that were not printed before, of this model or another."""
         for finding in findings:
-            if finding not in self._told:
-                self._told.add(finding)
+            if finding not in self._printed:
+                self._printed.add(finding)
                 self.say(f"{name}: {finding}")
 
     def _memory(self, model: "MoshiTTTForConditionalGeneration") -> dict[str, Any]:

@@ -105,6 +105,10 @@ class RecordingSettings:
         default=None,
         metadata={"help": "Folder of audio (speaker/book/chapter.flac) or its index; only what is used is encoded."},
     )
+    librilight_data_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder that all of that audio must lie in, links followed; by default the index's own."},
+    )
     librilight_codes: str | None = field(
         default=None, metadata={"help": "Folder of encoded recordings (scripts/prepare_data.py), or such a dataset."}
     )

@@ -65,14 +65,18 @@ def load_recordings(
     else:
         if codec is None or cache_dir is None:
             raise ValueError("librilight_audio_dir is encoded first: it needs a codec and a folder for the codes.")
-        corpus = load_librilight(str(settings.librilight_audio_dir))
+        source, data_dir = str(settings.librilight_audio_dir), settings.librilight_data_dir
+        corpus = load_librilight(source, data_dir=data_dir)
         files = [{"path": row["name"], **row} for row in corpus.select_columns(["name", "speaker", "book"])]
         plans = plan_recordings(files, settings)
         names = [path for plan in plans for path in plan.paths]
-        rows, provenance = encode_files(str(settings.librilight_audio_dir), names, codec, cache_dir)
+        rows, provenance = encode_files(source, names, codec, cache_dir, data_dir)
     places = {path: place for place, path in enumerate(rows["path"][:])}
     if len(places) < len(rows):
-        raise ValueError("Several rows of codes are windows of one file: encode whole files (without --window-sec).")
+        raise ValueError(
+            "Several rows of codes are windows of one file: encode whole files (scripts/prepare_data.py without "
+            "--window-sec)."
+        )
     _require_all(places, plans)
     return [_join(plan, rows, places, settings.max_sequence_length) for plan in plans], provenance
 
@@ -133,16 +137,19 @@ def _listed(plans: Mapping[str, _Plan], names: Sequence[str]) -> list[_Plan]:
     return [plans[name] for name in names]
 
 
-def encode_files(folder: str | Path, names: Iterable[str], codec: str, cache_dir: str | Path) -> tuple[Any, Provenance]:
+def encode_files(
+    folder: str | Path, names: Iterable[str], codec: str, cache_dir: str | Path, data_dir: str | None = None
+) -> tuple[Any, Provenance]:
     """Codes of some files of a folder or index and of no others; their `path` is the name in it.
 
     Args:
+        data_dir: the folder that all files must lie in, links followed; None for `folder` or the index's own.
         cache_dir: keeps the codes; a second run finds them there.
 
     Raises:
         ValueError: files that are not there or cannot be encoded.
     """
-    corpus, needed = load_librilight(folder), set(names)
+    corpus, needed = load_librilight(folder, data_dir=data_dir), set(names)
     chosen = corpus.select([place for place, name in enumerate(corpus["name"]) if name in needed])
     key = hashlib.sha256(json.dumps([codec, str(folder), sorted(needed)]).encode()).hexdigest()[:16]
     encode_corpus(chosen, codec, Path(cache_dir, key), source=str(folder))

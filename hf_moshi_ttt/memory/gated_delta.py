@@ -35,6 +35,7 @@ class GatedDeltaLearner(nn.Module):
     """The learner; its gates per frame and head are the logit of beta and the logarithm of the decay's scale."""
 
     gates_per_head = 2
+    answers_at_own_size = False
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__()

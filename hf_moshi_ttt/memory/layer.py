@@ -12,7 +12,7 @@ Legend: B batch, T frames, D model width, H heads, F head width, R gates per hea
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,8 +23,11 @@ from transformers import initialization as init
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.rope import apply_rope, rope_phases
 from ..transformer.stream_state import StreamState
+from .front_end import FrontEnd, FrontEndState
 from .gated_delta import GatedDeltaLearner
-from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state
+from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state, key_cosine
+from .online_learner import OnlineLearner, OnlineStaticLearner
+from .projections import InnerParameters, OutputGate, TTTProjection, WideLayerNorm, fp32, inner_dtype
 from .scan import answer_at_start, diagnose, diagnose_at_start, ttt
 
 _INNER_ROPE_THETA = 10000.0
@@ -43,43 +46,11 @@ class TTTLayerOutput:
     diagnostics: MemoryDiagnostics | None = None
 
 
-class TTTProjection(nn.Linear):
-    """A linear layer that starts as N(0, std) with zero bias."""
-
-    def __init__(self, in_features: int, out_features: int, std: float, bias: bool = False) -> None:
-        self.std = std
-        super().__init__(in_features, out_features, bias)
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Initial values; torch calls it when the layer is made."""
-        init.normal_(self.weight, std=self.std)
-        if self.bias is not None:
-            init.zeros_(self.bias)
-
-
-class WideLayerNorm(nn.LayerNorm):
-    """A layer norm computed in float32 at least, whatever its weights are stored in."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., D]` -> `[..., D]`."""
-        return F.layer_norm(x, self.normalized_shape, _fp32(self.weight), _fp32(self.bias), self.eps)
-
-
-class InnerParameters(nn.ParameterList):
-    """Parameters that are read by calling the module, which loads them where they are offloaded to memory or disk."""
-
-    __call__ = nn.Module.__call__
-
-    def forward(self) -> tuple[Tensor, ...]:
-        """All of them, in float32 at least."""
-        return tuple(_fp32(parameter) for parameter in self)
-
-
 class TTTLearner(nn.Module):
     """A network per head that takes a gradient step on every frame; its parameters are every memory's start."""
 
     gates_per_head = 1
+    answers_at_own_size = False
 
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__()
@@ -123,11 +94,11 @@ class TTTLearner(nn.Module):
         return InnerNetwork(
             weights=self.inner_weights(),
             biases=self.inner_biases(),
-            norm_weight_HF=_fp32(self.inner_norm_weight),
-            norm_bias_HF=_fp32(self.inner_norm_bias),
-            position_weights_C=(base + _fp32(self.place_offset)).clamp_min(0),
-            retention_H=torch.sigmoid(_fp32(self.keep_logit)) if config.forget == "learned" else None,
-            normalize_target=config.preset == "default",
+            norm_weight_HF=fp32(self.inner_norm_weight),
+            norm_bias_HF=fp32(self.inner_norm_bias),
+            position_weights_C=(base + fp32(self.place_offset)).clamp_min(0),
+            retention_H=torch.sigmoid(fp32(self.keep_logit)) if config.forget == "learned" else None,
+            normalize_target=config.preset != "paper",
             first_learned=config.ttt_mlp_layers - 1 if config.update == "last" else 0,
         )
 
@@ -135,7 +106,7 @@ class TTTLearner(nn.Module):
         """A fresh memory of `batch_size` rows, in float32 at least."""
         first = self.config.ttt_mlp_layers - 1 if self.config.update == "last" else 0
         weights, biases = list(self.inner_weights)[first:], list(self.inner_biases)[first:]
-        dtype, device = _inner_dtype(weights[0].dtype), device or weights[0].device
+        dtype, device = inner_dtype(weights[0].dtype), device or weights[0].device
         return init_state(weights, biases, self.config.mini_batch_size, batch_size, dtype, device)
 
     def inner_tokens(
@@ -147,9 +118,9 @@ class TTTLearner(nn.Module):
             position_B: frames of each row in its unfinished mini-batch, or None for rows that start.
             lr_scale: what `base_lr` is multiplied by.
         """
-        q, k, v, gates_BHTR = (_fp32(x) for x in (q, k, v, gates_BHTR))  # FSDP2 may have cast a learner's arguments
+        q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))  # FSDP2 may have cast a learner's arguments
         lr = torch.sigmoid(gates_BHTR[..., 0]) * (lr_scale * self.config.base_lr / self.head_dim)
-        if self.config.preset == "default":
+        if self.config.preset != "paper":
             q, k = (F.rms_norm(x, x.shape[-1:], eps=1e-6) for x in (q, k))
         size = self.config.mini_batch_size
         start = torch.zeros(1, dtype=torch.int64, device=q.device) if position_B is None else position_B
@@ -207,7 +178,73 @@ class StaticLearner(TTTLearner):
         return z, state_after, diagnose_at_start(net, tokens) if diagnostics else None
 
 
-LEARNERS: dict[str, Any] = {"ttt": TTTLearner, "static": StaticLearner, "gated_delta": GatedDeltaLearner}
+LEARNERS: dict[tuple[str, bool], Any] = {
+    ("ttt", False): TTTLearner,
+    ("ttt", True): OnlineLearner,
+    ("static", False): StaticLearner,
+    ("static", True): OnlineStaticLearner,
+    ("gated_delta", False): GatedDeltaLearner,
+    ("gated_delta", True): GatedDeltaLearner,
+}
+
+
+@dataclass
+class WithFrontEndState(StreamState):
+    """The memory of a learner, and what the front end before it needs of the frames before."""
+
+    memory: StreamState
+    front_end: FrontEndState
+
+
+class WithFrontEnd(nn.Module):
+    """A learner that knows nothing of several frames, with the front end before it."""
+
+    def __init__(self, learner: Any, front_end: FrontEnd) -> None:
+        super().__init__()
+        self.memory, self.front_end = learner, front_end
+        self.answers_at_own_size = learner.answers_at_own_size
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initial values of every parameter."""
+        self.memory.reset_parameters()
+        self.front_end.reset_parameters()
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> WithFrontEndState:
+        """The state of `batch_size` rows."""
+        parameter = next(self.memory.parameters())
+        where, dtype = device or parameter.device, inner_dtype(parameter.dtype)
+        front_end = self.front_end.init_state(batch_size, where, dtype)
+        return WithFrontEndState(self.memory.init_state(batch_size, device), front_end)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates_BHTR: Tensor,
+        state: WithFrontEndState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, WithFrontEndState, MemoryDiagnostics | None]:
+        """As the learner's, on queries and keys that span several frames."""
+        memory, before = (None, None) if state is None else (state.memory, state.front_end)
+        spanning_q, spanning_k, front_end = self.front_end(fp32(q), fp32(k), before)
+        z, memory, found = self.memory(spanning_q, spanning_k, v, gates_BHTR, memory, diagnostics, lr_scale)
+        if found is not None:
+            before_and_after = (key_cosine(fp32(x.detach())) for x in (k, spanning_k))
+            found = replace(
+                found, **dict(zip(("key_cosine_before", "key_cosine_after"), before_and_after, strict=True))
+            )
+        return z, WithFrontEndState(memory, front_end), found
+
+
+def make_learner(num_heads: int, head_dim: int, ttt_config: TTTConfig) -> Any:
+    """What remembers, by `learner` and `step`, with the front end where it has none of its own."""
+    learner = LEARNERS[ttt_config.learner, ttt_config.step == "online"](num_heads, head_dim, ttt_config)
+    if ttt_config.has_front_end and not isinstance(learner, (OnlineLearner, OnlineStaticLearner)):
+        return WithFrontEnd(learner, FrontEnd(num_heads, head_dim, ttt_config))
+    return learner
 
 
 class TTTLayer(nn.Module):
@@ -225,19 +262,24 @@ class TTTLayer(nn.Module):
                 f"hidden_size={hidden_size} must be a multiple of 2 * num_attention_heads={2 * num_attention_heads}: "
                 "the head width is even (RoPE)."
             )
+        ttt_config.require_heads(num_attention_heads)
         self.config = ttt_config
         self.num_heads = num_attention_heads
         self.head_dim = hidden_size // num_attention_heads
-        learner = LEARNERS[ttt_config.learner]
+        learner_class = LEARNERS[ttt_config.learner, ttt_config.step == "online"]
         std = _PAPER_STD if ttt_config.preset == "paper" else 1 / math.sqrt(hidden_size)
         self.q_proj = TTTProjection(hidden_size, hidden_size, std)
         self.k_proj = TTTProjection(hidden_size, hidden_size, std)
         self.v_proj = TTTProjection(hidden_size, hidden_size, std)
         self.o_proj = TTTProjection(hidden_size, hidden_size, std=0)
-        self.rate_proj = TTTProjection(hidden_size, num_attention_heads * learner.gates_per_head, std, bias=True)
+        self.rate_proj = TTTProjection(hidden_size, num_attention_heads * learner_class.gates_per_head, std, bias=True)
         # In float32 also where models are made in another default dtype, as transformers does.
-        self.learner = learner(num_attention_heads, self.head_dim, ttt_config).float()
-        self.post_norm = WideLayerNorm(hidden_size, eps=1e-6)
+        self.learner = make_learner(num_attention_heads, self.head_dim, ttt_config).float()
+        if not self.learner.answers_at_own_size:
+            self.post_norm = WideLayerNorm(hidden_size, eps=1e-6)
+        if ttt_config.output_gate == "sigmoid":
+            self.output_gate = OutputGate(hidden_size, self.head_dim)
+        self._start_queries()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -245,8 +287,18 @@ class TTTLayer(nn.Module):
         for proj in (self.q_proj, self.k_proj, self.v_proj, self.o_proj, self.rate_proj):
             proj.reset_parameters()
         self.learner.reset_parameters()
-        init.ones_(self.post_norm.weight)
-        init.zeros_(self.post_norm.bias)
+        if not self.learner.answers_at_own_size:
+            init.ones_(self.post_norm.weight)
+            init.zeros_(self.post_norm.bias)
+        if self.config.output_gate == "sigmoid":
+            self.output_gate.reset_parameters()
+        self._start_queries()
+
+    @torch.no_grad()
+    def _start_queries(self) -> None:
+        """Queries as keys, where asked for: then a fresh memory is addressed by content."""
+        if self.config.query_start == "key":
+            init.copy_(self.q_proj.weight, self.k_proj.weight)
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> StreamState:
         """A fresh memory of `batch_size` rows.
@@ -262,7 +314,7 @@ class TTTLayer(nn.Module):
         return q, k, v, self._heads(self.rate_proj(x_BTD))
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
-        return _fp32(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return fp32(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(
         self, x_BTD: Tensor, state: StreamState | None = None, diagnostics: bool = False, inner_lr_scale: float = 1.0
@@ -281,8 +333,12 @@ class TTTLayer(nn.Module):
         with torch.autocast(x_BTD.device.type, enabled=False):
             x = x_BTD.to(_dtype_for(self.q_proj, x_BTD))
             z_BHTF, state_after, found = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
-            normed = self.post_norm(z_BHTF.transpose(1, 2).flatten(-2))
-            return TTTLayerOutput(self.o_proj(normed.to(x.dtype)).to(x_BTD.dtype), state_after, found)
+            z_BTD = z_BHTF.transpose(1, 2).flatten(-2)
+            if not self.learner.answers_at_own_size:
+                z_BTD = self.post_norm(z_BTD)
+            if self.config.output_gate == "sigmoid":
+                z_BTD = z_BTD * self.output_gate(x)
+            return TTTLayerOutput(self.o_proj(z_BTD.to(x.dtype)).to(x_BTD.dtype), state_after, found)
 
     def _check(self, x_BTD: Tensor, state: StreamState | None) -> None:
         width = self.num_heads * self.head_dim
@@ -296,11 +352,3 @@ def _dtype_for(linear: nn.Linear, x: Tensor) -> torch.dtype:
     """What a linear layer takes `x` in: its weight's dtype, or the one `x` has where the weight is quantized."""
     dtype = linear.weight.dtype
     return dtype if dtype.is_floating_point and dtype.itemsize > 1 else x.dtype
-
-
-def _inner_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _fp32(x: Tensor) -> Tensor:
-    return x.to(_inner_dtype(x.dtype))

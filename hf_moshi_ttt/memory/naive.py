@@ -86,7 +86,7 @@ class MemoryDiagnostics:
     """What one layer's memory did in a call; detached tensors, nothing is read back from the device.
 
     Squared errors are means over F, so with a layer-normed target of a fresh layer 1 is what a constant answer reaches
-    and 2 what a random one does.
+    and 2 what a random one does; with online steps they are in units of v, before the factor on the answers.
 
     Args:
         loss_initial, loss_before, loss_after: `[B, H, T]`, the inner loss at each frame's key with the start weights
@@ -97,6 +97,11 @@ class MemoryDiagnostics:
         gate: `[D]`, the factor on the branch, where the layer is part of a model.
         branch_to_residual: `[B, T]`, RMS of the branch by that of the residual stream it is added to, likewise; NaN
             where the stream is zero (a frame of absent codes).
+        write_strength: `[B, H]`, the mean over frames of the online step b.
+        key_cosine_before, key_cosine_after: `[B, H]`, the mean cosine between keys of different frames, as projected
+            and after the front end; NaN for one frame, None without a front end.
+        answer_norm_written, answer_norm_unwritten: `[B, H]`, the mean norm of the answers to this call's keys, and to
+            the same keys with their channels rotated by half the width, which nothing was written to.
     """
 
     loss_initial: Tensor
@@ -106,6 +111,11 @@ class MemoryDiagnostics:
     key_dependent_share: Tensor
     gate: Tensor | None = None
     branch_to_residual: Tensor | None = None
+    write_strength: Tensor | None = None
+    key_cosine_before: Tensor | None = None
+    key_cosine_after: Tensor | None = None
+    answer_norm_written: Tensor | None = None
+    answer_norm_unwritten: Tensor | None = None
 
 
 def key_dependent_share(answers: Tensor) -> Tensor:
@@ -113,6 +123,13 @@ def key_dependent_share(answers: Tensor) -> Tensor:
     if answers.shape[2] == 1:
         return answers.new_full(answers.shape[:2], torch.nan)
     return answers.var(2, correction=1).sum(-1) / answers.square().sum(-1).mean(2)
+
+
+def key_cosine(k: Tensor) -> Tensor:
+    """Mean cosine `[B, H]` between keys `[B, H, T, F]` of different frames; NaN for T = 1. A zero key has cosine 0."""
+    length, unit = k.shape[2], F.normalize(k, dim=-1)
+    pairs = unit.sum(2).square().sum(-1) - unit.square().sum((-2, -1))
+    return pairs / (length * (length - 1)) if length > 1 else torch.full_like(pairs, torch.nan)
 
 
 def init_state(

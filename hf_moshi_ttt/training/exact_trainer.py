@@ -51,6 +51,13 @@ class ExactTrainer(Trainer):
         self._saved_step: int | None = None
         self._continued_from: Path | None = None
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' `train`; SIGTERM is left to whoever had it before, however it ends."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.stop_requests.release()
+
     # What a subclass adds to a checkpoint, and undoes of a step that is not applied.
 
     def save_more(self, folder: Path) -> None:

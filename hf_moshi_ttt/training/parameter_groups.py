@@ -1,7 +1,7 @@
 """Trainable parameters as the optimizer's groups: base, TTT weights and gates, each at its own learning rate.
 
-Norms, biases, gates and what sets the inner learning rates (rate projection, position offsets, retentions) take no
-weight decay.
+Norms, biases, gates and what sets the inner learning rates (rate projection, position offsets, retentions), the
+convolutions of keys and queries and the scale of the answer take no weight decay.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ from torch import nn
 from .arguments import MoshiTTTTrainingArguments
 
 _RATES = ("rate_proj", "place_offset", "keep_logit", "log_decay_scale")
+_SCALES = ("convolutions", "answer_scale")
 
 
 def kind_of(name: str) -> str:
@@ -21,8 +22,8 @@ def kind_of(name: str) -> str:
 
 
 def takes_weight_decay(name: str) -> bool:
-    """False for norms, biases, gates and rates."""
-    return not any(part in name for part in ("norm", "bias", "ttt_gate", *_RATES))
+    """False for norms, biases, gates, rates, convolutions and scales."""
+    return not any(part in name for part in ("norm", "bias", "ttt_gate", *_RATES, *_SCALES))
 
 
 def parameter_groups(model: nn.Module, args: MoshiTTTTrainingArguments) -> list[dict[str, Any]]:

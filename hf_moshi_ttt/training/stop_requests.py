@@ -2,10 +2,16 @@
 
 Either way a checkpoint is saved; after SIGTERM the process exits with 143, which launchers read as "terminated", so a
 run that is queued again continues and is not taken for a finished one.
+
+Schedulers signal all processes of a run. SIGTERM is therefore blocked in the main thread while training, and so, by
+inheritance, in every process that is started meanwhile: data workers, compilers. They live until the step is saved.
 """
 
+import functools
+import multiprocessing
 import signal
 import threading
+from multiprocessing import util
 from types import FrameType
 from typing import Any
 
@@ -26,7 +32,8 @@ class StopRequests(TrainerCallback):
         self.has_signal = False  # of this process
         self.is_agreed = False  # of all of them: set by the trainer where there are several
         self.was_terminated = False
-        self._earlier: Any = None
+        self._earlier: tuple[Any, set[Any]] | None = None  # handler and mask
+        self._ended = threading.Event()
 
     def reached(self, step: int) -> bool:
         """Whether a run at this step has nothing more to do."""
@@ -34,13 +41,24 @@ class StopRequests(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Listens to SIGTERM."""
-        if threading.current_thread() is threading.main_thread():
-            self._earlier = signal.signal(signal.SIGTERM, self._on_signal)
+        if threading.current_thread() is threading.main_thread() and self._earlier is None:
+            handler = signal.signal(signal.SIGTERM, self._on_signal)
+            self._ended.clear()
+            threading.Thread(target=self._ended.wait, daemon=True).start()  # the one that takes the signal
+            self._earlier = handler, signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            _kill_workers_at_exit()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leaves SIGTERM to whoever had it before."""
+        self.release()
+
+    def release(self) -> None:
+        """The same, also where training ended with an error."""
         if self._earlier is not None:
-            signal.signal(signal.SIGTERM, self._earlier)
+            handler, mask = self._earlier
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.signal(signal.SIGTERM, handler)
+            self._ended.set()
             self._earlier = None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -55,3 +73,15 @@ class StopRequests(TrainerCallback):
             self.was_terminated = terminated
             control.should_save = control.should_training_stop = True
         return control
+
+
+@functools.cache
+def _kill_workers_at_exit() -> None:
+    """Ends daemonic workers, such as those that load data, before multiprocessing sends them SIGTERM and waits."""
+    util.Finalize(None, _kill_workers, exitpriority=0)
+
+
+def _kill_workers() -> None:
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

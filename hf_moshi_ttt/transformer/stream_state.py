@@ -111,7 +111,8 @@ class StreamState:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"{path}: format {metadata.get('format')!r}, but a saved state is {_FORMAT!r}.")
-            _require_same_config(json.loads(metadata["config"]), config.state_values(), path)
+            saved = config.current_state_values(json.loads(metadata["config"]))
+            _require_same_config(saved, config.state_values(), path)
             named = {_current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         _require_same_layout(own, named, path)
         return self.map(lambda name, _: named[name])

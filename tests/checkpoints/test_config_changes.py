@@ -17,7 +17,7 @@ def tiny(**changes: Any) -> MoshiTTTConfig:
     [
         ({}, {}),
         ({"ttt": {"base_lr": 0.5}}, {"ttt.base_lr": (tiny().ttt.base_lr, 0.5)}),
-        ({"ttt": {"initial_gating_alpha": 0.3}}, {"ttt.initial_gating_alpha": (0.1, 0.3)}),
+        ({"ttt": {"initial_gating_alpha": 0.3}}, {"ttt.initial_gating_alpha": (1.0, 0.3)}),
         ({"ttt": {"persistent_states": True}}, {"ttt.persistent_states": (False, True)}),
         ({"ttt": {"layers": [1]}}, {}),  # what "middle" means here
         ({"sliding_window": 8}, {"sliding_window": (16, 8)}),
@@ -42,9 +42,11 @@ def test_ttt_may_be_added_to_plain_moshi() -> None:
         ({"ttt": {"ttt_mlp_layers": 5}}, "ttt.ttt_mlp_layers is 2, asked for 5"),
         ({"ttt": {"ttt_mlp_expansion_factor": 4}}, "ttt.ttt_mlp_expansion_factor is 2, asked for 4"),
         ({"ttt": {"learner": "static"}}, "ttt.learner is 'ttt', asked for 'static'"),
-        ({"ttt": {"update": "last"}}, "ttt.update is 'all', asked for 'last'"),
+        ({"ttt": {"update": "all", "step": "mean"}}, "ttt.update is 'last', asked for 'all'"),
         ({"ttt": {"preset": "paper"}}, "ttt.preset is 'default', asked for 'paper'"),
-        ({"ttt": {"step": "constant"}}, "ttt.step is 'mean', asked for 'constant'"),
+        ({"ttt": {"step": "constant"}}, "ttt.step is 'online', asked for 'constant'"),
+        ({"ttt": {"key_convolution_width": 8}}, "ttt.key_convolution_width is 4, asked for 8"),
+        ({"ttt": {"centering_horizon_frames": 0}}, "ttt.centering_horizon_frames is 1500, asked for 0"),
         ({"ttt": {"forget": "none"}}, "ttt.forget is 'learned', asked for 'none'"),
         ({"ttt": {"output_bias": False}}, "ttt.output_bias is True, asked for False"),
         ({"ttt": {"initial_retention": 0.9}}, r"ttt.initial_retention is 0\.\d+, asked for 0.9"),
@@ -66,7 +68,7 @@ def test_changes_of_shapes_or_function_are_refused_with_both_values(asked: dict[
 
 def test_all_refused_keys_are_named_at_once() -> None:
     asked = tiny(ttt={"mini_batch_size": 8, "step": "constant", "base_lr": 0.5})
-    with pytest.raises(ValueError, match="is 4, asked for 8; ttt.step is 'mean', .*Free to change: codec"):
+    with pytest.raises(ValueError, match="is 4, asked for 8; ttt.step is 'online', .*Free to change: codec"):
         config_changes(tiny(), asked, "here")
 
 

@@ -1,4 +1,4 @@
-"""What stands in the rows that audio alone does not give."""
+"""The text row and the user's rows of mono recordings."""
 
 import numpy as np
 import pytest

@@ -249,8 +249,8 @@ def test_a_killed_run_goes_on_and_gives_the_index_of_one_never_killed(
     program = f"from hf_moshi_ttt.data.index import *\nbuild_index({str(root)!r}, {str(tmp_path / 'i.jsonl')!r})"
     slow = (
         "import *\nfrom hf_moshi_ttt.data import index as m\nimport time\nreal = m._describe\n"
-        "def slow(root, name, check):\n    time.sleep(60 if name == '998.wav' else 0)\n"
-        "    return real(root, name, check)\nm._describe = slow"
+        "def slow(root, name, *more):\n    time.sleep(60 if name == '998.wav' else 0)\n"
+        "    return real(root, name, *more)\nm._describe = slow"
     )
     hanging = program.replace("import *", slow)
     run = subprocess.Popen([sys.executable, "-c", hanging], stderr=subprocess.DEVNULL, cwd=ROOT)
@@ -267,7 +267,7 @@ def test_a_killed_run_goes_on_and_gives_the_index_of_one_never_killed(
     described = []
     real = index_module._describe
     monkeypatch.setattr(
-        index_module, "_describe", lambda root, name, options: described.append(name) or real(root, name, options)
+        index_module, "_describe", lambda root, name, *more: described.append(name) or real(root, name, *more)
     )
     summary = build_index(root, tmp_path / "i.jsonl", progress=False)
     assert summary == whole

@@ -156,7 +156,8 @@ def test_memory_off_is_the_model_without_ttt(make_model: MakeModel) -> None:
 
 
 def test_memory_static_is_the_model_without_inner_steps(make_model: MakeModel) -> None:
-    model, static = make_model(), make_model(ttt={"learner": "static"})
+    mini_batch = {"preset": "mini_batch"}
+    model, static = make_model(ttt=mini_batch), make_model(ttt={**mini_batch, "learner": "static"})
     static.load_state_dict(model.state_dict())
     without = losses(model, replace(SMALL, memory="static"))
     assert_close(without, losses(static))
@@ -165,6 +166,13 @@ def test_memory_static_is_the_model_without_inner_steps(make_model: MakeModel) -
     for other, learner in ((make_model(ttt=None), "None"), (static, "'static'")):
         with pytest.raises(ValueError, match=f"takes the inner steps away, but the model has ttt.learner={learner}"):
             losses(other, replace(SMALL, memory="static"))
+
+
+def test_online_memory_without_steps_is_silent(make_model: MakeModel) -> None:
+    model = make_model()
+    without = losses(model, replace(SMALL, memory="static"))
+    assert_close(without, losses(model, replace(SMALL, memory="off")))
+    assert max(np.nanmax(np.abs(a - b)) for a, b in zip(losses(model), without, strict=True)) > 0.01
 
 
 def test_no_reset_carries_the_memory_and_nothing_else(make_model: MakeModel) -> None:

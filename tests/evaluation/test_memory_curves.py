@@ -30,8 +30,8 @@ def test_positions_hold_the_means_of_a_stream(make_model: MakeModel, learner: st
             bins = [[getattr(w, name)[..., 20 * i : 20 * i + 20].mean().item() for i in range(3)] for w in whole]
             expected = [(a + b) / 2 for a, b in zip(bins[0][:2], bins[1][:2], strict=True)] + [bins[0][2]]
             assert report["curves"][name][layer] == pytest.approx(expected, rel=1e-4, abs=1e-5)
-        assert report["curves"]["gate"][layer] == pytest.approx([np.tanh(0.1)] * 3, rel=1e-4)
-    assert ("delta_ratio" in report["curves"]) == (learner != "gated_delta")
+        assert report["curves"]["gate"][layer] == pytest.approx([np.tanh(1.0)] * 3, rel=1e-4)
+    assert ("delta_ratio" in report["curves"]) == (learner == "static")
 
 
 def test_gathering_changes_nothing(make_model: MakeModel) -> None:

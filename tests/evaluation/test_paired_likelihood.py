@@ -53,7 +53,7 @@ def test_a_model_that_does_not_know_guesses(make_model: MakeModel) -> None:
 
 
 def test_every_recording_has_a_state_of_its_own(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A recording's score is that of evaluating it alone, whatever stands beside it."""
+    """A recording's score is that of evaluating it by itself, whatever else is in the batch."""
     model, (pairs, codes) = make_model(), items(6)
     scores: dict[str, float] = {}
     monkeypatch.setattr(

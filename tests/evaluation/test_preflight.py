@@ -33,7 +33,7 @@ def test_a_sound_evaluation_has_no_warnings_but_says_what_it_is(make_model: Make
     for words in (
         "2 recordings of [8] rows and 100 to 100 frames, 0.00 h in all; codes 0..31 of 0..31.",
         "% of frames have the first code of digital silence",
-        "TTT (ttt) in layers [1], mean gate 0.0997 to 0.0997, memory=on.",
+        "TTT (ttt) in layers [1], mean gate 0.7616 to 0.7616, memory=on.",
         "Attention sees 16 frames, 1 s.",
         "Positions beyond 60 frames are longer than the model's training segments.",
         "GB and logits 0.00 GB beside the model.",

@@ -178,7 +178,7 @@ if process.num_processes == 2:
 
 
 def test_two_processes_share_the_recordings(tmp_path: Path) -> None:
-    """Each reads its part; where memory goes on or FSDP shards the weights, both read all."""
+    """Each reads its part; with memory over recordings, or weights sharded by FSDP, both read all."""
     script = tmp_path / "evaluate.py"
     script.write_text(TWO_PROCESSES)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

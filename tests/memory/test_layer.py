@@ -16,7 +16,7 @@ from hf_moshi_ttt.memory.layer import TTTLayer
 
 def make_layer(**options: object) -> TTTLayer:
     torch.manual_seed(0)
-    return TTTLayer(32, 2, TTTConfig(mini_batch_size=4, **options))
+    return TTTLayer(32, 2, TTTConfig(**{"preset": "mini_batch", "mini_batch_size": 4, **options}))
 
 
 def awake(layer: TTTLayer) -> TTTLayer:
@@ -50,7 +50,7 @@ def test_inner_networks_have_the_named_depth_and_expansion(depth: int, expected:
 def test_default_initialisation_keeps_the_signal_and_paper_is_published(depth: int) -> None:
     def spread(**options: object) -> float:
         torch.manual_seed(0)
-        layer = TTTLayer(128, 2, TTTConfig(ttt_mlp_layers=depth, **options))
+        layer = TTTLayer(128, 2, TTTConfig(**{"preset": "mini_batch", "ttt_mlp_layers": depth, **options}))
         x = torch.nn.functional.rms_norm(torch.randn(1, 200, 64), (64,))
         for index, weight in enumerate(layer.learner.inner_weights):
             x = x @ weight[0]
@@ -163,10 +163,10 @@ def one_process() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("learner_dtype", [None, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("learner", ["ttt", "gated_delta"])
-def test_fsdp2s_cast_leaves_the_inner_loop_in_float32(learner: str, learner_dtype: torch.dtype | None) -> None:
+@pytest.mark.parametrize("options", [dict(), dict(learner="gated_delta"), dict(preset="default")], ids=str)
+def test_fsdp2s_cast_leaves_the_inner_loop_in_float32(options: dict, learner_dtype: torch.dtype | None) -> None:
     """FSDP2 hands parameters to forward in bfloat16; a learner sharded with a policy of its own keeps its W_0 exact."""
-    layer, seen = awake(make_layer(learner=learner)), {}
+    layer, seen = awake(make_layer(**options)), {}
     start = {name: value.clone() for name, value in layer.learner.state_dict().items()}
     mesh = init_device_mesh("cpu", (1,))
     if learner_dtype is not None:
@@ -180,7 +180,7 @@ def test_fsdp2s_cast_leaves_the_inner_loop_in_float32(learner: str, learner_dtyp
     for piece in torch.randn(2, 23, 32).split([10, 13], dim=1):
         result = layer(piece, state)
         state, total = result.state, total + result.output.float().square().sum()
-    assert {t.dtype for name, t in state.named_tensors().items() if name != "position"} == {torch.float32}
+    assert {t.dtype for t in state.named_tensors().values() if t.is_floating_point()} == {torch.float32}
     assert {value.dtype for value in seen.values()} == {learner_dtype or torch.bfloat16}
     if learner_dtype == torch.float32:
         assert all(torch.equal(value, start[name]) for name, value in seen.items())

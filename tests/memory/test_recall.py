@@ -14,7 +14,7 @@ WIDTH, HEADS, MINUTE = 64, 2, 750
 
 def make_learner(depth: int, heads: int = 1, width: int = WIDTH, **options: object) -> TTTLearner:
     torch.manual_seed(0)
-    return TTTLearner(heads, width, TTTConfig(ttt_mlp_layers=depth, **options))
+    return TTTLearner(heads, width, TTTConfig(preset="mini_batch", ttt_mlp_layers=depth, **options))
 
 
 def test_a_stream_shows_each_key_with_its_value() -> None:
@@ -41,7 +41,7 @@ def test_best_constant_is_the_variance_of_the_targets() -> None:
 def test_a_fresh_layer_learns_a_fixed_map(depth: int, dtype: torch.dtype) -> None:
     """Random tokens through fresh projections: each token's key has its value. As a model keeps it, W_0 is float32."""
     torch.manual_seed(0)
-    layer = TTTLayer(HEADS * WIDTH, HEADS, TTTConfig(ttt_mlp_layers=depth))
+    layer = TTTLayer(HEADS * WIDTH, HEADS, TTTConfig(preset="mini_batch", ttt_mlp_layers=depth))
     for name, module in layer.named_children():
         if name != "learner":
             module.to(dtype)
@@ -100,7 +100,7 @@ def test_without_forgetting_the_memory_grows_stale() -> None:
 def test_controls_do_not_learn_and_the_linear_baseline_does() -> None:
     stream, found = make_recall_stream(2 * MINUTE, WIDTH), {}
     for name in ("static", "gated_delta"):
-        learner = LEARNERS[name](1, WIDTH, TTTConfig(learner=name))
+        learner = LEARNERS[name, False](1, WIDTH, TTTConfig(preset="mini_batch", learner=name))
         diagnostics, _ = follow(learner, stream, 1)
         losses = diagnostics.loss_before
         found[name] = (losses[:, :, -100:].mean() / losses[:, :, :100].mean()).item()

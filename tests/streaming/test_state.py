@@ -42,7 +42,7 @@ def test_reset_row_is_fresh_and_others_are_bit_equal(make_model: MakeModel) -> N
 
 @torch.no_grad()
 def test_frozen_row_stands_still_and_others_are_bit_equal(make_model: MakeModel) -> None:
-    """Row 1 pauses for 7 of 40 frames, past the window of 16, and then goes on as if nothing had happened."""
+    """Row 1 pauses for 7 of 40 frames, past the window of 16, and then continues unchanged."""
     model = make_model()
     codes = random_codes(model.config, 3, 40, seed=1)
     alone = [model(codes[row : row + 1]).text_logits[0] for row in range(3)]
@@ -78,8 +78,8 @@ def test_saved_state_goes_on_exactly(make_model: MakeModel, tmp_path: Path, fram
 
 
 def test_state_in_the_middle_of_a_mini_batch_holds_its_frames(make_model: MakeModel) -> None:
-    memory = heard(make_model(), 23).memory[0]
-    assert memory.place.tolist() == [3, 3, 3]
+    memory = heard(make_model(ttt={"preset": "mini_batch"}), 23).memory[0]
+    assert memory.position.tolist() == [3, 3, 3]
     assert ((memory.ring_lr > 0).sum(-1) == 3).all()
     assert memory.delta_weights[0].abs().max() > 0
 
@@ -107,7 +107,7 @@ def test_rows_must_be_a_mask(make_model: MakeModel) -> None:
 def test_detach_and_clone_leave_nothing_shared(make_model: MakeModel) -> None:
     model = make_model()
     state = model(random_codes(model.config, 1, 9), state=model.init_state(1)).state
-    assert state.memory[0].delta_weights[0].requires_grad
+    assert state.memory[0].fast_weights.requires_grad
     assert not any(tensor.requires_grad for tensor in state.detach().named_tensors().values())
     pointers = {tensor.data_ptr() for tensor in state.named_tensors().values()}
     assert not pointers & {tensor.data_ptr() for tensor in state.clone().named_tensors().values()}

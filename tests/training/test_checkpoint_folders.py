@@ -1,4 +1,4 @@
-"""Checkpoints are whole or passed over, and a limit never takes the last good one."""
+"""Checkpoints are whole or skipped, and a limit never takes the last good one."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""What a dry run tells is true, and nothing of the run is left after but the sound."""
+"""What a dry run reports is true, and only the sound is left of it."""
 
 import json
 from collections.abc import Callable

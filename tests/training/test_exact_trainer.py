@@ -37,7 +37,7 @@ def test_a_run_that_is_killed_anywhere_equals_one_never_stopped(
 
 
 def test_sigterm_saves_and_exits_with_143(tmp_path: Path, codes: Path) -> None:
-    """The second process alone is told; both stop after the same step, and go on."""
+    """Only the second process gets the signal; both stop after the same step, and continue."""
     settings = tiny_settings(tmp_path / "run", codes, save_strategy="no", **LANES)
     assert train(settings, processes=2, terminate=(1, 3)) == [143, 143], log_of(tmp_path / "run")
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
@@ -47,6 +47,19 @@ def test_sigterm_saves_and_exits_with_143(tmp_path: Path, codes: Path) -> None:
     whole = tiny_settings(tmp_path / "whole", codes, save_strategy="no", **LANES)
     assert train(whole, processes=2) == [0, 0]
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_sigterm_to_a_run_and_its_data_workers_saves(tmp_path: Path, codes: Path) -> None:
+    settings = tiny_settings(tmp_path / "run", codes, save_strategy="no", dataloader_num_workers=2)
+    assert train(settings, terminate=(0, 3)) == [143], log_of(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_a_run_that_fails_does_not_wait_for_its_data_workers(tmp_path: Path, codes: Path) -> None:
+    """SIGTERM, by which multiprocessing ends them, is blocked in them."""
+    settings = tiny_settings(tmp_path / "run", codes, dataloader_num_workers=2, learning_rate=1e30)
+    assert train(settings) == [1], log_of(tmp_path / "run")
+    assert "NonFiniteError" in log_of(tmp_path / "run")
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, codes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +134,7 @@ def test_nan_in_the_first_step_and_in_weights_leave_nothing_to_save(tmp_path: Pa
 
 
 def test_a_checkpoint_that_is_there_is_not_written_again(tmp_path: Path, codes: Path) -> None:
-    """Neither for NaN in the step after it, nor for that in a run that goes on from it."""
+    """Neither for NaN in the step after it, nor for that in a run that continues it."""
     settings = tiny_settings(tmp_path / "run", codes, gradient_accumulation_steps=3)
     inodes = []
     for calls_before in (2, 0):

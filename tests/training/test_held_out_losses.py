@@ -57,7 +57,7 @@ def test_held_out_losses_are_means_over_all_targets(tmp_path: Path, codes: Path,
 
 @pytest.mark.parametrize("mode", [LANES, SHUFFLED], ids=["lanes", "shuffled"])
 def test_evaluating_changes_nothing_of_a_run(tmp_path: Path, codes: Path, held_out: Path, mode: dict) -> None:
-    """Neither losses nor weights nor random numbers, also where a run goes on; two processes tell the same."""
+    """Neither losses nor weights nor random numbers, also where a run is continued; two processes give the same."""
     told: dict[str, Any] = {"eval_codes": str(held_out), "eval_strategy": "steps", "eval_steps": 2, **mode}
     trained, numbers = [], []
     for name, settings in (("plain", mode), ("whole", told)):

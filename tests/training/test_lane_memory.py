@@ -26,7 +26,7 @@ def batch_of(recording: list[int], start_frame: list[int], starts: list[int] | N
 
 def learned(lanes: LaneMemory, *batch: list[int]) -> list[bool]:
     state = lanes.state_for(batch_of(*batch))
-    return [bool(row.abs().max() > 0) for row in state.memory[0].delta_weights[0]]
+    return [bool(row.abs().max() > 0) for row in state.memory[0].fast_weights]
 
 
 @torch.no_grad()

@@ -40,10 +40,18 @@ def test_norms_gates_and_rates_do_not_decay(make_model: MakeModel, trainable: st
     groups = named_groups(make_trainable(make_model(), trainable))
     ends = {name.replace(".modules_to_save.default", "").split(".layers.1.")[-1] for name in groups["ttt"]}
     assert ends == {
-        *(f"ttt.{name}_proj.weight" for name in "qkvo"), *(f"ttt.learner.inner_weights.{i}" for i in (0, 1)),
+        *(f"ttt.{name}_proj.weight" for name in "qkvo"), "ttt.learner.slow_weights.0",
     }  # fmt: skip
     undecayed = " ".join(groups["ttt_no_decay"])
-    for part in ("rate_proj.weight", "place_offset", "keep_logit", "inner_norm_weight", "inner_biases.0", "ttt_norm"):
+    for part in (
+        "rate_proj.weight",
+        "log_decay_scale",
+        "write_bias",
+        "answer_scale",
+        "slow_biases.0",
+        "convolutions.1",
+        "ttt_norm",
+    ):
         assert part in undecayed.replace(".modules_to_save.default", ""), part
     assert all("ttt_gate" in name for name in groups["gate_no_decay"])
     assert not any("norm" in name for name in groups["base"])

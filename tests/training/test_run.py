@@ -181,7 +181,7 @@ def _rates(folder: Path) -> list[float]:
 
 
 def test_transfer_takes_weights_alone(tmp_path: Path, talks: Path, pretrained: Path) -> None:
-    """Other data, another schedule and TTT options that may change; a second start goes on with the new run."""
+    """Other data, another schedule and TTT options that may change; a second start continues the new run."""
     both = {"reset_optimizer": True, "reset_step": True, "preset": None, "config": {}}
     changes = {"config": {"ttt": {"persistent_states": False, "base_lr": 1.5}}, "order": "shuffled", "max_steps": 4}
     settings = going_on(tmp_path / "run", talks, resume_from=str(pretrained), **{**both, **changes})

@@ -22,7 +22,7 @@ def test_metrics_hold_every_log_once_after_going_on(tmp_path: Path, codes: Path)
     settings = tiny_settings(tmp_path / "run", codes, save_steps=3, max_steps=7)
     run({**settings, "stop_at_step": 5})
     for folder in (tmp_path / "run").glob("checkpoint-5"):
-        (folder / "files.json").unlink()  # as if killed: the run goes on from step 3
+        (folder / "files.json").unlink()  # as after a kill: the run continues from step 3
     run(settings)
     entries = read_metrics(tmp_path / "run")
     assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 6, 7]

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import TrainerControl
+from transformers import TrainerControl, TrainerState
 
 from hf_moshi_ttt.training.run import prepare
 from hf_moshi_ttt.training.stop_requests import EXIT_CODE_TERMINATED, StopRequests
@@ -51,3 +53,38 @@ def test_sigterm_is_listened_to_while_training(tmp_path: Path, monkeypatch: pyte
     assert trainer.state.global_step == 3 and trainer.exit_code == EXIT_CODE_TERMINATED == 143
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-3"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_processes_that_are_started_meanwhile_do_not_see_the_signal() -> None:
+    """As a compiler's; a run that has ended is as it was before."""
+    requests, state, control = StopRequests(None), TrainerState(), TrainerControl()
+    handler = signal.getsignal(signal.SIGTERM)
+    args: Any = SimpleNamespace(world_size=1)
+    for _ in range(2):
+        assert _ended_by_sigterm()
+        requests.on_train_begin(args, state, control)
+        assert not _ended_by_sigterm()
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(100):
+            if requests.has_signal:
+                break
+            time.sleep(0.01)
+        assert requests.has_signal
+        requests.on_train_end(args, state, control)
+        assert signal.getsignal(signal.SIGTERM) == handler and _ended_by_sigterm()
+        requests.has_signal = False
+
+
+def _ended_by_sigterm() -> bool:
+    """Whether a process that is started now would be ended by SIGTERM."""
+    child = subprocess.Popen(["sleep", "0.2"])
+    child.terminate()
+    return child.wait() == -signal.SIGTERM
+
+
+def test_sigterm_is_released_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = prepare(tiny_settings(tmp_path / "run", save_codes(tmp_path / "codes", [60, 50]), save_strategy="no"))
+    monkeypatch.setattr(trainer, "training_step", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

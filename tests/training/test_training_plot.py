@@ -35,5 +35,5 @@ def test_every_quantity_is_drawn_at_its_step(tmp_path: Path, monkeypatch: pytest
 
 
 def test_nothing_logged_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"No step was logged \(logging_steps\): there are no curves to draw"):
+    with pytest.raises(ValueError, match=r"No step was logged, there are no curves to draw: train with a lower"):
         plot_training([{"step": 3, "train_runtime": 1.0}], tmp_path / "curves.png", "a run")

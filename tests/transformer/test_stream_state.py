@@ -83,7 +83,7 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"delta_biases.0 is float32 \[3, 2, 1, 32\], but float64 .* size and dtype"):
         layer.double().init_state(3).load(path, layer.config)
     with pytest.raises(ValueError, match="saved with mini_batch_size=4, but the model has mini_batch_size=8"):
-        layer.init_state(3).load(path, TTTConfig(mini_batch_size=8, ttt_mlp_expansion_factor=2))
+        layer.init_state(3).load(path, TTTConfig(preset="mini_batch", mini_batch_size=8, ttt_mlp_expansion_factor=2))
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="format None, but a saved state is 'moshi_ttt_state_v2'"):
         layer.init_state(3).load(path, layer.config)
@@ -92,7 +92,9 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
 def test_values_that_may_differ_do_not_stop_a_load(tmp_path: Path) -> None:
     layer, path = make_layer(torch.float32, ttt_mlp_layers=2), tmp_path / "memory.safetensors"
     layer.init_state(1).save(path, layer.config)
-    other = TTTConfig(mini_batch_size=4, ttt_mlp_expansion_factor=2, initial_gating_alpha=0.5, layers="all")
+    other = TTTConfig(
+        preset="mini_batch", mini_batch_size=4, ttt_mlp_expansion_factor=2, initial_gating_alpha=0.5, layers="all"
+    )
     layer.init_state(1).load(path, other)
 
 

@@ -1,0 +1,287 @@
+"""Online test-time training as a learner of a TTT layer, and its control without inner steps.
+
+`OnlineLearner` puts gates and parameters around the plain tensors of `online.py` and `delta_rule.py`. The answer leaves
+at its own size, times one trained factor per channel: a fresh memory is silent, and so is one asked for what it never
+heard.
+
+Legend: B batch, H heads, T frames, F head width, I width of the features, R gates per head.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from ..configuration_moshi_ttt import TTTConfig
+from ..transformer.stream_state import StreamState
+from .delta_rule import delta_rule
+from .front_end import FrontEnd, FrontEndState, Span, spanning
+from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
+from .online import OnlineTokens, SlowLayer, unit_features
+from .projections import InnerParameters, fp32, inner_dtype
+from .recomputation import walk
+
+# A threshold of one standard deviation keeps few features of a key awake, so that keys that are not alike hardly share
+# any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
+_INITIAL_SLOW_BIAS = -1.0
+_INITIAL_WRITE_LOGIT = 1.0
+_NORM_EPS = 1e-6
+_SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
+
+
+@dataclass
+class OnlineState(StreamState):
+    """The memory of one TTT layer, one row per sample; zeros are a fresh memory.
+
+    Args:
+        fast_weights: S, `[B, H, I, F]` in float32 at least.
+        front_end: what the front end needs of the frames before, where there is one.
+    """
+
+    fast_weights: Tensor
+    front_end: FrontEndState | None = None
+
+
+def normed_values(v: Tensor) -> Tensor:
+    """v with RMS 1 per head and frame, so that no frame writes more than another."""
+    return F.rms_norm(v, v.shape[-1:], eps=_NORM_EPS)
+
+
+class _SlowFeatures(nn.Module):
+    """What the outer loop alone trains: the front end, the features of each head and the factor on the answers."""
+
+    def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
+        super().__init__()
+        self.config = ttt_config
+        self.num_heads, self.head_dim = num_heads, head_dim
+        hidden = [head_dim * ttt_config.ttt_mlp_expansion_factor] * (ttt_config.ttt_mlp_layers - 1)
+        widths = [head_dim, *hidden]
+        self.feature_dim = widths[-1]
+        self.slow_weights = InnerParameters(
+            torch.empty(num_heads, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.slow_biases = InnerParameters(torch.empty(num_heads, 1, o) for o in widths[1:])
+        self.answer_scale = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.front_end = FrontEnd(num_heads, head_dim, ttt_config) if ttt_config.has_front_end else None
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Random features, few of them awake, and answers at their own size."""
+        for weight, bias in zip(self.slow_weights, self.slow_biases, strict=True):
+            init.normal_(weight, std=1 / math.sqrt(weight.shape[1]))
+            init.constant_(bias, _INITIAL_SLOW_BIAS)
+        init.ones_(self.answer_scale)
+        if self.front_end is not None:
+            self.front_end.reset_parameters()
+
+    def slow_layers(self) -> list[SlowLayer]:
+        """The features' layers in float32 at least."""
+        return [SlowLayer(*pair) for pair in zip(self.slow_weights(), self.slow_biases(), strict=True)]
+
+    def scaled(self, answers: Tensor) -> Tensor:
+        """z of S^T phi(q)."""
+        return answers * fp32(self.answer_scale)[:, None]
+
+
+class OnlineLearner(_SlowFeatures):
+    """One gradient step a frame on a fast layer over slow features.
+
+    Its gates per frame and head are the logit of the write and the logarithm of the decay's scale.
+    """
+
+    gates_per_head = 2
+    answers_at_own_size = True
+
+    def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
+        super().__init__(num_heads, head_dim, ttt_config)
+        self.write_bias = nn.Parameter(torch.empty(num_heads))
+        if ttt_config.forget == "learned":
+            self.decay_bias = nn.Parameter(torch.empty(num_heads))
+            self.log_decay_scale = nn.Parameter(torch.empty(num_heads))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """A retention of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
+        super().reset_parameters()
+        init.constant_(self.write_bias, _INITIAL_WRITE_LOGIT)
+        if self.config.forget == "learned":
+            decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
+            init.constant_(self.decay_bias, math.log(math.expm1(decay)))  # the inverse of softplus
+            init.zeros_(self.log_decay_scale)
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineState:
+        """A fresh memory of `batch_size` rows, in float32 at least."""
+        like = self.answer_scale
+        shape = (batch_size, self.num_heads, self.feature_dim, self.head_dim)
+        dtype = inner_dtype(like.dtype)
+        fast_weights = torch.zeros(shape, dtype=dtype, device=device or like.device)
+        if self.front_end is None:
+            return OnlineState(fast_weights)
+        return OnlineState(fast_weights, self.front_end.init_state(batch_size, fast_weights.device, dtype))
+
+    def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, gates_BHTR: Tensor, lr_scale: float = 1.0) -> OnlineTokens:
+        """What the inner model is given.
+
+        Raises:
+            ValueError: `lr_scale` takes the write above 1, where it is no longer bounded.
+        """
+        if self.config.base_lr * lr_scale > 1:
+            raise ValueError(
+                f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
+            )
+        q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
+        logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
+        write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
+        log_retention = torch.zeros_like(write)
+        if self.config.forget == "learned":
+            decay = F.softplus(gates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
+            log_retention = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
+        return OnlineTokens(q, k, normed_values(v), log_retention, write)
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates_BHTR: Tensor,
+        state: OnlineState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, OnlineState, MemoryDiagnostics | None]:
+        """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
+        tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
+        state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
+        weights = () if self.front_end is None else self.front_end.convolutions()
+        parameters = (*weights, *(x for layer in self.slow_layers() for x in layer))
+        before = tuple(state.named_tensors().values())
+        answers, after = walk(
+            partial(_step, None if self.front_end is None else self.front_end.span),
+            tuple(tokens),
+            before,
+            parameters,
+            _SEGMENT_FRAMES,
+        )
+        state_after = _state(after)
+        found = self._diagnose(tokens, state, state_after) if diagnostics else None
+        return self.scaled(answers), state_after, found
+
+    @torch.no_grad()
+    def _diagnose(self, tokens: OnlineTokens, before: OnlineState, after: OnlineState) -> MemoryDiagnostics:
+        """The rule once more, with its errors: what a frame leaves of its error follows from the step it took."""
+        slow, before_cosine, after_cosine = self.slow_layers(), None, None
+        if self.front_end is not None:
+            q, k, _ = self.front_end(tokens.q, tokens.k, before.front_end)
+            before_cosine, after_cosine = key_cosine(tokens.k), key_cosine(k)
+            tokens = tokens._replace(q=q, k=k)
+        errors, phi = delta_rule(slow, tokens, before.fast_weights).errors, unit_features(tokens.k, slow)
+        left = errors * (1 - tokens.write * phi.square().sum(-1))[..., None]
+        others = unit_features(tokens.k.roll(self.head_dim // 2, dims=-1), slow)
+        answers, other_answers = phi @ after.fast_weights, others @ after.fast_weights
+        initial, before_step, after_step = (error.square().mean(-1) for error in (tokens.v, errors, left))
+        return MemoryDiagnostics(
+            initial, before_step, after_step,
+            delta_ratio=None,
+            key_dependent_share=key_dependent_share(answers),
+            write_strength=tokens.write.mean(2),
+            key_cosine_before=before_cosine,
+            key_cosine_after=after_cosine,
+            answer_norm_written=answers.norm(dim=-1).mean(2),
+            answer_norm_unwritten=other_answers.norm(dim=-1).mean(2),
+        )  # fmt: skip
+
+
+def _at_least_fp32(state: OnlineState) -> OnlineState:
+    """The state as memories are computed with; FSDP2 may have cast a learner's arguments."""
+    return state.map(lambda _, x: fp32(x) if x.is_floating_point() else x)
+
+
+def _state(tensors: Sequence[Tensor]) -> OnlineState:
+    """The state of its tensors in order."""
+    fast_weights, *rest = tensors
+    return OnlineState(fast_weights, FrontEndState(*rest) if rest else None)
+
+
+def _step(
+    span: Span | None, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One segment of `recomputation.walk`: the front end, where there is one, then the rule."""
+    tokens, before, num_weights = OnlineTokens(*frames), _state(state), 0
+    front_end = None
+    if span is not None and before.front_end is not None:
+        num_weights = 2 if span.width > 1 else 0
+        q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, parameters[:num_weights], span)
+        tokens = tokens._replace(q=q, k=k)
+    slow = parameters[num_weights:]
+    layers = [SlowLayer(weight, bias) for weight, bias in zip(slow[::2], slow[1::2], strict=True)]
+    learned = delta_rule(layers, tokens, before.fast_weights)
+    after = OnlineState(learned.fast_weights, front_end)
+    return learned.answers, tuple(after.named_tensors().values())
+
+
+@dataclass
+class OnlineStaticState(StreamState):
+    """Nothing is remembered, `[B, 0]`, which knows the number of rows; and what the front end needs of the frames
+    before, where there is one."""
+
+    nothing: Tensor
+    front_end: FrontEndState | None = None
+
+
+class OnlineStaticLearner(_SlowFeatures):
+    """The control for capacity: the same features before a trained matrix, no inner steps."""
+
+    gates_per_head = 2
+    answers_at_own_size = True
+
+    def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
+        super().__init__(num_heads, head_dim, ttt_config)
+        self.start_weight = nn.Parameter(torch.empty(num_heads, self.feature_dim, head_dim))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Random, so that features of unit norm give answers of unit spread; `o_proj` is the one zero factor."""
+        super().reset_parameters()
+        init.normal_(self.start_weight, std=1.0)
+
+    def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineStaticState:
+        """The state of `batch_size` rows."""
+        nothing = torch.zeros(batch_size, 0, device=device or self.answer_scale.device)
+        if self.front_end is None:
+            return OnlineStaticState(nothing)
+        dtype = inner_dtype(self.answer_scale.dtype)
+        return OnlineStaticState(nothing, self.front_end.init_state(batch_size, nothing.device, dtype))
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        gates_BHTR: Tensor,
+        state: OnlineStaticState | None,
+        diagnostics: bool,
+        lr_scale: float = 1.0,
+    ) -> tuple[Tensor, OnlineStaticState, MemoryDiagnostics | None]:
+        """As `OnlineLearner.forward`, whatever the gates."""
+        projected_k, state = fp32(k), self.init_state(len(q), q.device) if state is None else state
+        q, k, v = fp32(q), projected_k, normed_values(fp32(v))
+        if self.front_end is not None:
+            q, k, front_end = self.front_end(q, k, state.front_end)
+            state = replace(state, front_end=front_end)
+        slow, weight = self.slow_layers(), fp32(self.start_weight)
+        z, found = self.scaled(unit_features(q, slow) @ weight), None
+        if diagnostics:
+            with torch.no_grad():
+                answers = unit_features(k, slow) @ weight
+                loss, share = (v - answers).square().mean(-1), key_dependent_share(answers)
+                found = MemoryDiagnostics(loss, loss, loss, torch.zeros_like(share), share)
+                if self.front_end is not None:
+                    cosines = key_cosine(projected_k), key_cosine(k)
+                    found = replace(found, key_cosine_before=cosines[0], key_cosine_after=cosines[1])
+        return z, state, found

@@ -1,0 +1,308 @@
+"""The laws of online test-time training as a layer, its front end included: fast == naive, causal, any chunks, rows."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
+from hf_moshi_ttt.memory.front_end import naive_front_end
+from hf_moshi_ttt.memory.layer import TTTLayer
+from hf_moshi_ttt.memory.online import naive_online
+
+from ..fixtures.online_cases import EVERY, HEADS, ONLINE, WIDTH, make_input, make_layer
+from ..fixtures.ttt_cases import float64_rule
+
+pytestmark = pytest.mark.usefixtures(float64_rule.__name__)
+
+
+def naive(layer: TTTLayer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """z and S by the definitions alone."""
+    learner, (q, k, v, gates) = layer.learner, layer.project(x)
+    tokens = learner.inner_tokens(q, k, v, gates)
+    if learner.front_end is not None:
+        q, k = naive_front_end(learner.front_end, q, k)
+        tokens = tokens._replace(q=q, k=k)
+    fast = tokens.v.new_zeros(len(x), HEADS, learner.feature_dim, learner.head_dim)
+    z, fast = naive_online(learner.slow_layers(), tokens, fast)
+    return learner.scaled(z), fast
+
+
+def fast(layer: TTTLayer, x: Tensor) -> tuple[Tensor, Tensor]:
+    z, state, _ = layer.learner(*layer.project(x), None, False)
+    return z, state.fast_weights
+
+
+def outputs_and_gradients(layer: TTTLayer, x: Tensor, form: Any) -> list[Tensor]:
+    """z, S, and the gradients of a function of both by the input and every parameter before z."""
+    leaf = x.clone().requires_grad_()
+    z, fast_weights = form(layer, leaf)
+    inner = [p for n, p in layer.named_parameters() if not n.startswith(("o_proj", "output_gate"))]
+    grads = torch.autograd.grad(
+        z.sin().sum() + fast_weights.cos().sum(), [leaf, *inner], allow_unused=True, materialize_grads=True
+    )
+    return [z, fast_weights, *grads]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 63, 64, 65, 260])
+@pytest.mark.parametrize("options", ONLINE, ids=str)
+def test_fast_equals_naive_with_gradients(options: dict, frames: int) -> None:
+    layer, x = make_layer(**options), make_input(frames)
+    for own, truth in zip(*(outputs_and_gradients(layer, x, form) for form in (fast, naive)), strict=True):
+        torch.testing.assert_close(own, truth, rtol=0, atol=1e-10 * max(1.0, float(truth.detach().abs().max())))
+
+
+@pytest.mark.parametrize("options", ONLINE, ids=str)
+def test_fast_is_as_exact_as_naive_in_float32(options: dict) -> None:
+    true, own, other = (
+        outputs_and_gradients(make_layer(dtype, **options), make_input(150, dtype=dtype), form)
+        for dtype, form in ((torch.float64, naive), (torch.float32, fast), (torch.float32, naive))
+    )
+    for truth, *found in zip(true, own, other, strict=True):
+        scale = max(1.0, float(truth.detach().abs().max()))
+        error, naive_error = ((x - truth).detach().abs().max() / scale for x in found)
+        assert error < max(1e-5, 2.5 * naive_error)
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+@pytest.mark.parametrize("position", [0, 1, 4, 63, 64])
+def test_future_leaves_the_past_bit_identical(options: dict, position: int) -> None:
+    layer, x = make_layer(**options), make_input(70)
+    changed = x.clone()
+    changed[:, position + 1 :] += torch.randn_like(changed[:, position + 1 :])
+    before, after = layer(x).output, layer(changed).output
+    assert torch.equal(before[:, : position + 1], after[:, : position + 1])
+    assert not torch.equal(before[:, position + 2 :], after[:, position + 2 :])
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+@pytest.mark.parametrize("chunks", [[1] * 70, [1, 2, 60, 7], [64, 3, 1, 2]], ids=str)
+def test_any_chunks_equal_the_whole(options: dict, chunks: list[int]) -> None:
+    layer, x = make_layer(**options), make_input(70)
+    whole = layer(x)
+    for grad in (True, False):
+        state, outputs = None, []
+        with torch.set_grad_enabled(grad):
+            for piece in x.split(chunks, dim=1):
+                step = layer(piece, state)
+                state = step.state
+                outputs.append(step.output)
+        torch.testing.assert_close(torch.cat(outputs, dim=1), whole.output, rtol=1e-11, atol=1e-11)
+        for name, tensor in whole.state.named_tensors().items():
+            if ".ring_" not in name:  # rings may hold different padding where their rate is 0
+                torch.testing.assert_close(state.named_tensors()[name], tensor, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+def test_rows_at_different_positions_run_as_alone(options: dict) -> None:
+    """Row 0 has heard 7 frames, row 1 none; then both hear 23, at once and frame by frame."""
+    layer, x = make_layer(**options), make_input(40)
+    started, fresh = layer(x[:1, :7]).state, layer.init_state(1)
+    both = started.map(lambda name, own: torch.cat([own, fresh.named_tensors()[name].to(own.dtype)]))
+    mixed = torch.cat([x[:1, 7:30], x[1:, 7:30]])
+    alone = torch.cat([layer(x[:1, 7:30], started).output, layer(x[1:, 7:30]).output])
+    state, frames = both, []
+    for frame in mixed.split(1, dim=1):
+        step = layer(frame, state)
+        state = step.state
+        frames.append(step.output)
+    for found in (layer(mixed, both).output, torch.cat(frames, dim=1)):
+        torch.testing.assert_close(found, alone, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+def test_rows_do_not_touch_each_other(options: dict) -> None:
+    layer, x = make_layer(**options), make_input(30, batch=3)
+    state = layer(x[:, :10]).state
+    reset = state.reset(torch.tensor([False, True, False]))
+    changed = x.clone()
+    changed[1] += 1
+    before, after = layer(x[:, 10:], state), layer(changed[:, 10:], reset)
+    assert torch.equal(before.output[[0, 2]], after.output[[0, 2]])
+    assert not torch.equal(before.output[1], after.output[1])
+    for name, tensor in before.state.named_tensors().items():
+        assert torch.equal(tensor[[0, 2]], after.state.named_tensors()[name][[0, 2]]), name
+
+
+@pytest.mark.parametrize("options", [*ONLINE, dict(learner="gated_delta")], ids=str)
+def test_gradients_flow_through_carried_state(options: dict) -> None:
+    layer, x = make_layer(**options), make_input(40)
+    parameters = [p for n, p in layer.named_parameters() if n != "rate_proj.bias" or options.get("forget") != "none"]
+    whole = torch.autograd.grad(layer(x).output.square().sum(), parameters)
+    state, total = None, torch.zeros((), dtype=x.dtype)
+    for piece in x.split([9, 1, 1, 29], dim=1):
+        step = layer(piece, state)
+        state, total = step.state, total + step.output.square().sum()
+    for a, b in zip(torch.autograd.grad(total, parameters), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_state_is_not_changed_by_the_call_that_continues_it() -> None:
+    layer, x = make_layer(), make_input(20)
+    state = layer(x[:, :7]).state.detach()
+    before = state.clone().named_tensors()
+    with torch.no_grad():
+        layer(x[:, 7:8], state)
+        layer(x[:, 7:], state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.named_tensors().items())
+
+
+def test_checkpointing_the_layer_changes_no_gradient() -> None:
+    layer, x, found = make_layer(torch.float32), make_input(70, dtype=torch.float32), []
+    for wrap in (lambda f, *a: f(*a), lambda f, *a: checkpoint(f, *a, use_reentrant=False)):
+        leaf = x.clone().requires_grad_()
+        state = wrap(layer, leaf[:, :10]).state
+        value = wrap(layer, leaf[:, 10:], state).output.square().sum()
+        found.append(torch.autograd.grad(value, [leaf, *layer.parameters()]))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_a_fresh_layer_is_silent_and_adds_nothing() -> None:
+    torch.manual_seed(0)
+    layer, x = TTTLayer(WIDTH, HEADS, TTTConfig()), make_input(9, dtype=torch.float32)
+    result = layer(x)
+    assert torch.equal(result.output, torch.zeros_like(x)) and result.state.fast_weights.abs().max() > 0
+    z, state, _ = layer.learner(*layer.project(x[:, :1]), None, False)
+    assert not z.any() and not state.fast_weights.any()  # the first frame has no key yet, so nothing is written
+    result.output.sum().backward()
+    assert layer.o_proj.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("options", [dict(), dict(learner="static"), dict(output_gate="sigmoid")], ids=str)
+def test_every_parameter_has_a_gradient_after_one_step(options: dict) -> None:
+    torch.manual_seed(0)
+    layer = TTTLayer(WIDTH, HEADS, TTTConfig(**options))
+    x, goal = torch.randn(2, 4, 30, WIDTH, generator=torch.Generator().manual_seed(0)).unbind(0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    silent = {"k_proj", "v_proj", "rate_proj"} if options.get("learner") == "static" else set()
+    layer(x).output.sub(goal).square().mean().backward()
+    assert {name for name, p in layer.named_parameters() if p.grad is not None and p.grad.any()} == {"o_proj.weight"}
+    optimizer.step()
+    optimizer.zero_grad()
+    layer(x).output.sub(goal).square().mean().backward()
+    for name, parameter in layer.named_parameters():
+        if name.split(".")[0] not in silent - {"k_proj"} and "convolutions.1" not in name or not silent:
+            assert torch.isfinite(parameter.grad).all() and parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_fresh_memory_recalls_pairs_heard_once(seed: int) -> None:
+    """48 pairs of random frames: a second hearing of each key is answered with its value, cosine 0.7 at least."""
+    torch.manual_seed(seed)
+    width, pairs = 128, 48
+    table = torch.randn(256, width)
+    heard = torch.stack([torch.randperm(256)[:pairs] for _ in range(4)]).repeat(1, 2)
+    layer = TTTLayer(width, 2, TTTConfig())
+    with torch.no_grad():
+        q, k, v, gates = layer.project(F.rms_norm(table[heard], (width,)))
+        z, _, _ = layer.learner(q, k, v, gates, None, False)
+    cosine = F.cosine_similarity(z[:, :, pairs:-1], v[:, :, pairs + 1 :], dim=-1).mean()
+    assert cosine > 0.7
+
+
+def hostile(kind: str, frames: int) -> Tensor:
+    x = make_input(frames, batch=1, dtype=torch.float32)
+    if kind == "degenerate":
+        return x[:, :1] * torch.randn(1, frames, 1)
+    return {"zero": 0 * x, "constant": 0 * x + 1, "enormous": 1e4 * x, "repeated": x[:, :3].repeat(1, frames // 3, 1)}[
+        kind
+    ]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["zero", "constant", "enormous", "degenerate", "repeated"])
+def test_a_write_is_bounded_and_recall_survives(kind: str, dtype: torch.dtype) -> None:
+    """||S_t||^2 <= a_t^2 ||S_{t-1}||^2 + ||v_t||^2 at every frame, and what is heard afterwards is recalled."""
+    torch.manual_seed(0)
+    layer = TTTLayer(WIDTH, 1, TTTConfig(ttt_mlp_expansion_factor=8)).to(dtype)
+    layer.learner.float()
+    state, norm = None, torch.zeros(())
+    for frame in hostile(kind, 60).to(dtype).split(1, dim=1):
+        q, k, v, gates = layer.project(frame)
+        tokens = layer.learner.inner_tokens(q, k, v, gates)
+        _, state, _ = layer.learner(q, k, v, gates, state, False)
+        bound = tokens.log_retention.exp().square() * norm.square() + tokens.v.square().sum(-1)
+        norm = state.fast_weights.norm()
+        assert norm.square() <= bound * (1 + 1e-5) + 1e-6
+    heard = make_input(12, batch=1, dtype=torch.float32).to(dtype).repeat(1, 4, 1)
+    q, k, v, gates = layer.project(heard)
+    z, _, _ = layer.learner(q, k, v, gates, state, False)
+    assert torch.isfinite(z).all()
+    assert F.cosine_similarity(z[:, :, 36:-1], v[:, :, 37:], dim=-1).mean() > 0.8
+
+
+@torch.no_grad()
+def test_a_long_stream_stays_bounded_and_recalls() -> None:
+    """20,000 frames, 27 minutes: the norm of S is at most sqrt(F / (1 - a^2)) for the largest retention a."""
+    torch.manual_seed(0)
+    layer = TTTLayer(32, 1, TTTConfig())
+    state, largest = None, 0.0
+    for piece in torch.randn(1, 20_000, 32).split(5_000, dim=1):
+        q, k, v, gates = layer.project(piece)
+        largest = max(largest, layer.learner.inner_tokens(q, k, v, gates).log_retention.max().item())
+        _, state, _ = layer.learner(q, k, v, gates, state, False)
+    bound = (32 / (1 - torch.tensor(2 * largest).exp())).sqrt()
+    assert torch.isfinite(state.fast_weights).all() and state.fast_weights.norm() < bound
+    q, k, v, gates = layer.project(torch.randn(1, 12, 32).repeat(1, 3, 1))
+    z, _, _ = layer.learner(q, k, v, gates, state, False)
+    assert F.cosine_similarity(z[:, :, 24:-1], v[:, :, 25:], dim=-1).mean() > 0.8
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+@pytest.mark.parametrize("chunks", [[1] * 23, [5, 1, 17]], ids=str)
+def test_diagnostics_do_not_depend_on_chunks(options: dict, chunks: list[int]) -> None:
+    layer, x = make_layer(**options), make_input(23)
+    whole = layer(x, diagnostics=True)
+    state, found = None, []
+    for piece in x.split(chunks, dim=1):
+        step, silent = layer(piece, state, diagnostics=True), layer(piece, state)
+        assert torch.equal(step.output, silent.output) and silent.diagnostics is None
+        state = step.state
+        found.append(step.diagnostics)
+    for name in ("loss_initial", "loss_before", "loss_after"):
+        joined = torch.cat([getattr(part, name) for part in found], dim=2)
+        torch.testing.assert_close(joined, getattr(whole.diagnostics, name), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", ONLINE, ids=str)
+def test_diagnostics_are_those_of_the_definition(options: dict) -> None:
+    layer, x = make_layer(**options), make_input(14)
+    found, (q, k, v, gates) = layer(x, diagnostics=True).diagnostics, layer.project(x)
+    learner, before = layer.learner, k
+    tokens = learner.inner_tokens(q, k, v, gates)
+    if learner.front_end is not None:
+        q, k = naive_front_end(learner.front_end, q, k)
+        unit = F.normalize(before, dim=-1)
+        cosines = [(unit[:, :, i] * unit[:, :, j]).sum(-1) for i in range(14) for j in range(14) if i != j]
+        torch.testing.assert_close(found.key_cosine_before, torch.stack(cosines).mean(0))
+        assert (found.key_cosine_after < found.key_cosine_before.max()).all()
+    else:
+        assert found.key_cosine_before is None and found.key_cosine_after is None
+    own = tokens._replace(q=k, k=k)
+    asked_after, fast_weights = naive_online(learner.slow_layers(), own, learner.init_state(2).fast_weights)
+    torch.testing.assert_close(found.loss_after, (tokens.v - asked_after).square().mean(-1))
+    asked_before = naive_online(
+        learner.slow_layers(),
+        own._replace(write=own.write * (torch.arange(14) < 13)),
+        learner.init_state(2).fast_weights,
+    )[0]
+    torch.testing.assert_close(found.loss_before[:, :, 13], (tokens.v - asked_before).square().mean(-1)[:, :, 13])
+    torch.testing.assert_close(found.loss_initial, tokens.v.square().mean(-1))
+    torch.testing.assert_close(found.write_strength, tokens.write.mean(2))
+    assert (found.answer_norm_written > found.answer_norm_unwritten).all() and not found.loss_after.requires_grad
+    assert found.delta_ratio is None
+
+
+def test_scaled_inner_rates_are_those_of_a_scaled_base_lr() -> None:
+    layer, scaled, x = make_layer(base_lr=1.0), make_layer(base_lr=0.25), make_input(23)
+    scaled.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x, inner_lr_scale=0.25).output, scaled(x).output)
+    assert not torch.equal(layer(x).output, scaled(x).output)
+    silent = layer(x, inner_lr_scale=0.0)
+    assert not silent.output.any() and not silent.state.fast_weights.any()
+    with pytest.raises(ValueError, match="lr_scale=2.0 with base_lr=1.0, but their product must be at most 1"):
+        layer(x, inner_lr_scale=2.0)
