@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-clean test test-fsdp check conformance
+.PHONY: setup demo demo-clean test test-fsdp check conformance findings
 
 setup: .venv/ready
 
@@ -35,3 +35,7 @@ check: setup
 
 conformance: setup
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/run_conformance.py
+
+# Surprises of the libraries, each in a folder of its own that pip fills; minutes each, not a part of CI.
+findings:
+	@for script in findings/*.sh; do echo "$$script"; PYTHON=$(PYTHON) sh $$script || exit 1; done

@@ -69,7 +69,7 @@ class MoshiTTTSavingMixin:
 
         Raises:
             ValueError: `trainable_only` for a model without a named base, with every weight trained, or into the folder
-                of the base; a model that was offloaded after loading.
+                of the base; a model that was offloaded after loading, or quantized.
         """
         if trainable_only or not hasattr(self, "hf_device_map"):  # else transformers fetches offloaded weights
             require_weights_in_place(self, "save_pretrained")
@@ -91,6 +91,11 @@ class MoshiTTTSavingMixin:
             raise ValueError(
                 "The model holds adapters: load its base and put them on it with peft (PeftModel.from_pretrained) to "
                 "save them (adapters.save_adapter) or to save the whole (merge_and_unload)."
+            )
+        if getattr(self, "is_quantized", False):
+            raise ValueError(
+                "The model was quantized when it was loaded, and its folder could not be loaded again. Save what was "
+                "trained alone (trainable_only=True, adapters.save_adapter), and quantize the base at each loading."
             )
         if is_main := kwargs.get("is_main_process", True):
             (folder / INDEX_NAME).unlink(missing_ok=True)

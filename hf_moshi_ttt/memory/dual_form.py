@@ -1,7 +1,7 @@
 """The inner loop's mini-batch in the dual form: what keys cause, what queries are answered, what is committed.
 
 With X_l the inputs and G_l the output gradients of inner layer l for a mini-batch's keys (X_1 = k), and
-`mixing[t, s] = c_t lr_s` for s <= t, else 0 (docs/memory.md, equations 9 to 11; Sun et al. 2024, section 2.5):
+`mixing[t, s] = c_t lr_s` for s <= t, else 0 (docs/memory.md, equations 21 to 23; Sun et al. 2024, section 2.5):
 
     keys      Z_l = X_l W_l + b_l;  X_{l+1} = gelu(Z_l);  G_N = d loss / d Z_N;  G_{l-1} = (G_l W_l^T) gelu'(Z_{l-1})
     queries   x_1 = q;  z_l = x_l W_l + b_l - (mixing * (x_l X_l^T + 1)) G_l;  x_{l+1} = gelu(z_l)

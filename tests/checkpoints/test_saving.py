@@ -73,6 +73,15 @@ def test_a_folder_holds_the_last_thing_that_was_saved(tmp_path: Path, lm_model: 
         assert info["layout"] == ("trained part" if trainable_only else "moshi_ttt")
 
 
+def test_a_quantized_model_is_not_saved_whole(tmp_path: Path, lm_model: Any) -> None:
+    model = with_trained_ttt(save_kyutai(tmp_path / "base", lm_model))
+    model.is_quantized = True  # as transformers marks it
+    with pytest.raises(ValueError, match=r"quantized when it was loaded.*Save what was trained alone \(trainable_only"):
+        model.save_pretrained(tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
+    model.save_pretrained(tmp_path / "part", trainable_only=True)
+
+
 def test_a_trained_part_needs_a_base_and_something_frozen(tmp_path: Path, lm_model: Any, make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="the model was not loaded from a base that could be named"):
         make_model().save_pretrained(tmp_path, trainable_only=True)

@@ -190,3 +190,17 @@ def test_files_that_cannot_be_annotated_are_reported_and_bounded(heard: Path) ->
     for name, reason in wrong.items():
         assert reason in summary.bad.reasons[str(heard / name)]
     assert sorted(path.name for path in heard.glob("*.json*")) == ["talk.json", "talk.wav.words.json"]
+
+
+def test_audio_may_lie_outside_the_folder_of_the_index_if_that_is_meant(tmp_path: Path) -> None:
+    for name in ("audio", "meta"):
+        (tmp_path / name).mkdir()
+    samples = np.zeros((24_000, 2))
+    soundfile.write(tmp_path / "audio" / "a.wav", samples, 24_000)
+    words = {"segments": [{"words": [{"text": "hi", "start": 0.1, "end": 0.4}]}]}
+    (tmp_path / "audio" / "a.words.json").write_text(json.dumps(words))
+    index = tmp_path / "meta" / "data.jsonl"
+    index.write_text(json.dumps({"path": str(tmp_path / "audio" / "a.wav"), "duration": 1.0}) + "\n")
+    with pytest.raises(ValueError, match="outside of .*meta; if that is meant, give data_dir"):
+        annotate_corpus(index)
+    assert annotate_corpus(index, data_dir=tmp_path).annotated == 1

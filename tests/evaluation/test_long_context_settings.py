@@ -31,7 +31,7 @@ def test_settings_go_to_where_they_belong() -> None:
         ("memory_check_enabled", "batch_size and block_frames"),
         ("ttt_optimize_chunk_size", "block_frames changes no loss"),
         ("ttt_prefer_efficiency", "mode=block is the fast one"),
-        ("librilight_streaming", "its keys stand at the top level"),
+        ("librilight_streaming", "its keys are at the top level, such as max_sequence_length"),
     ],
 )
 def test_removed_settings_say_what_replaced_them(key: str, words: str) -> None:

@@ -112,7 +112,7 @@ def test_a_failed_save_of_shards_says_what_is_left(folders: CheckpointFolders) -
     save(folders, 1)
     folders.clear()
     kept = "checkpoint-2 could not be written: .*No space left.*checkpoint-1 is untouched"
-    with pytest.raises(CheckpointError, match=f"(?s){kept}"), folders.told_when_failing("checkpoint-2"):
+    with pytest.raises(CheckpointError, match=f"(?s){kept}"), folders.explained_failures("checkpoint-2"):
         raise CheckpointException("write", {0: (full, traceback.extract_stack())})
     assert not folders.saving.exists()
 

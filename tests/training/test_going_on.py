@@ -203,3 +203,12 @@ def test_the_second_run_in_a_folder_replaces_the_model_of_the_first(tmp_path: Pa
         run(tiny_settings(tmp_path / "run", codes, trainable=trainable, lora_rank=2, **own))
         loaded = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path / "run", output_loading_info=True)
         assert loaded[1]["layout"] == layout
+
+
+def test_fresh_moments_need_a_schedule_that_depends_on_the_step_alone(tmp_path: Path, codes: Path) -> None:
+    trainer, _ = prepare(tiny_settings(tmp_path / "run", codes))
+    trainer.create_optimizer()
+    trainer.lr_scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(trainer.optimizer)
+    trainer.fresh_optimizer = True
+    with pytest.raises(ValueError, match="lr_scheduler_type='cosine' does not depend only on the step: with reset"):
+        trainer._load_optimizer_and_scheduler("checkpoint-4")

@@ -139,7 +139,7 @@ def test_continue_takes_everything_over(tmp_path: Path, codes: Path, pretrained:
             {"config": {"sliding_window": 9, "ttt": {"persistent_states": True}}},
             "config.sliding_window is 16, asked for 9",
         ),
-        ({"config": {"ttt": {"persistent_states": True, "base_lr": 1}}}, "config.ttt.base_lr is 3.0, asked for 1"),
+        ({"config": {"ttt": {"persistent_states": True, "base_lr": 0.5}}}, "config.ttt.base_lr is 1.0, asked for 0.5"),
         (
             {"config": {"ttt": {"persistent_states": True, "ttt_mlp_layers": 3}}},
             "config.ttt.ttt_mlp_layers is 2",
@@ -183,10 +183,10 @@ def _rates(folder: Path) -> list[float]:
 def test_transfer_takes_weights_alone(tmp_path: Path, talks: Path, pretrained: Path) -> None:
     """Other data, another schedule and TTT options that may change; a second start continues the new run."""
     both = {"reset_optimizer": True, "reset_step": True, "preset": None, "config": {}}
-    changes = {"config": {"ttt": {"persistent_states": False, "base_lr": 1.5}}, "order": "shuffled", "max_steps": 4}
+    changes = {"config": {"ttt": {"persistent_states": False, "base_lr": 0.5}}, "order": "shuffled", "max_steps": 4}
     settings = going_on(tmp_path / "run", talks, resume_from=str(pretrained), **{**both, **changes})
     trainer, start = prepare(settings)
-    assert start.checkpoint is None and trainer.model.config.ttt.base_lr == 1.5
+    assert start.checkpoint is None and trainer.model.config.ttt.base_lr == 0.5
     saved = load_file(pretrained / "model.safetensors")
     assert all(torch.equal(weight, saved[name]) for name, weight in trainer.model.state_dict().items())
     run({**settings, "stop_at_step": 3})

@@ -1,0 +1,144 @@
+"""One run of a recall task: an arm's model, trained from scratch by `MoshiTTTTrainer`, and its losses by hearing."""
+
+import time
+from collections.abc import Callable
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Value
+from datasets import List as ListFeature
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from ..data.collator import MoshiTTTCollator
+from ..data.segments import SegmentDataset
+from ..evaluation.loss_curve import estimate_mean
+from ..memory.recall_tasks import OTHER, RecallBatch, RecallTask
+from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from .arguments import MoshiTTTTrainingArguments
+from .length_stages import StagedSegments
+from .parameter_groups import count_parameters
+from .recall_setup import RecallSetup, RecallSize, arm_config
+from .trainer import MoshiTTTTrainer
+
+_FEATURES = Features({"codes": ListFeature(ListFeature(Value("int16"))), "frames": Value("int32")})
+_TRAIN_SEED, _TEST_SEED = 100, 70
+_GATE_LR_MULTIPLIER = 3.0
+_ROWS_AT_A_TIME = 16
+
+
+class _CountSteps(TrainerCallback):
+    """Says when a step is done."""
+
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        self.on_step = on_step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """transformers' hook."""
+        self.on_step()
+
+
+def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Trains and tests an arm.
+
+    Args:
+        seed: of the model's weights and of what it is trained on; the tests are the same for all.
+        on_step: called after each step.
+
+    Returns:
+        `arm`, `seed`, `parameters`, `sec`, `train_losses` (`[step, loss]`) and `tests`: by name what `score` gives.
+
+    Raises:
+        SystemExit: SIGTERM stopped the training; what is trained in part says nothing.
+    """
+    start = time.monotonic()
+    set_seed(seed)
+    model = MoshiTTTForConditionalGeneration(arm_config(setup, arm))
+    with TemporaryDirectory() as folder:  # where SIGTERM has the Trainer save
+        trainer = make_trainer(model, setup, seed, folder)
+        trainer.add_callback(_CountSteps(on_step))
+        trainer.train()
+    if trainer.state.global_step < setup.size.steps:
+        raise SystemExit(trainer.exit_code)
+    model.eval()
+    tests = {}
+    for name, task in setup.tests.items():
+        tests[name] = score(model, draw_test(task, setup.size.test_rows), task.hearings)
+    history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "arm": arm, "seed": seed, "parameters": count_parameters(model), "sec": time.monotonic() - start,
+        "train_losses": history, "tests": tests,
+    }  # fmt: skip
+
+
+def draw_test(task: RecallTask, rows: int) -> RecallBatch:
+    """The sequences of a test, the same for all arms and seeds; the first ones are the same however many there are."""
+    counts = [min(_ROWS_AT_A_TIME, rows - first) for first in range(0, rows, _ROWS_AT_A_TIME)]
+    batches = [task.draw(count, torch.Generator().manual_seed(_TEST_SEED + i)) for i, count in enumerate(counts)]
+    return RecallBatch(torch.cat([b.codes_BKT for b in batches]), torch.cat([b.hearing_BT for b in batches]))
+
+
+def make_trainer(
+    model: MoshiTTTForConditionalGeneration, setup: RecallSetup, seed: int, folder: str
+) -> MoshiTTTTrainer:
+    """A trainer on as many sequences as its steps take, each seen once."""
+    size, generator = setup.size, torch.Generator().manual_seed(_TRAIN_SEED + seed)
+    steps = [size.steps // len(setup.stages)] * (len(setup.stages) - 1)
+    steps.append(size.steps - sum(steps))
+    segments = [
+        _segments(task, count * size.batch_size, generator) for task, count in zip(setup.stages, steps, strict=True)
+    ]
+    dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
+    arguments = training_arguments(size, seed, folder)
+    collator = MoshiTTTCollator(model.config)
+    trainer = MoshiTTTTrainer(model, arguments, dataset, collator, stage_steps=[*steps[:-1], None])
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def training_arguments(size: RecallSize, seed: int, folder: str) -> MoshiTTTTrainingArguments:
+    """The schedule: a short warm-up, then a cosine; TTT weights at the model's rate and gates faster."""
+    return MoshiTTTTrainingArguments(
+        output_dir=folder, max_steps=size.steps, per_device_train_batch_size=size.batch_size, seed=seed,
+        learning_rate=size.learning_rate, weight_decay=size.weight_decay, warmup_steps=size.warmup_steps,
+        lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": size.last_rate},
+        ttt_lr_multiplier=1.0, gate_lr_multiplier=_GATE_LR_MULTIPLIER, max_grad_norm=1.0,
+        logging_steps=max(1, size.steps // 20), save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+
+
+def _segments(task: RecallTask, rows: int, generator: torch.Generator) -> SegmentDataset:
+    codes_BKT = task.draw(rows, generator).codes_BKT.numpy().astype(np.int16)
+    recordings = {"codes": list(codes_BKT), "frames": [task.frames] * rows}
+    return SegmentDataset(Dataset.from_dict(recordings, features=_FEATURES), task.frames)
+
+
+@torch.no_grad()
+def score(model: MoshiTTTForConditionalGeneration, batch: RecallBatch, hearings: int) -> dict[str, Any]:
+    """Losses in nats, means over codebooks.
+
+    Returns:
+        `hearings`: for each the mean with its bootstrap interval over sequences; `other`: the same of the other frames,
+        None where there are none; `other_rows`: their mean in each sequence, for paired differences.
+    """
+    own = slice(1, 1 + model.config.num_codebooks)
+    parts = batch.codes_BKT.split(_ROWS_AT_A_TIME)
+    losses_BT = torch.cat([model(codes=codes, labels=codes).losses[:, own].mean(1) for codes in parts])
+    other = _row_means(losses_BT, batch.hearing_BT == OTHER)
+    return {
+        "hearings": [_estimate(_row_means(losses_BT, batch.hearing_BT == n)) for n in range(1, hearings + 1)],
+        "other": _estimate(other),
+        "other_rows": [round(value, 6) for value in other.tolist()] if np.isfinite(other).all() else None,
+    }
+
+
+def _row_means(losses_BT: torch.Tensor, counts_BT: torch.Tensor) -> np.ndarray:
+    """The mean of each sequence, `[B]`; NaN where it has no such frame."""
+    sums, counts = (losses_BT * counts_BT).sum(1), counts_BT.sum(1)
+    return torch.where(counts > 0, sums / counts, torch.nan).double().numpy()
+
+
+def _estimate(values_B: np.ndarray) -> dict[str, Any] | None:
+    estimate = estimate_mean(values_B)
+    return None if estimate is None else {"value": estimate.value, "low": estimate.low, "high": estimate.high}

@@ -1,0 +1,176 @@
+"""Many runs of a recall task side by side: each a process with one thread, kept on disk when it has finished."""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import torch
+import yaml
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from ..data.workers import run_jobs
+from ..evaluation.results_file import made_with
+from .recall_report import summarise
+from .recall_setup import SPEECH_TASKS, RecallSetup, Speech, arm_config, make_setup
+from .recall_speech import load_recordings
+from .run_files import commit, hardware, write_whole
+
+RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
+_POLL_SEC = 0.5
+_steps_done: Any = None
+
+
+@dataclass(frozen=True)
+class RecallRequest:
+    """What is asked for.
+
+    Args:
+        arms: as `recall_setup.parse_arm` reads them.
+        changes: keys of `RecallSize` with other values.
+        train_codes: folder of encoded recordings, for the tasks of speech; `test_codes` of held-out ones.
+        codec: name or path of their codec; as their provenance names it, if None.
+        jobs: runs side by side.
+    """
+
+    task: str
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    changes: dict[str, Any]
+    train_codes: str | None = None
+    test_codes: str | None = None
+    codec: str | None = None
+    num_ids: int = 64
+    jobs: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("arms", "seeds"):
+            given = list(getattr(self, name))
+            if not given or len(set(given)) < len(given):
+                raise ValueError(f"{name}={given!r}, but it must name at least one and each once.")
+        if self.jobs < 1:
+            raise ValueError(f"jobs={self.jobs}, but it must be at least 1.")
+        is_speech, has_codes = self.task in SPEECH_TASKS, self.train_codes is not None and self.test_codes is not None
+        if is_speech != has_codes:
+            raise ValueError(
+                f"task={self.task!r}, train_codes={self.train_codes!r} and test_codes={self.test_codes!r}, but the "
+                f"tasks {', '.join(SPEECH_TASKS)} need both, and no other takes them."
+            )
+
+    @classmethod
+    def parse(cls, settings: Sequence[str], steps: int | None, **given: Any) -> "RecallRequest":
+        """A request of `key=value` settings of `RecallSize`.
+
+        Raises:
+            ValueError: a setting that is no `key=value`.
+        """
+        changes = {}
+        for setting in settings:
+            key, separator, value = setting.partition("=")
+            if not separator:
+                raise ValueError(f"{setting!r}: expected key=value.")
+            changes[key] = yaml.safe_load(value)
+        return cls(changes=changes | ({} if steps is None else {"steps": steps}), **given)
+
+    def make_setup(self) -> RecallSetup:
+        """The task, with its recordings read."""
+        speech = None
+        if self.train_codes is not None and self.test_codes is not None:
+            folders = (self.train_codes, self.test_codes)
+            speech = Speech(self.num_ids, *(load_recordings(folder, self.num_ids, self.codec) for folder in folders))
+        return make_setup(self.task, self.changes, speech)
+
+
+def run_series(request: RecallRequest, output: Path, run_arm: RunArm) -> dict[str, Any]:
+    """Every arm with every seed; a run that is in `output/runs` with the same settings is not made again.
+
+    Args:
+        run_arm: makes one run, as `recall_run.run_arm` does.
+
+    Returns:
+        `task`, `size`, `settings`, `chance_nats`, `made_with`, `commit`, `hardware`, the `runs` and their `summary`.
+
+    Raises:
+        ValueError: settings that are wrong or do not fit the data, before anything runs.
+    """
+    setup = request.make_setup()
+    described = {arm: _describe(request, setup, arm) for arm in request.arms}
+    folder = output / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [(arm, seed) for arm in request.arms for seed in request.seeds]
+    files = {run: folder / f"{run[0]}-{run[1]}.json" for run in wanted}
+    missing = [run for run in wanted if _kept(files[run], described[run[0]]) is None]
+    for found in _run_all(request, missing, setup.size.steps, run_arm):
+        arm, seed = found["arm"], found["seed"]
+        write_whole(files[arm, seed], json.dumps({**found, "settings": described[arm]}, indent=1) + "\n")
+    runs = [_kept(files[run], described[run[0]]) for run in wanted]
+    return {
+        "schema": 1, "task": request.task, "size": asdict(setup.size), "settings": asdict(request),
+        "chance_nats": setup.chance_nats, "made_with": made_with(torch.device("cpu")), "commit": commit(),
+        "hardware": hardware(), "runs": runs, "summary": summarise([run for run in runs if run is not None]),
+    }  # fmt: skip
+
+
+def _describe(request: RecallRequest, setup: RecallSetup, arm: str) -> dict[str, Any]:
+    """All that a run's result depends on, beside its seed; also the commit, so that no two versions are mixed."""
+    data = {key: getattr(request, key) for key in ("task", "train_codes", "test_codes", "codec", "num_ids")}
+    data["commit"] = commit()
+    config = {key: value for key, value in arm_config(setup, arm).own_values().items() if key != "codec"}
+    described: dict[str, Any] = json.loads(json.dumps({**data, "size": asdict(setup.size), "config": config}))
+    return described
+
+
+def _kept(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found if found["settings"] == settings else None
+
+
+def _run_all(
+    request: RecallRequest, runs: Sequence[tuple[str, int]], steps: int, run_arm: RunArm
+) -> Iterator[dict[str, Any]]:
+    """Yields what each run found, as they finish, with a progress bar that counts runs and steps."""
+    done = multiprocessing.get_context("spawn").Value("q", 0)
+    jobs = [(run_arm, request, arm, seed) for arm, seed in runs]
+    with tqdm(total=len(runs), unit="run") as bar, _steps_shown(bar, done, steps * len(runs)):
+        yield from run_jobs(_run_one, jobs, request.jobs, bar, _start_worker, (done,))
+
+
+@contextmanager
+def _steps_shown(bar: tqdm, done: Any, total: int) -> Iterator[None]:
+    """Shows beside the bar how many steps all runs have taken."""
+    ended = Event()
+
+    def show() -> None:
+        while not ended.wait(_POLL_SEC):
+            bar.set_postfix_str(f"{done.value} of {total} steps")
+
+    thread = Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _start_worker(done: Any) -> None:
+    global _steps_done
+    _steps_done = done
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+
+
+def _run_one(run_arm: RunArm, request: RecallRequest, arm: str, seed: int) -> dict[str, Any]:
+    return run_arm(request.make_setup(), arm, seed, _count_step)
+
+
+def _count_step() -> None:
+    with _steps_done.get_lock():
+        _steps_done.value += 1

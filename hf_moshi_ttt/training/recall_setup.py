@@ -1,0 +1,205 @@
+"""What `scripts/recall.py` can run: the tasks with the size and the schedule of their models, and the arms.
+
+An arm is written `NAME` or `NAME+key=value+key=value`, where the keys are those of the configuration's `ttt` section:
+`ttt+key_lag_frames=0` is the arm `ttt` with one of its parts switched back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from ..configuration_moshi_ttt import MoshiTTTConfig
+from ..memory.recall_tasks import MotifTask, NaturalTask, PairsTask, PassageTask, RecallTask, ScatteredPassageTask
+
+ARMS: dict[str, dict[str, Any] | None] = {
+    "full": None,
+    "window": None,
+    "static": {"learner": "static"},
+    "ttt": {"learner": "ttt"},
+    "ttt_all": {"learner": "ttt", "preset": "mini_batch"},
+    "gated_delta": {"learner": "gated_delta"},
+}
+CONTROL = "static"
+TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural")
+SPEECH_TASKS = ("refrain", "distance", "natural")
+GAPS_WINDOWS = (2, 4, 8, 30, 62.5)
+_OPEN_GATE = 1.0
+_RANDOM_DEPTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64}
+_SPEECH_DEPTH = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 256}
+
+
+@dataclass(frozen=True)
+class RecallSize:
+    """Sizes of a task's models and their schedule of training.
+
+    Args:
+        window_frames: what a layer's attention sees, the frame itself included.
+        last_rate: learning rate at the end of the cosine, in units of `learning_rate`.
+        test_rows: sequences of each test.
+    """
+
+    steps: int = 300
+    hidden_size: int = 64
+    num_attention_heads: int = 2
+    num_hidden_layers: int = 2
+    window_frames: int = 8
+    batch_size: int = 8
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    last_rate: float = 0.0
+    test_rows: int = 32
+
+    def changed(self, changes: dict[str, Any]) -> "RecallSize":
+        """With other values.
+
+        Raises:
+            ValueError: a key that it has not, or a value of another type.
+        """
+        known = {field.name: type(getattr(self, field.name)) for field in fields(self)}
+        for key, value in changes.items():
+            if key not in known or not isinstance(value, (int, float) if known[key] is float else known[key]):
+                kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items())
+                raise ValueError(f"{key}={value!r}, but what can be set is: {kinds}.")
+        return replace(self, **changes)
+
+
+_SPEECH_SIZE = RecallSize(
+    steps=600, hidden_size=96, num_attention_heads=4, learning_rate=2e-3, weight_decay=0.05, warmup_steps=30,
+    last_rate=0.1, test_rows=64,
+)  # fmt: skip
+_SIZES = {
+    "motif": RecallSize(),
+    "control": RecallSize(),
+    "motif8": RecallSize(hidden_size=96),
+    "pairs": RecallSize(),
+    "refrain": _SPEECH_SIZE,
+    "distance": _SPEECH_SIZE,
+    "natural": replace(_SPEECH_SIZE, steps=400, test_rows=128),
+}
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Recordings `[1, T]` in `num_ids` ids, to train on and held out."""
+
+    num_ids: int
+    train: Sequence[Tensor]
+    heldout: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class RecallSetup:
+    """A task that is ready to run.
+
+    Args:
+        stages: what is trained on, each for an equal share of the steps.
+        tests: what is measured, by name.
+    """
+
+    task: str
+    size: RecallSize
+    stages: Sequence[RecallTask]
+    tests: dict[str, RecallTask]
+    depth_decoder_config: dict[str, int]
+
+    @property
+    def chance_nats(self) -> float | None:
+        """The loss at the first hearing that nothing can be better than, where it is known."""
+        return getattr(self.stages[0], "chance_nats", None)
+
+
+def make_setup(task: str, changes: dict[str, Any], speech: Speech | None = None) -> RecallSetup:
+    """A task by name.
+
+    Args:
+        changes: keys of `RecallSize` with other values.
+        speech: for the `SPEECH_TASKS`.
+
+    Raises:
+        ValueError: an unknown task or key, or a task of speech without it.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task={task!r}, but the tasks are {', '.join(TASKS)}.")
+    size = _SIZES[task].changed(changes)
+    if task not in SPEECH_TASKS:
+        made = _random_task(task)
+        return RecallSetup(task, size, [made], {task: made}, _RANDOM_DEPTH)
+    if speech is None:
+        raise ValueError(f"task={task!r} is drawn from encoded speech: give --train-codes and --test-codes.")
+    stages, tests = _speech_task(task, speech, size.window_frames)
+    return RecallSetup(task, size, stages, tests, _SPEECH_DEPTH)
+
+
+def _random_task(task: str) -> RecallTask:
+    if task == "pairs":
+        return PairsTask()
+    if task == "motif8":
+        return MotifTask(num_codebooks=8)
+    return MotifTask(repeats=task == "motif")
+
+
+def _speech_task(task: str, speech: Speech, window_frames: int) -> tuple[list[RecallTask], dict[str, RecallTask]]:
+    if task == "natural":
+        return [NaturalTask(speech.train, speech.num_ids)], {task: NaturalTask(speech.heldout, speech.num_ids)}
+    dense = PassageTask(speech.train, speech.num_ids)
+    gaps_frames = [int(windows * window_frames) for windows in GAPS_WINDOWS]
+    once: dict[str, RecallTask] = {
+        f"after {gap} frames": PassageTask(speech.heldout, speech.num_ids, gap_frames=gap, hearings=2)
+        for gap in gaps_frames
+    }
+    if task == "distance":
+        return [dense, ScatteredPassageTask(speech.train, speech.num_ids)], once
+    return [dense], {task: PassageTask(speech.heldout, speech.num_ids)}
+
+
+def parse_arm(arm: str) -> tuple[str, dict[str, Any]]:
+    """The name of an arm and the keys of the `ttt` section that it changes.
+
+    Raises:
+        ValueError: an unknown arm, a change that is no `key=value`, or one of an arm without memory.
+    """
+    name, *changes = arm.split("+")
+    if name not in ARMS:
+        raise ValueError(f"arm {name!r}, but the arms are {', '.join(ARMS)}.")
+    values = {}
+    for change in changes:
+        key, separator, value = change.partition("=")
+        if not separator or ARMS[name] is None:
+            raise ValueError(f"arm {arm!r}: {change!r} must be a key=value of the ttt section, of an arm with memory.")
+        values[key] = yaml.safe_load(value)
+    return name, values
+
+
+def arm_config(setup: RecallSetup, arm: str) -> MoshiTTTConfig:
+    """The configuration of an arm's model. Its memories are in all layers, with their gates open.
+
+    Raises:
+        ValueError: an unknown arm or key, or a value out of bounds.
+    """
+    name, changes = parse_arm(arm)
+    size, task = setup.size, setup.stages[0]
+    section = ARMS[name]
+    frames = max(task.frames for task in [*setup.stages, *setup.tests.values()])
+    return MoshiTTTConfig.from_preset(
+        "tiny",
+        hidden_size=size.hidden_size,
+        num_attention_heads=size.num_attention_heads,
+        num_hidden_layers=size.num_hidden_layers,
+        ffn_dim=4 * size.hidden_size,
+        sliding_window=frames if name == "full" else size.window_frames,
+        num_codebooks=task.num_codebooks,
+        codebook_size=task.num_ids,
+        first_codebook_weight_multiplier=1.0,
+        text_loss_weight=0.0,
+        depth_decoder_config=setup.depth_decoder_config,
+        ttt=None if section is None else _memory(section, changes),
+    )
+
+
+def _memory(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    own = {"layers": "all", "mini_batch_size": 16, "ttt_mlp_expansion_factor": 4, "initial_gating_alpha": _OPEN_GATE}
+    return {**own, **section, **changes}

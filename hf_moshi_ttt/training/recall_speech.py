@@ -1,0 +1,58 @@
+"""Encoded recordings as material for recall tasks: codebook 0, its ids grouped into fewer ones.
+
+A small model trained for minutes learns the successors of 64 ids, not of 2,048. So ids whose centroids lie close
+together become one id: k-means over the codec's own table of codebook 0, which hears nothing of the recordings.
+"""
+
+from typing import Any
+
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from ..codec.log_mel_codec import LogMelCodecModel
+from ..codec.pretrained_codec import load_codec
+from ..data.codes import NUM_CODEBOOKS, load_codes
+
+
+def load_recordings(codes: str, num_ids: int, codec: str | None = None) -> list[Tensor]:
+    """Codebook 0 of every recording, `[1, T]` each, in `num_ids` ids.
+
+    Args:
+        codes: folder of encoded recordings, mono `[8, T]` or of all streams `[17, T]`; then Moshi's voice is taken.
+        num_ids: the codec's own number of ids for no grouping.
+        codec: name or path of the codec that made the codes; as their provenance names it, if None.
+
+    Raises:
+        ValueError: no codes there, more ids than the codec has, or a codec without a table of codebook 0.
+    """
+    rows, provenance = load_codes(codes)
+    if not 2 <= num_ids <= provenance.codebook_size:
+        raise ValueError(f"num_ids={num_ids}, but {codes} has {provenance.codebook_size} ids: give 2 to that many.")
+    first = [torch.as_tensor(row["codes"]).long() for row in rows]
+    first = [codes_KT[:1] if len(codes_KT) == NUM_CODEBOOKS else codes_KT[1:2] for codes_KT in first]
+    if num_ids == provenance.codebook_size:
+        return first
+    groups_V = group_ids(centroids(load_codec(codec or provenance.codec)), num_ids)
+    return [groups_V[codes_1T] for codes_1T in first]
+
+
+def group_ids(centroids_VD: Tensor, num_ids: int) -> Tensor:
+    """The group from 0 to `num_ids` - 1 of each id, `[V]`."""
+    grouped = KMeans(num_ids, n_init=1, random_state=0).fit(centroids_VD.float().numpy())
+    return torch.as_tensor(grouped.labels_).long()
+
+
+def centroids(codec: Any) -> Tensor:
+    """The table of codebook 0, `[V, D]`.
+
+    Raises:
+        ValueError: neither Mimi nor our own codec.
+    """
+    if isinstance(codec, LogMelCodecModel):
+        return codec.codebooks[0]
+    if codec.config.model_type == "mimi":
+        return codec.quantizer.semantic_residual_vector_quantizer.layers[0].codebook.embed.detach()
+    raise ValueError(
+        f"A codec of type {codec.config.model_type!r}, but the known tables are those of mimi and log_mel_codec."
+    )

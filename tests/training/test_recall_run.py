@@ -1,0 +1,112 @@
+"""It must work: a memory trained from scratch recalls a planted motif, and where nothing repeats no arm is better."""
+
+import math
+import os
+import signal
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hf_moshi_ttt.memory.recall_tasks import MotifTask, RecallBatch, RecallTask
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.training.recall_run import draw_test, make_trainer, run_arm, score
+from hf_moshi_ttt.training.recall_setup import RecallSetup, RecallSize, arm_config
+
+DEPTH = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32}
+CHANCE_NATS = math.log(16)
+
+
+def make_setup(steps: int, repeats: bool = True, stages: int = 1) -> RecallSetup:
+    task = MotifTask(num_ids=16, motif_frames=12, hearings=3, repeats=repeats)
+    size = RecallSize(
+        steps=steps, hidden_size=32, window_frames=4, learning_rate=4e-3, warmup_steps=min(10, steps), test_rows=16
+    )
+    return RecallSetup("motif", size, [task] * stages, {"motif": task}, DEPTH)
+
+
+def hearings(run: dict[str, Any]) -> list[float]:
+    return [hearing["value"] for hearing in run["tests"]["motif"]["hearings"]]
+
+
+def test_a_memory_recalls_what_was_planted_and_its_control_does_not() -> None:
+    setup = make_setup(120)
+    first, second, third = hearings(run_arm(setup, "ttt", 0))
+    assert first > 0.95 * CHANCE_NATS
+    assert second < 2.4 and third < 2.0
+    assert all(loss > 0.95 * CHANCE_NATS for loss in hearings(run_arm(setup, "static", 0)))
+
+
+@pytest.mark.parametrize("arm", ["ttt", "static", "full"])
+def test_where_nothing_repeats_no_arm_beats_chance(arm: str) -> None:
+    found = hearings(run_arm(make_setup(30, repeats=False), arm, 0))
+    assert all(CHANCE_NATS - 0.03 < loss < CHANCE_NATS + 0.25 for loss in found)
+
+
+def test_a_run_says_what_it_did() -> None:
+    steps: list[int] = []
+    run = run_arm(make_setup(4), "window", 3, lambda: steps.append(1))
+    assert (run["arm"], run["seed"], len(steps)) == ("window", 3, 4)
+    assert [step for step, _ in run["train_losses"]] == [1, 2, 3, 4]
+    assert run["sec"] > 0 and run["parameters"] > 1000
+    again = run_arm(make_setup(4), "window", 3)
+    assert again["tests"] == run["tests"] and again["train_losses"] == run["train_losses"]
+    assert run_arm(make_setup(4), "window", 4)["tests"] != run["tests"]
+
+
+def test_a_run_that_is_stopped_says_nothing() -> None:
+    with pytest.raises(SystemExit, match="143"):
+        run_arm(make_setup(4), "window", 0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def test_tests_are_the_same_for_all_and_no_row_comes_twice() -> None:
+    task = MotifTask()
+    few, many = draw_test(task, 20), draw_test(task, 40)
+    assert few.codes_BKT.shape == (20, 3, 96) and few.hearing_BT.shape == (20, 96)
+    assert torch.equal(few.codes_BKT[:16], many.codes_BKT[:16])
+    assert len(many.codes_BKT.flatten(1).unique(dim=0)) == 40
+
+
+def test_every_sequence_is_trained_on_once_in_equal_stages(tmp_path: Path) -> None:
+    setup = make_setup(5, stages=2)
+    model = MoshiTTTForConditionalGeneration(arm_config(setup, "static"))
+    trainer = make_trainer(model, setup, 0, str(tmp_path))
+    assert [len(stage) for stage in trainer.stages()] == [2 * 8, 3 * 8]
+    batches = list(trainer.get_train_dataloader())
+    assert len(batches) == 5 and all(batch["codes"].shape == (8, 3, 36) for batch in batches)
+    seen = torch.cat([batch["codes"] for batch in batches]).flatten(1)
+    assert len(seen.unique(dim=0)) == 40
+    rates = {group["name"]: group["lr"] for group in trainer.create_optimizer().param_groups}
+    assert rates["ttt"] == rates["base"] == 4e-3 and rates["gate_no_decay"] == pytest.approx(1.2e-2)
+
+
+class LossesGiven:
+    """A model whose losses are the codes themselves."""
+
+    config = types.SimpleNamespace(num_codebooks=2)
+
+    def __call__(self, codes: Tensor, labels: Tensor) -> Any:
+        assert torch.equal(codes, labels)
+        return types.SimpleNamespace(losses=codes.float())
+
+
+def test_losses_are_means_over_codebooks_by_hearing() -> None:
+    row = torch.arange(6)
+    codes = torch.stack([torch.full_like(row, 9), row, row + 2, row * 0 - 1, row * 0 - 1])
+    batch = RecallBatch(torch.stack([codes, 2 * codes]), torch.tensor([[1, 1, -1, 0, 2, 0], [1, 1, -1, 0, 2, 0]]))
+    found = score(LossesGiven(), batch, hearings=2)  # type: ignore[arg-type]
+    # Codebooks are t and t + 2: their mean is t + 1 in the first row, and twice as much in the second.
+    assert [hearing["value"] for hearing in found["hearings"]] == pytest.approx([2.25, 7.5])
+    assert found["other_rows"] == [5.0, 10.0] and found["other"]["value"] == pytest.approx(7.5)
+    assert found["other"]["low"] <= 7.5 <= found["other"]["high"]
+    batch.hearing_BT[batch.hearing_BT == 0] = -1
+    found = score(LossesGiven(), batch, hearings=3)  # type: ignore[arg-type]
+    assert found["other"] is None and found["other_rows"] is None and found["hearings"][2] is None
+
+
+def test_tasks_fit_the_protocol() -> None:
+    task: RecallTask = MotifTask()
+    assert task.draw(1, torch.Generator()).codes_BKT.shape == (1, 3, task.frames)

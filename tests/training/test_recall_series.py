@@ -1,0 +1,96 @@
+"""Runs are made once for the same settings, kept on disk, and wrong settings are refused before any runs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.utils import logging
+
+from hf_moshi_ttt.training.recall_series import RecallRequest, run_series
+
+from ..conftest import save_codes
+
+
+@pytest.fixture(autouse=True)
+def same_verbosity() -> Iterator[None]:
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+
+
+class StandIn:
+    """In place of `run_arm`: trains nothing and keeps which runs were made."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, int]] = []
+
+    def __call__(self, setup: Any, arm: str, seed: int, on_step: Any) -> dict[str, Any]:
+        self.made.append((arm, seed))
+        on_step()
+        estimate = {"value": float(seed), "low": 0.0, "high": 9.0}
+        tests = {"motif": {"hearings": [estimate], "other": None, "other_rows": None}}
+        return {"arm": arm, "seed": seed, "parameters": 5, "sec": 0.1, "train_losses": [], "tests": tests}
+
+
+def make_request(**changes: Any) -> RecallRequest:
+    given = {"task": "motif", "arms": ["ttt", "static"], "seeds": [0, 1], "changes": {"steps": 3}, "jobs": 1}
+    return RecallRequest(**{**given, **changes})
+
+
+def test_a_run_that_is_kept_is_not_made_again(tmp_path: Path) -> None:
+    stand = StandIn()
+    first = run_series(make_request(), tmp_path, stand)
+    assert stand.made == [("ttt", 0), ("ttt", 1), ("static", 0), ("static", 1)]
+    assert first["summary"]["ttt"]["motif"]["hearings"][0] == {"mean": 0.5, "min": 0.0, "max": 1.0, "seeds": 2}
+    more = run_series(make_request(seeds=[0, 1, 2]), tmp_path, stand)
+    assert stand.made[4:] == [("ttt", 2), ("static", 2)] and len(more["runs"]) == 6
+    run_series(make_request(arms=["ttt"], seeds=[0], changes={"steps": 4}), tmp_path, stand)
+    assert stand.made[6:] == [("ttt", 0)]
+
+
+def test_the_results_say_what_made_them(tmp_path: Path) -> None:
+    results = json.loads(json.dumps(run_series(make_request(), tmp_path, StandIn())))
+    assert results["schema"] == 1 and results["size"]["steps"] == 3 and results["settings"]["seeds"] == [0, 1]
+    assert {"torch", "hf_moshi_ttt"} <= set(results["made_with"]) and "commit" in results and results["hardware"]
+    assert results["chance_nats"] == pytest.approx(3.4657, abs=1e-3)
+    assert results["runs"][0]["settings"]["config"]["ttt.learner"] == "ttt"
+
+
+def test_settings_are_read_from_the_command_line() -> None:
+    request = RecallRequest.parse(
+        ["hidden_size=32", "learning_rate=1.0e-3"], 7, task="motif", arms=["ttt"], seeds=[0], jobs=1
+    )
+    assert request.changes == {"hidden_size": 32, "learning_rate": 1e-3, "steps": 7}
+    with pytest.raises(ValueError, match="'hidden_size': expected key=value"):
+        RecallRequest.parse(["hidden_size"], None, task="motif", arms=["ttt"], seeds=[0])
+
+
+def test_speech_is_read_once_for_both_folders(tmp_path: Path) -> None:
+    folders = [str(save_codes(tmp_path / name, [1200])) for name in ("train", "test")]
+    request = make_request(task="refrain", train_codes=folders[0], test_codes=folders[1], num_ids=32)
+    setup = request.make_setup()
+    assert setup.stages[0].num_ids == 32 and len(setup.tests["refrain"].recordings) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(arms=[]), r"arms=\[\], but it must name at least one and each once"),
+        (dict(seeds=[0, 0]), r"seeds=\[0, 0\], but it must name at least one and each once"),
+        (dict(jobs=0), "jobs=0, but it must be at least 1"),
+        (dict(task="refrain"), "task='refrain', train_codes=None and test_codes=None, but the tasks"),
+        (dict(train_codes="a", test_codes="b"), "need both, and no other takes them"),
+    ],
+)
+def test_requests_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_request(**changes)
+
+
+def test_a_wrong_arm_is_refused_before_any_runs(tmp_path: Path) -> None:
+    stand = StandIn()
+    with pytest.raises(ValueError, match="arm 'lstm', but the arms are"):
+        run_series(make_request(arms=["ttt", "lstm"]), tmp_path, stand)
+    assert not stand.made

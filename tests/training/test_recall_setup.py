@@ -1,0 +1,81 @@
+"""Tasks and arms by name: what each trains, what it changes, and what is refused."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hf_moshi_ttt.memory.recall_tasks import MotifTask, PairsTask, PassageTask, ScatteredPassageTask
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.training.recall_setup import ARMS, SPEECH_TASKS, TASKS, Speech, arm_config, make_setup, parse_arm
+
+LENGTH = 1200
+
+
+def make_speech() -> Speech:
+    return Speech(64, [torch.zeros(1, LENGTH).long()], [torch.ones(1, LENGTH).long()])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_and_tests_on_the_same_ids(task: str) -> None:
+    setup = make_setup(task, {"steps": 7}, make_speech() if task in SPEECH_TASKS else None)
+    assert setup.size.steps == 7
+    made = [*setup.stages, *setup.tests.values()]
+    assert len({(each.num_ids, each.num_codebooks) for each in made}) == 1
+    assert (setup.chance_nats is None) == (task in SPEECH_TASKS)
+
+
+def test_tasks_are_what_their_names_say() -> None:
+    assert make_setup("motif", {}).stages == [MotifTask()]
+    assert make_setup("motif8", {}).stages == [MotifTask(num_codebooks=8)]
+    assert make_setup("control", {}).stages == [MotifTask(repeats=False)]
+    assert isinstance(make_setup("pairs", {}).stages[0], PairsTask)
+    speech = make_speech()
+    refrain, distance = (make_setup(task, {}, speech) for task in ("refrain", "distance"))
+    assert [type(stage) for stage in distance.stages] == [PassageTask, ScatteredPassageTask]
+    assert list(distance.tests) == [f"after {gap} frames" for gap in (16, 32, 64, 240, 500)]
+    assert refrain.stages[0].recordings is speech.train and refrain.tests["refrain"].recordings is speech.heldout
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_arms_differ_in_what_reaches_back(arm: str) -> None:
+    setup = make_setup("motif", {})
+    config = arm_config(setup, arm)
+    assert config.sliding_window == (96 if arm == "full" else 8)
+    assert (config.ttt is None) == (arm in ("full", "window"))
+    if config.ttt is not None:
+        assert config.ttt_layer_indices == [0, 1] and config.ttt.initial_gating_alpha == 1
+        assert config.ttt.learner == {"ttt_all": "ttt"}.get(arm, arm)
+
+
+def test_the_control_has_as_many_parameters_as_the_arm_that_remembers() -> None:
+    setup = make_setup("motif", {"hidden_size": 32, "weight_decay": 0})
+    counts = {
+        arm: sum(p.numel() for p in MoshiTTTForConditionalGeneration(arm_config(setup, arm)).parameters())
+        for arm in ("static", "ttt")
+    }
+    assert counts["static"] >= counts["ttt"]
+
+
+def test_an_arm_changes_keys_of_the_ttt_section() -> None:
+    assert parse_arm("ttt+base_lr=0.5+forget=none") == ("ttt", {"base_lr": 0.5, "forget": "none"})
+    config = arm_config(make_setup("motif", {"hidden_size": 128}), "ttt+base_lr=0.5+ttt_mlp_layers=1")
+    assert (config.ttt.base_lr, config.ttt.ttt_mlp_layers, config.hidden_size) == (0.5, 1, 128)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make_setup("tune", {}), "task='tune', but the tasks are motif, motif8"),
+        (lambda: make_setup("refrain", {}), "drawn from encoded speech: give --train-codes and --test-codes"),
+        (lambda: make_setup("motif", {"step": 3}), r"step=3, but what can be set is: steps \(int\)"),
+        (lambda: make_setup("motif", {"learning_rate": "fast"}), "learning_rate='fast', but what can be set is"),
+        (lambda: parse_arm("lstm"), "arm 'lstm', but the arms are full, window, static"),
+        (lambda: parse_arm("ttt+fast"), "'fast' must be a key=value of the ttt section"),
+        (lambda: parse_arm("full+base_lr=1"), "of an arm with memory"),
+        (lambda: arm_config(make_setup("motif", {}), "ttt+speed=1"), r"does not know \['speed'\]"),
+    ],
+)
+def test_what_is_unknown_is_refused(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

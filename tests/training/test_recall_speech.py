@@ -1,0 +1,48 @@
+"""Recordings as material for tasks: codebook 0, in groups of ids whose centroids lie close together."""
+
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import MimiModel
+
+from hf_moshi_ttt.codec.log_mel_codec import LogMelCodecModel
+from hf_moshi_ttt.training.recall_speech import centroids, group_ids, load_recordings
+
+from ..conftest import save_codes
+
+
+@pytest.mark.parametrize(("rows", "first_row"), [(8, 0), (17, 1)])
+def test_codebook_0_is_moshis_own(tmp_path: Path, rows: int, first_row: int) -> None:
+    folder = save_codes(tmp_path / "codes", [30, 20], rows=rows)
+    recordings = load_recordings(str(folder), 32)
+    generator = torch.Generator().manual_seed(0)
+    expected = [torch.randint(32, (rows, length), generator=generator)[first_row] for length in (30, 20)]
+    assert [recording.tolist() for recording in recordings] == [[row.tolist()] for row in expected]
+
+
+def test_ids_become_the_groups_of_their_centroids(tmp_path: Path, codec_path: str) -> None:
+    folder = save_codes(tmp_path / "codes", [50])
+    groups = group_ids(centroids(LogMelCodecModel.from_pretrained(codec_path)), 5)
+    (whole,), (coarse,) = load_recordings(str(folder), 32), load_recordings(str(folder), 5, codec_path)
+    assert torch.equal(coarse, groups[whole]) and set(groups.tolist()) == set(range(5))
+
+
+def test_close_centroids_are_one_id() -> None:
+    places = torch.tensor([[0.0, 0], [5, 5], [0.1, 0], [5, 5.1], [9, 0]])
+    groups = group_ids(places, 3).tolist()
+    assert groups[0] == groups[2] and groups[1] == groups[3] and len({groups[0], groups[1], groups[4]}) == 3
+
+
+def test_mimis_table_is_found(mimi_path: str) -> None:
+    assert centroids(MimiModel.from_pretrained(mimi_path)).shape == (32, 8)
+
+
+def test_other_codecs_and_numbers_are_refused(tmp_path: Path) -> None:
+    other = types.SimpleNamespace(config=types.SimpleNamespace(model_type="encodec"))
+    with pytest.raises(ValueError, match="A codec of type 'encodec', but the known tables are"):
+        centroids(other)
+    folder = save_codes(tmp_path / "codes", [50])
+    with pytest.raises(ValueError, match="num_ids=64, but .* has 32 ids"):
+        load_recordings(str(folder), 64)
