@@ -29,6 +29,7 @@ VERBS: dict[str, str | None] = {
     "info": None,
     "evaluate": "evaluate_long_context.py",
     "tasks": "evaluate_tasks.py",
+    "recall": "recall.py",
     "conversations": "evaluate_conversations.py",
     "generate": "generate.py",
     "convert": "convert_checkpoint.py",
