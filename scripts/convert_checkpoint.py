@@ -1,30 +1,11 @@
-"""Converts a checkpoint of any layout: to TTT-Moshi's own, to Kyutai's package, or to transformers' own Moshi."""
+"""Convert a checkpoint of any layout: to TTT-Moshi's own, to Kyutai's package, or to transformers' own Moshi.
 
-import argparse
+The same as `hf-moshi-ttt convert`.
+"""
 
-from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+import sys
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", help="name or folder: TTT-Moshi, Kyutai, moshi-finetune, transformers or an adapter")
-    parser.add_argument("output", help="folder to write")
-    parser.add_argument("--to", required=True, choices=["moshi_ttt", "kyutai", "kyutai-old", "transformers"])
-    parser.add_argument("--base", help="the base of LoRA weights or a trained part, where they do not name it")
-    parser.add_argument("--dtype", default="auto", help="of the weights (%(default)s: as they are)")
-    parser.add_argument("--max-shard-size", default="50GB", help="largest file of moshi_ttt (%(default)s)")
-    arguments = parser.parse_args()
-    model = MoshiTTTForConditionalGeneration.from_pretrained(
-        arguments.source, base_model_name_or_path=arguments.base, dtype=arguments.dtype
-    )
-    if arguments.to == "moshi_ttt":
-        model.save_pretrained(arguments.output, max_shard_size=arguments.max_shard_size)
-    elif arguments.to == "transformers":
-        model.to_transformers(arguments.output)
-    else:
-        model.to_kyutai(arguments.output, "old" if arguments.to == "kyutai-old" else "new")
-    print(f"{arguments.output}: {model.num_parameters():,} parameters, {model.dtype}, for {arguments.to}")
-
+from hf_moshi_ttt.commands.console import main_of_script
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main_of_script(__file__))

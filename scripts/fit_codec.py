@@ -1,61 +1,11 @@
-"""Fits a log-mel codec on a folder of recordings and saves it for `AutoModel.from_pretrained`.
+"""Fit a log-mel codec on a folder of recordings and save it for `AutoModel.from_pretrained`.
 
-    python scripts/fit_codec.py AUDIO_DIR --output DIR
-
-Reads all audio below AUDIO_DIR, an even share of `--max-minutes` from each. Every 20th file (the first, if
-there are fewer) is held back, and the quality that is printed is measured on those.
+The same as `hf-moshi-ttt fit-codec`.
 """
 
-import argparse
-import json
-import time
-from collections import Counter
-from dataclasses import asdict
-from pathlib import Path
+import sys
 
-from hf_moshi_ttt.codec.configuration_log_mel_codec import LogMelCodecConfig
-from hf_moshi_ttt.codec.log_mel_codec_fit import fit_log_mel_codec, measure_codec, read_excerpts
-from hf_moshi_ttt.data.bad_files import BadFiles
-from hf_moshi_ttt.data.walk import walk_audio
-
-HELD_OUT_MINUTES = 5.0
-
-
-def parse_arguments() -> argparse.Namespace:
-    defaults = LogMelCodecConfig()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("audio_dir", type=Path, help="folder of audio of any rate, mono or not")
-    parser.add_argument("--output", type=Path, required=True, help="folder for config.json and model.safetensors")
-    parser.add_argument("--max-minutes", type=float, default=90.0, help="audio to fit on (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of excerpts, frames and k-means (default: %(default)s)")
-    parser.add_argument("--num-quantizers", type=int, default=defaults.num_quantizers, help="(default: %(default)s)")
-    parser.add_argument("--codebook-size", type=int, default=defaults.codebook_size, help="(default: %(default)s)")
-    return parser.parse_args()
-
-
-def main() -> None:
-    arguments = parse_arguments()
-    config = LogMelCodecConfig(num_quantizers=arguments.num_quantizers, codebook_size=arguments.codebook_size)
-    bad, left_out = BadFiles(), Counter[str]()
-    paths = [arguments.audio_dir / name for name in walk_audio(arguments.audio_dir, bad, left_out)]
-    for reason, count in left_out.items():
-        print(f"{count} files left out: {reason}")
-    bad.require_few(len(paths) + len(bad.reasons))
-    if len(paths) < 2:
-        raise SystemExit(f"{arguments.audio_dir} holds {len(paths)} audio files; one to fit, one to hold back")
-    held_out = paths[::20]
-    fitted = [path for path in paths if path not in held_out]
-    rate_hz = config.sampling_rate
-    start = time.monotonic()
-    excerpts = read_excerpts(fitted, rate_hz, arguments.max_minutes * 60, arguments.seed)
-    model = fit_log_mel_codec(excerpts, config, seed=arguments.seed)
-    model.save_pretrained(arguments.output)
-    print(f"{arguments.output}: fitted on {len(fitted)} recordings in {time.monotonic() - start:.0f} s")
-    quality = measure_codec(model, read_excerpts(held_out, rate_hz, HELD_OUT_MINUTES * 60, arguments.seed))
-    (arguments.output / "quality.json").write_text(json.dumps(asdict(quality)), encoding="utf-8")
-    print(f"held-out log-mel variance kept: {quality.variance_kept:.4f} ({quality.num_frames} frames)")
-    print("code perplexity by codebook:", " ".join(f"{value:.0f}" for value in quality.perplexity))
-
+from hf_moshi_ttt.commands.console import main_of_script
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main_of_script(__file__))

@@ -1,103 +1,11 @@
-"""Build the offline corpus: narrated books, human speech and two-channel conversations, with the text to train on.
+"""Build the demo's corpus offline: narrated books, human speech and two-channel conversations, with text to train on.
 
-    python scripts/make_corpus.py data/corpus --train-hours 5 --eval-minutes 60 --conversations 60
-
-Running it again with the same sizes and seed continues where it stopped.
+The same as `hf-moshi-ttt make-corpus`.
 """
 
-import argparse
-import json
-import time
-from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+import sys
 
-from hf_moshi_ttt.demo.books import TRAIN_NOVELS, build_books, plan_books, write_text
-from hf_moshi_ttt.demo.conversations import build_conversations, load_exchanges, plan_conversations
-from hf_moshi_ttt.demo.debian_packages import NOVELS_PACKAGE, PROMPTS_PACKAGE, read_novels, unpack_package
-from hf_moshi_ttt.demo.human_speech import build_human_speech, human_seconds, list_prompts, plan_human_speech
-
-PYTHON_PACKAGES = ("hibari-tts", "onnxruntime", "pocketsphinx", "chatterbot-corpus", "soxr", "soundfile", "av")
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out_dir", type=Path, help="folder to build in")
-    parser.add_argument("--train-hours", type=float, default=5.0, help="read and human speech for training")
-    parser.add_argument("--eval-minutes", type=float, default=60.0, help="held-out read and human speech")
-    parser.add_argument("--conversations", type=int, default=60, help="dialogues; a tenth of them is held out")
-    parser.add_argument("--num-proc", type=int, default=2, help="processes that synthesise")
-    parser.add_argument("--seed", type=int, default=0, help="decides what is read by whom, and all noise")
-    return parser.parse_args()
-
-
-def claim_folder(out_dir: Path, request: dict[str, Any]) -> None:
-    """Refuse a folder that holds another corpus, as its held-out part may lie in this one's training part."""
-    request_path = out_dir / "request.json"
-    if request_path.is_file() and (former := json.loads(request_path.read_text(encoding="utf-8"))) != request:
-        raise ValueError(f"{out_dir} holds a corpus made with {former}, asked for is {request}; give another folder")
-    write_text(request_path, json.dumps(request) + "\n")
-
-
-def write_novels_text(novels: dict[str, list[str]], path: Path) -> None:
-    """Write every paragraph of the training novels, read aloud here or not, one a line."""
-    write_text(path, "".join(f"{paragraph}\n" for novel in TRAIN_NOVELS for paragraph in novels[novel]))
-
-
-def build(arguments: argparse.Namespace, request: dict[str, Any]) -> dict[str, Any]:
-    """Make everything in the output folder and return what was made and how long each stage took in this run."""
-    out_dir, seed, num_proc = arguments.out_dir, arguments.seed, arguments.num_proc
-    novels_dir, prompts_dir = (unpack_package(name, out_dir / "packages") for name in (NOVELS_PACKAGE, PROMPTS_PACKAGE))
-    sources = [folder.name.replace("_", " ") for folder in (novels_dir, prompts_dir)]
-    novels, prompts = read_novels(novels_dir), list_prompts(prompts_dir)
-    asked_sec = {"train": arguments.train_hours * 3600, "heldout": arguments.eval_minutes * 60}
-    librilight_dir, dailytalk_dir = out_dir / "librilight", out_dir / "dailytalk"
-
-    joined = plan_human_speech(prompts, librilight_dir, asked_sec["train"], asked_sec["heldout"], seed)
-    to_read_sec = {split: asked_sec[split] - human_seconds(joined, split) for split in asked_sec}
-    read = plan_books(novels, to_read_sec["train"], to_read_sec["heldout"], seed)
-    conversations = plan_conversations(load_exchanges(), arguments.conversations, seed)
-    claim_folder(out_dir, request)
-    write_novels_text(novels, out_dir / "text" / "novels.txt")
-    stages: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "human_speech": lambda: build_human_speech(joined, sources[1], num_proc),
-        "books": lambda: build_books(read, librilight_dir, sources[0], num_proc),
-        "conversations": lambda: build_conversations(conversations, dailytalk_dir, num_proc),
-    }
-    made: dict[str, Any] = {}
-    for stage, run in stages.items():
-        started_sec = time.perf_counter()
-        records = run()
-        made[stage] = {**summary_of(records), "build_sec": round(time.perf_counter() - started_sec, 1)}
-    return {"splits": split_summary(librilight_dir), "stages": made, "debian_packages": sources}
-
-
-def split_summary(librilight_dir: Path) -> dict[str, dict[str, float]]:
-    """Count what lies in each split, from the JSON beside each recording."""
-    return {
-        split: summary_of(
-            [json.loads(path.read_text(encoding="utf-8")) for path in (librilight_dir / split).rglob("*.json")]
-        )
-        for split in ("train", "heldout")
-    }
-
-
-def summary_of(records: list[dict[str, Any]]) -> dict[str, float]:
-    """Count recordings."""
-    return {"files": len(records), "hours": round(sum(record["duration_sec"] for record in records) / 3600, 4)}
-
-
-def main() -> None:
-    """Build the corpus and write corpus.json last."""
-    arguments = parse_arguments()
-    request = {name: getattr(arguments, name) for name in ("train_hours", "eval_minutes", "conversations", "seed")}
-    versions = {name: version(name) for name in PYTHON_PACKAGES}
-    made = {"request": request, **build(arguments, request), "python_packages": versions}
-    write_text(arguments.out_dir / "corpus.json", json.dumps(made, indent=1) + "\n")
-    print(json.dumps({"splits": made["splits"], "stages": made["stages"]}, indent=1))
-
+from hf_moshi_ttt.commands.console import main_of_script
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main_of_script(__file__))

@@ -1,56 +1,11 @@
-"""Encodes a corpus once to int16 codes on disk; training and evaluation read nothing else.
+"""Encode a corpus once to int16 codes on disk; training and evaluation read nothing else.
 
-Finished parts are kept in datasets' cache: a run that was killed continues where it stopped.
+The same as `hf-moshi-ttt prepare`.
 """
 
-import argparse
+import sys
 
-from hf_moshi_ttt.data.bad_files import MAX_BAD_FRACTION
-from hf_moshi_ttt.data.codes import push_codes
-from hf_moshi_ttt.data.corpora import KINDS, detect_kind, load_corpus, windows
-from hf_moshi_ttt.data.encoding import EncodeOptions, encode_corpus
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", help="index of a corpus (.jsonl) or folder of audio")
-    parser.add_argument("--kind", choices=KINDS, help="kind of corpus; found from its files by default")
-    parser.add_argument("--codec", default="kyutai/mimi", help="name or path of a codec (%(default)s)")
-    parser.add_argument("--text-tokenizer", help="SentencePiece model for the words of conversations")
-    parser.add_argument("--output", required=True, help="folder for the codes")
-    parser.add_argument("--swap", action="store_true", help="make the right channel of conversations Moshi's")
-    parser.add_argument("--main-speaker", help="label of the left channel's words (SPEAKER_MAIN)")
-    parser.add_argument("--data-dir", help="folder that all audio must lie in (the index's own)")
-    parser.add_argument("--window-sec", type=float, help="encode parts of this length, each from a fresh codec")
-    parser.add_argument("--num-proc", type=int, default=1, help="processes that encode (%(default)s)")
-    parser.add_argument("--batch-size", type=int, help="recordings encoded side by side (1; on a GPU 16)")
-    parser.add_argument("--device", help="where the codec runs (a GPU where there is one)")
-    parser.add_argument(
-        "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
-    )
-    parser.add_argument("--push-to-hub", metavar="USER/NAME", help="publish the codes as parquet")
-    return parser.parse_args()
-
-
-def main() -> None:
-    arguments = parse_arguments()
-    loading = {"data_dir": arguments.data_dir, "max_bad_fraction": arguments.max_bad_fraction}
-    kind = arguments.kind or detect_kind(arguments.source, arguments.data_dir)
-    print(f"{arguments.source}: {kind} ({'conversations with words' if kind == 'dailytalk' else 'audio alone'})")
-    speakers = {"swap": arguments.swap, "main_speaker": arguments.main_speaker}
-    corpus = load_corpus(arguments.source, kind, **speakers, **loading)
-    if arguments.window_sec is not None:
-        corpus = windows(corpus, arguments.window_sec)
-    options = EncodeOptions(
-        arguments.device, arguments.num_proc, arguments.batch_size, max_bad_fraction=arguments.max_bad_fraction
-    )
-    codes = encode_corpus(
-        corpus, arguments.codec, arguments.output, arguments.text_tokenizer, options, source=arguments.source
-    )
-    print(f"{len(codes)} recordings, {sum(codes['duration_sec']) / 3600:.2f} hours encoded in {arguments.output}")
-    if arguments.push_to_hub:
-        push_codes(arguments.output, arguments.push_to_hub)
-
+from hf_moshi_ttt.commands.console import main_of_script
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main_of_script(__file__))

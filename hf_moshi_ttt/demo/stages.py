@@ -1,6 +1,7 @@
 """The demo as a list of stages: which commands each runs, and which number of its result goes into the closing table.
 
-A stage is the commands a user would type; a finished one leaves a JSON in `stages/` and is not run again.
+A stage is the verbs of `hf-moshi-ttt` that a user would type; a finished one leaves a JSON in `stages/` and is not run
+again.
 """
 
 import json
@@ -99,12 +100,11 @@ def _data_stages(demo: Demo) -> list[Stage]:
     root, size = demo.root, demo.size
     corpus, librilight = root / "corpus", root / "corpus" / "librilight"
     make_corpus = [
-        "make_corpus.py", str(corpus), "--train-hours", str(size.train_hours),
+        "make-corpus", str(corpus), "--train-hours", str(size.train_hours),
         "--eval-minutes", str(size.eval_minutes), "--conversations", str(size.conversations),
     ]  # fmt: skip
     indexing = [
-        ["create_librilight_index.py", str(librilight / split), "--output", str(root / f"{split}.jsonl")]
-        for split in ("train", "heldout")
+        ["index", str(librilight / split), "--output", str(root / f"{split}.jsonl")] for split in ("train", "heldout")
     ]
     encoding = [
         _encode(demo, root / "train.jsonl", "librilight", "librilight_train"),
@@ -124,16 +124,16 @@ def _fitting(demo: Demo) -> list[Command]:
     commands: list[Command] = []
     if demo.codec is None:
         options = ["--output", demo.codec_path, "--max-minutes", str(demo.size.codec_minutes)]
-        commands.append(["fit_codec.py", str(corpus / "librilight" / "train"), *options])
+        commands.append(["fit-codec", str(corpus / "librilight" / "train"), *options])
     if demo.text_tokenizer is None:
         text = str(corpus / "text" / "novels.txt")
-        commands.append(["train_text_tokenizer.py", text, "--output", demo.tokenizer_path])
+        commands.append(["train-tokenizer", text, "--output", demo.tokenizer_path])
     return commands
 
 
 def _encode(demo: Demo, index: Path, kind: str, name: str) -> Command:
     output = str(demo.root / "codes" / name)
-    command = ["prepare_data.py", str(index), "--kind", kind, "--codec", demo.codec_path, "--output", output]
+    command = ["prepare", str(index), "--kind", kind, "--codec", demo.codec_path, "--output", output]
     return [*command, "--text-tokenizer", demo.tokenizer_path] if kind == "dailytalk" else command
 
 
@@ -148,11 +148,11 @@ def _training_stages(demo: Demo) -> list[Stage]:
 
     def pretrain(name: str, *changes: str) -> Command:
         settings = [codes, steps, f"output_dir={root / name}", *vocabulary, *size.train_changes, *changes]
-        return ["train.py", "configs/demo_pretrain.yaml", *settings]
+        return ["train", "demo_pretrain", *settings]
 
     stop, resume = f"stop_at_step={half}", "resume_from_checkpoint=true"
     finetune = [
-        "train.py", "configs/demo_finetune.yaml", f"model_name_or_path={root / 'pretrain'}",
+        "train", "demo_finetune", f"model_name_or_path={root / 'pretrain'}",
         f"train_codes={root / 'codes' / 'dailytalk'}", f"output_dir={root / 'finetune'}",
         f"max_steps={size.finetune_steps}", *size.train_changes,
     ]  # fmt: skip
@@ -179,13 +179,13 @@ def _result_stages(demo: Demo) -> list[Stage]:
     root, size = demo.root, demo.size
     heldout, results = root / "codes" / "librilight_heldout", root / "results"
     evaluate = [
-        "evaluate_long_context.py", "--model", f"ttt={root / 'pretrain'}", "--output", str(results),
+        "evaluate", "--model", f"ttt={root / 'pretrain'}", "--output", str(results),
         "--compare", f"no_ttt={root / 'no_ttt'},window_only,no_reset",
         f"librilight_codes={heldout}", "librilight_evaluation_mode=chapters",
         f"positions_frames={list(size.positions)}", f"bin_frames={size.bin_frames}",
     ]  # fmt: skip
     generate = [
-        "generate.py", str(root / "pretrain"), "--codes", str(heldout), "--output", str(results / "continuation.wav"),
+        "generate", str(root / "pretrain"), "--codes", str(heldout), "--output", str(results / "continuation.wav"),
         "--prompt-sec", str(size.prompt_sec), "--new-sec", str(size.new_sec),
     ]  # fmt: skip
     return [
@@ -230,7 +230,7 @@ def run_stages(stages: Sequence[Stage], root: Path, say: Callable[[str], None]) 
 
 def _run_commands(stage: Stage, root: Path) -> None:
     """In sequence; or in parallel with one thread each, the first printing to the screen and the others into logs."""
-    full = [[sys.executable, f"scripts/{command[0]}", *command[1:]] for command in stage.commands]
+    full = [[sys.executable, "-m", "hf_moshi_ttt.commands.console", *command] for command in stage.commands]
     if not stage.parallel:
         for command in full:
             subprocess.run(command, check=True)

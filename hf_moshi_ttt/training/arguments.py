@@ -1,7 +1,6 @@
 """The settings of a training run by their keys: defaults, meanings and bounds; unknown keys are refused."""
 
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -215,7 +214,7 @@ class MoshiTTTTrainingArguments(TrainingArguments):
             )
 
 
-_KINDS = (ModelArguments, DataArguments, MoshiTTTTrainingArguments)
+SETTINGS: tuple[Any, ...] = (ModelArguments, DataArguments, MoshiTTTTrainingArguments)
 
 
 def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArguments, MoshiTTTTrainingArguments]:
@@ -224,18 +223,18 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
     Raises:
         ValueError: an unknown key (with the known ones), a missing one, or a value out of bounds.
     """
-    names = {kind: {item.name for item in fields(kind) if item.init} for kind in _KINDS}
+    names = {kind: {item.name for item in fields(kind) if item.init} for kind in SETTINGS}
     unknown = sorted(set(settings) - set().union(*names.values()))
     if unknown:
         own = sorted(set().union(*names.values()) - {item.name for item in fields(TrainingArguments)})
         raise ValueError(f"Unknown settings {unknown}. Known: {', '.join(own)}, and transformers' TrainingArguments.")
     if "train_codes" not in settings:
         raise ValueError("train_codes is missing: the folder of encoded recordings (scripts/prepare_data.py).")
-    chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in _KINDS]
-    typed = [typed_values(kind, values) for kind, values in zip(_KINDS, chosen, strict=True)]
+    chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in SETTINGS]
+    typed = [typed_values(kind, values) for kind, values in zip(SETTINGS, chosen, strict=True)]
     if isinstance(section := typed[0].get("config"), dict):
         typed[0]["config"] = typed_values(MoshiTTTConfig, section, "config.")
-    model, data, training = (kind(**values) for kind, values in zip(_KINDS, typed, strict=True))
+    model, data, training = (kind(**values) for kind, values in zip(SETTINGS, typed, strict=True))
     _require_one_model(model, training)
     _require_held_out_data(data, training)
     if len(data.stages()) > 1 and training.max_steps < 1:
@@ -267,25 +266,3 @@ def _require_held_out_data(data: DataArguments, training: MoshiTTTTrainingArgume
             f"save_total_limit=1 with metric_for_best_model={training.metric_for_best_model!r}: in the end "
             "transformers would remove the newest checkpoint for the best. Use save_total_limit=2 or more."
         )
-
-
-def describe_settings(kinds: Sequence[Any] = _KINDS) -> str:
-    """Every setting with its default and meaning, for `--help`.
-
-    Args:
-        kinds: dataclasses of settings.
-    """
-    lines = []
-    for kind in kinds:
-        lines += ["", f"{kind.__doc__}".strip(), ""]
-        for item in fields(kind):
-            if item.init:
-                text = " ".join(str(item.metadata.get("help", "")).split())
-                lines.append(f"  {item.name} ({_default(item)}): {text}")
-    return "\n".join(lines)
-
-
-def _default(item: Any) -> str:
-    if item.default_factory is not MISSING:
-        return repr(item.default_factory())
-    return "required" if item.default is MISSING else repr(item.default)

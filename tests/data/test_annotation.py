@@ -1,8 +1,6 @@
 """Word times of real speech are found from its text alone, whisper's output is taken, and damage is reported."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,6 @@ from hf_moshi_ttt.demo.debian_packages import PROMPTS_PACKAGE
 
 from ..fixtures.corpora import unpacked
 from ..fixtures.speech import Conversation, real_conversation
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -194,12 +190,6 @@ def test_files_that_cannot_be_annotated_are_reported_and_bounded(heard: Path) ->
     for name, reason in wrong.items():
         assert reason in summary.bad.reasons[str(heard / name)]
     assert sorted(path.name for path in heard.glob("*.json*")) == ["talk.json", "talk.wav.words.json"]
-
-
-def test_the_script_says_what_it_did(heard: Path) -> None:
-    command = [sys.executable, "scripts/annotate.py", str(heard), "--num-proc", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "1 files annotated, 0 had word times already\n"
 
 
 def test_audio_may_lie_outside_the_folder_of_the_index_if_that_is_meant(tmp_path: Path) -> None:

@@ -339,12 +339,3 @@ def test_missing_and_empty_indexes_are_refused(tmp_path: Path) -> None:
 def test_a_path_with_a_line_separator_in_it_survives_the_index(tmp_path: Path) -> None:
     write_index([{"path": "a\u2028b.wav", "duration": 1.0}], tmp_path / "i.jsonl", tmp_path)
     assert read_index(tmp_path / "i.jsonl", BadFiles())[0]["path"] == str(tmp_path / "a\u2028b.wav")
-
-
-def test_the_script_says_what_it_did(books: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/create_librilight_index.py", str(books), "--output", str(tmp_path / "i.jsonl")]
-    done = subprocess.run([*command, "--min-snr", "3"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
-        f"1 files, 0.00 hours, indexed in {tmp_path / 'i.jsonl'}",
-        "2 files left out: without an snr of at least 3",
-    ]

@@ -1,19 +1,16 @@
 """Settings are strict: removed ones say what replaced them, the others have bounds."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from hf_moshi_ttt.evaluation.long_context_settings import (
-    KINDS,
     REMOVED,
     LongContextSettings,
     RecordingSettings,
     parse_settings,
 )
 from hf_moshi_ttt.settings import read_settings
-from hf_moshi_ttt.training.arguments import describe_settings
 
 CODES = {"librilight_codes": "codes"}
 
@@ -75,14 +72,6 @@ def test_removed_settings_say_what_replaced_them(key: str, words: str) -> None:
 def test_other_values_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_settings({**CODES, **settings})
-
-
-def test_help_names_every_setting() -> None:
-    text = describe_settings(KINDS)
-    for kind in (RecordingSettings, LongContextSettings):
-        for item in fields(kind):
-            assert f"  {item.name} (" in text and item.metadata["help"] in text
-    assert "positions_frames ([8000, 16000, 24000])" in text
 
 
 def test_every_shipped_configuration_parses() -> None:

@@ -1,9 +1,5 @@
 """A model that knows what is right gets 1, one that does not about a half; order and company do not count."""
 
-import itertools
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from scipy import stats
 
@@ -20,7 +15,7 @@ from hf_moshi_ttt.evaluation.long_context_settings import LongContextSettings
 from hf_moshi_ttt.evaluation.paired_items import Pair
 from hf_moshi_ttt.evaluation.paired_likelihood import accuracy, evaluate_pairs
 
-from ..conftest import chirps_S, copying
+from ..conftest import copying
 
 MakeModel = Callable[..., Any]
 SETTINGS = LongContextSettings(batch_size=5, check_frames=0)
@@ -112,31 +107,3 @@ def test_finished_recordings_are_kept(make_model: MakeModel, tmp_path: Path) -> 
     first = evaluate_pairs(model, pairs, codes, SETTINGS, keep_in=str(tmp_path))
     assert len(list(tmp_path.glob("*.npy"))) == 8
     assert evaluate_pairs(model, pairs, codes, SETTINGS, keep_in=str(tmp_path)) == first
-
-
-def test_the_script_goes_from_published_folders_to_accuracies(
-    make_model: MakeModel, tmp_path: Path, codec_path: str
-) -> None:
-    """SALMon's and ZeroSpeech's layouts, files of different rates and under a second long."""
-    for n in range(3):
-        for side, (name, rate) in itertools.product(
-            (0, 1), (("salmon/rir/sample_{}_{}", 24_000), ("dev/{}_{}", 16_000))
-        ):
-            path = tmp_path / f"{name.format(n, side)}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, chirps_S(0.5, 2 * n + side), rate)
-    lines = [f"{n}_{side},{n},A,,w,p,4,{1 - side}" for n in range(3) for side in (0, 1)]
-    (tmp_path / "dev" / "gold.csv").write_text(
-        "\n".join(["filename,id,voice,frequency,word,phones,length,correct", *lines])
-    )
-    make_model(codec=codec_path).save_pretrained(tmp_path / "model")
-    command = [sys.executable, "scripts/evaluate_tasks.py", "--model", str(tmp_path / "model"), "--device", "cpu"]
-    command += ["--output", str(tmp_path / "out"), "--task", f"salmon={tmp_path / 'salmon'}"]
-    done = subprocess.run(
-        [*command, "--task", f"swuggy={tmp_path / 'dev'}", "--items", "2"], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "out" / "tasks.json").read_text())
-    assert list(found["tasks"]) == ["salmon", "swuggy"] and found["settings"]["items"] == 2
-    assert all(task["pairs"] == 2 and 0 <= task["accuracy"]["value"] <= 1 for task in found["tasks"].values())
-    assert list(found["tasks"]["salmon"]["by_group"]) == ["rir"]

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from hf_moshi_ttt.commands.console import VERBS, parser_of
 from hf_moshi_ttt.evaluation.long_context_settings import KINDS, LongContextSettings
 from hf_moshi_ttt.training.arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments
 
-from ..test_architecture import MODULES, PACKAGE, ROOT, name_of
+from ..test_architecture import MODULES, PACKAGE, name_of
 
-SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+VERB_OF = {Path(script).stem: verb for verb, script in VERBS.items() if script is not None}
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "train": (ModelArguments, DataArguments, MoshiTTTTrainingArguments),
     "evaluate_long_context": KINDS,
@@ -22,28 +23,23 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def options_of(script: Path) -> set[str]:
+def options_of(script: str) -> set[str]:
     """The options of a command, as `snake_case`, and the keys of its settings."""
-    calls = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Call)]
-    added = [call.args for call in calls if getattr(call.func, "attr", "") == "add_argument"]
-    words = [str(word.value) for arguments in added for word in arguments if isinstance(word, ast.Constant)]
-    names = {word.lstrip("-").replace("-", "_") for word in words}
-    return names | {item.name for kind in SETTINGS.get(script.stem, ()) for item in fields(kind)}
+    names = {action.dest for action in parser_of(VERB_OF[script])._actions}
+    return names | {item.name for kind in SETTINGS.get(script, ()) for item in fields(kind)}
 
 
 Place = tuple[str, str]  # module and function or class; methods belong to their class
 
 
 class Package:
-    """What the functions of the package and its scripts refer to, by names that they import, and what they raise."""
+    """What the functions of the package refer to, by names that they import, and what they raise."""
 
     def __init__(self) -> None:
         self.refers: dict[Place, set[Place]] = defaultdict(set)
         self.raises: dict[Place, set[str]] = defaultdict(set)
         for path in MODULES:
             self._read(name_of(path), path)
-        for path in SCRIPTS:
-            self._read(path.stem, path)
 
     def _read(self, module: str, path: Path) -> None:
         tree = ast.parse(path.read_text())
@@ -64,7 +60,7 @@ class Package:
 
     def texts_of(self, command: str) -> set[str]:
         """The texts that a command may end with."""
-        seen: set[Place] = {(command, "main")}
+        seen: set[Place] = {(f"commands.{VERB_OF[command].replace('-', '_')}", "run")}
         waiting = list(seen)
         while waiting:
             fresh = self.refers[waiting.pop()] - seen
@@ -85,7 +81,7 @@ def package() -> Package:
     return Package()
 
 
-OPTIONS = {script.stem: options_of(script) for script in SCRIPTS}
+OPTIONS = {script: options_of(script) for script in VERB_OF}
 KNOWN = set().union(*OPTIONS.values())
 # Texts that name options, but that no command can end with, or that speak of Python.
 NOT_OF_COMMANDS = {

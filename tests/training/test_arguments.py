@@ -1,6 +1,5 @@
 """Settings are YAML with `key=value` changes: 3e-4 is a number, and what is unknown or out of bounds is refused."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from hf_moshi_ttt.training.arguments import (
     TRAINABLE,
     DataArguments,
     ModelArguments,
-    MoshiTTTTrainingArguments,
-    describe_settings,
     parse_settings,
 )
 
@@ -150,13 +147,6 @@ def test_ways_to_start_that_go_together(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="preset='tiny' and resume_from='a'"):
         parsed(tmp_path, resume_from="a", **both)
     assert parsed(tmp_path, resume_from="a", reset_optimizer=True)[2].reset_optimizer
-
-
-def test_help_names_every_setting_and_its_default(tmp_path: Path) -> None:
-    text = describe_settings()
-    for kind in (ModelArguments, DataArguments, MoshiTTTTrainingArguments):
-        assert [f.name for f in fields(kind) if f.init and f"\n  {f.name} (" not in text] == []
-    assert "\n  train_codes (required): Folder of" in text and "\n  gate_lr_multiplier (100.0): Learning" in text
 
 
 def test_stages_of_lengths(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """What a dry run reports is true, and only the sound is left of it."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-import yaml
 
 from hf_moshi_ttt.checkpoints.adapters import make_trainable
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
@@ -23,7 +20,6 @@ from hf_moshi_ttt.training.run import dry_run
 from ..conftest import save_codes
 from ..fixtures.training_runs import tiny_settings
 
-ROOT = Path(__file__).parents[2]
 MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
 
 
@@ -110,13 +106,3 @@ def test_time_and_verdict() -> None:
     memory = Memory({"weights": 3 * 2**30, "moments": 2**30}, 5 * 2**30, "a GPU")
     assert memory.describe() == "weights 3.00 + moments 1.00 = 4.00 GiB of 5.00 free on a GPU" and memory.fits
     assert not Memory(memory.parts, 2**30, "a GPU").fits
-
-
-def test_the_script_tells_it(tmp_path: Path, codes: Path) -> None:
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tiny_settings(tmp_path / "run", codes)))
-    command = [sys.executable, "scripts/train.py", str(tmp_path / "run.yaml"), "--dry-run"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "model   " in result.stdout and "\ntime    steps of" in result.stdout
-    told_help = subprocess.run([*command[:2], "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert "gate_lr_multiplier (100.0)" in told_help.stdout and "--dry-run" in told_help.stdout

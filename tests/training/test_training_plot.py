@@ -1,17 +1,11 @@
 """The curves of a run are drawn from its logs."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
 
-from hf_moshi_ttt.training.run import run
 from hf_moshi_ttt.training.training_plot import plot_training
-
-from ..conftest import save_codes
-from ..fixtures.training_runs import tiny_settings
 
 ENTRIES = [
     {
@@ -43,11 +37,3 @@ def test_every_quantity_is_drawn_at_its_step(tmp_path: Path, monkeypatch: pytest
 def test_nothing_logged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"No step was logged, there are no curves to draw: train with a lower"):
         plot_training([{"step": 3, "train_runtime": 1.0}], tmp_path / "curves.png", "a run")
-
-
-def test_the_script_draws_a_run(tmp_path: Path) -> None:
-    run(tiny_settings(tmp_path / "run", save_codes(tmp_path / "codes", [60, 50]), max_steps=3))
-    command = [sys.executable, "scripts/plot.py", str(tmp_path / "run")]
-    result = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert all((tmp_path / "run" / name).is_file() for name in ("curves.png", "memory.png"))

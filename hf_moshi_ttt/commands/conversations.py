@@ -1,0 +1,98 @@
+"""Let a model continue held-out conversations and measure whether its speech collapses; writes JSON and a picture.
+
+The user's side continues as recorded, with silence after its end. The real conversations are the reference.
+
+    hf-moshi-ttt conversations --model runs/mine --codes codes/talks --output DIR
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .parser import add_device, device_of
+
+Measures = dict[str, list[dict[str, list[float]]]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("--model", required=True, help="name or path")
+    parser.add_argument("--codes", required=True, help="folder of encoded conversations (hf-moshi-ttt prepare)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for conversations.json and .png")
+    parser.add_argument("--conversations", type=int, default=8, help="how many, drawn by seed (%(default)s)")
+    parser.add_argument("--prompt-sec", type=float, default=10.0, help="what is given of each (%(default)s)")
+    parser.add_argument("--new-sec", type=float, default=120.0, help="what the model adds (%(default)s)")
+    parser.add_argument("--window-sec", type=float, default=20.0, help="of the measures (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="of audio; text has 0.7 (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    add_device(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Continues conversations, and writes and draws what was measured."""
+    from ..codec.audio import frames_from_sec
+    from ..data.codes import load_codes
+    from ..data.compatibility import warn_where_unknown
+    from ..evaluation.conversation_measures import summarize_measures
+    from ..evaluation.results_file import made_with
+    from ..evaluation.results_plot import plot_conversations
+    from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+
+    loaded: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
+    model = loaded.to(device_of(arguments.device)).eval()
+    rows, provenance = load_codes(arguments.codes)
+    warn_where_unknown(model.config, provenance, arguments.codes)
+    prompt, window = frames_from_sec(arguments.prompt_sec), frames_from_sec(arguments.window_sec)
+    drawn = _drawn(rows["frames"][:], prompt + window, arguments)
+    chosen = [rows[place] for place in drawn]
+    values = _measured(model, [row["codes"] for row in chosen], provenance.silence_codes, arguments)
+    results = {
+        "model": arguments.model,
+        "made_with": made_with(model.device),
+        "settings": {key: str(value) for key, value in vars(arguments).items()},
+        "conversations": [row["path"] for row in chosen],
+        **{name: summarize_measures(found, window) for name, found in values.items()},
+    }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "conversations.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    plot_conversations(results, arguments.output / "conversations.png")
+    for name, points in results["generated"].items():
+        print(f"{name}: {points[0]['value']:.3f} at first, {points[-1]['value']:.3f} at last")
+
+
+def _drawn(lengths_frames: list[int], least_frames: int, arguments: argparse.Namespace) -> list[int]:
+    import numpy as np
+
+    long_enough = [place for place, frames in enumerate(lengths_frames) if frames >= least_frames]
+    if len(long_enough) < arguments.conversations:
+        raise ValueError(
+            f"{len(long_enough)} conversations have a prompt and a window, {arguments.conversations} wanted."
+        )
+    return np.random.default_rng(arguments.seed).choice(long_enough, arguments.conversations, replace=False).tolist()
+
+
+def _measured(model: Any, conversations: list[Any], silence_codes: Any, arguments: argparse.Namespace) -> Measures:
+    import numpy as np
+    import torch
+    from tqdm.auto import tqdm
+
+    from ..codec.audio import frames_from_sec
+    from ..data.codes import decode_codes
+    from ..evaluation.conversation_measures import continue_conversation, measures_by_window
+    from ..processing_moshi_ttt import MoshiTTTProcessor
+    from ..streaming.generation_moshi_ttt import Sampling
+
+    config, codec = model.config, MoshiTTTProcessor.from_pretrained(arguments.model).codec
+    lengths_sec = (arguments.prompt_sec, arguments.new_sec, arguments.window_sec)
+    prompt, new, window = (frames_from_sec(length_sec) for length_sec in lengths_sec)
+    silent_ids = [config.pad_token_id, config.end_pad_token_id]
+    generator = torch.Generator(model.device)
+    values: Measures = {"generated": [], "reference": []}
+    for codes in map(np.asarray, tqdm(conversations, desc="converse", unit="conversation")):
+        sampling = Sampling(arguments.temperature, generator=generator.manual_seed(arguments.seed))
+        generated = continue_conversation(model, codes, prompt, new, silence_codes, sampling)
+        for name, part in {"generated": generated, "reference": codes[:, prompt:]}.items():
+            own = part[1 : 1 + config.num_codebooks]
+            values[name].append(measures_by_window(own, part[0], decode_codes(codec, own), silent_ids, window))
+    return values

@@ -1,0 +1,31 @@
+"""Build the demo's corpus offline: narrated books, human speech and two-channel conversations, with text to train on.
+
+Running it again with the same sizes and seed continues where it stopped.
+
+    hf-moshi-ttt make-corpus data/corpus --train-hours 5 --eval-minutes 60 --conversations 60
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("out_dir", type=Path, help="folder to build in")
+    parser.add_argument("--train-hours", type=float, default=5.0, help="speech to train on (%(default)s)")
+    parser.add_argument("--eval-minutes", type=float, default=60.0, help="held-out speech (%(default)s)")
+    parser.add_argument(
+        "--conversations", type=int, default=60, help="dialogues; a tenth of them is held out (%(default)s)"
+    )
+    parser.add_argument("--num-proc", type=int, default=2, help="processes that synthesise (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides what is read by whom, and all noise (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Builds everything and prints what was made."""
+    from ..demo.corpus import CorpusRequest, make_corpus
+
+    request = CorpusRequest(arguments.train_hours, arguments.eval_minutes, arguments.conversations, arguments.seed)
+    made = make_corpus(arguments.out_dir, request, arguments.num_proc)
+    print(json.dumps({"splits": made["splits"], "stages": made["stages"]}, indent=1))

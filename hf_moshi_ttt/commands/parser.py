@@ -1,0 +1,64 @@
+"""What all verbs share on the command line: one-line errors with the nearest right name, and exit codes."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+WRONG_USAGE, FAILED = 2, 1
+
+
+class UsageError(ValueError):
+    """What was asked for is wrong; nothing ran."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest option for an unknown one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with code 2."""
+        unknown = re.findall(r"--[\w-]+", message) if message.startswith("unrecognized") else []
+        options = [option for action in self._actions for option in action.option_strings]
+        self.exit(WRONG_USAGE, f"{self.prog}: error: {message}.{nearest(unknown, options)} (see {self.prog} --help)\n")
+
+
+def nearest(given: Iterable[str], known: Iterable[str]) -> str:
+    """A question that names the nearest right names of those that are not known; empty where none is near."""
+    known = list(known)
+    wrong = [word for word in given if word not in known]
+    names = [name for word in wrong for name in difflib.get_close_matches(word, known, n=1)]
+    return f" Did you mean {', '.join(names)}?" if names else ""
+
+
+@contextmanager
+def wrong_settings(given: Iterable[str] = (), known: Iterable[str] = ()) -> Iterator[None]:
+    """Makes ValueErrors errors of usage.
+
+    Args:
+        given: names of settings that were given.
+        known: names of settings that exist.
+
+    Raises:
+        UsageError: in place of a ValueError, with the nearest right names.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{error}{nearest(given, known)}") from error
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`--device`, which `device_of` reads."""
+    parser.add_argument("--device", help="where the model runs (a GPU where there is one, else cpu)")
+
+
+def device_of(given: str | None) -> str:
+    """The device that was asked for, or a GPU where there is one."""
+    import torch
+
+    return given or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,58 @@
+"""Encode a corpus once to int16 codes on disk; training and evaluation read nothing else.
+
+The source is an index or a folder of audio: WAV, FLAC, MP3, Ogg or Opus of any rate, mono or two channels. Finished
+parts are kept in datasets' cache: a run that was killed continues where it stopped.
+
+    hf-moshi-ttt prepare RECORDINGS --output codes/mine --num-proc 8
+    hf-moshi-ttt prepare CONVERSATIONS --text-tokenizer tokenizer_spm_32k_3.model --output codes/talks
+"""
+
+import argparse
+
+from ..data.bad_files import MAX_BAD_FRACTION
+
+KINDS = ("librilight", "dailytalk")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("source", help="index of a corpus (.jsonl) or folder of audio")
+    parser.add_argument("--kind", choices=KINDS, help="kind of corpus; found from its files by default")
+    parser.add_argument("--codec", default="kyutai/mimi", help="name or path of a codec (%(default)s)")
+    parser.add_argument("--text-tokenizer", help="SentencePiece model for the words of conversations")
+    parser.add_argument("--output", required=True, help="folder for the codes")
+    parser.add_argument("--swap", action="store_true", help="make the right channel of conversations Moshi's")
+    parser.add_argument("--main-speaker", help="label of the left channel's words (SPEAKER_MAIN)")
+    parser.add_argument("--data-dir", help="folder that all audio must lie in (the index's own)")
+    parser.add_argument("--window-sec", type=float, help="encode parts of this length, each from a fresh codec")
+    parser.add_argument("--num-proc", type=int, default=1, help="processes that encode (%(default)s)")
+    parser.add_argument("--batch-size", type=int, help="recordings encoded side by side (1; on a GPU 16)")
+    parser.add_argument("--device", help="where the codec runs (a GPU where there is one)")
+    parser.add_argument(
+        "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
+    )
+    parser.add_argument("--push-to-hub", metavar="USER/NAME", help="publish the codes as parquet")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Encodes the corpus."""
+    from ..data.codes import push_codes
+    from ..data.corpora import detect_kind, load_corpus, windows
+    from ..data.encoding import EncodeOptions, encode_corpus
+
+    loading = {"data_dir": arguments.data_dir, "max_bad_fraction": arguments.max_bad_fraction}
+    kind = arguments.kind or detect_kind(arguments.source, arguments.data_dir)
+    print(f"{arguments.source}: {kind} ({'conversations with words' if kind == 'dailytalk' else 'audio alone'})")
+    speakers = {"swap": arguments.swap, "main_speaker": arguments.main_speaker}
+    corpus = load_corpus(arguments.source, kind, **speakers, **loading)
+    if arguments.window_sec is not None:
+        corpus = windows(corpus, arguments.window_sec)
+    options = EncodeOptions(
+        arguments.device, arguments.num_proc, arguments.batch_size, max_bad_fraction=arguments.max_bad_fraction
+    )
+    codes = encode_corpus(
+        corpus, arguments.codec, arguments.output, arguments.text_tokenizer, options, source=arguments.source
+    )
+    print(f"{len(codes)} recordings, {sum(codes['duration_sec']) / 3600:.2f} hours encoded in {arguments.output}")
+    if arguments.push_to_hub:
+        push_codes(arguments.output, arguments.push_to_hub)

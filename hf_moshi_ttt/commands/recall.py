@@ -1,0 +1,54 @@
+r"""Train small models from scratch on a task that only a memory solves, and say which of them solve it.
+
+    hf-moshi-ttt recall --task motif --arms full,window,static,ttt --steps 150 --output DIR        # 4 minutes
+    hf-moshi-ttt recall --task refrain --arms full,static,ttt --seeds 0 1 2 --output DIR \
+        --train-codes runs/demo/codes/librilight_train --test-codes runs/demo/codes/librilight_heldout
+
+Writes DIR/recall.json and draws DIR/recall.png from it. Each run is a process with one thread; finished runs are kept
+in DIR/runs and not made again with the same settings.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta")
+TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural")
+SPEECH_TASKS = ("refrain", "distance", "natural")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.add_argument("--task", required=True, choices=TASKS, help="what is to be recalled")
+    parser.add_argument(
+        "--arms",
+        default=",".join(ARMS),
+        help="arms, each NAME or NAME+key=value with keys of the ttt section, parted by commas (%(default)s)",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the runs of each arm (%(default)s)")
+    parser.add_argument("--steps", type=int, help="of training (the task's)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for recall.json, recall.png and the runs")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (%(default)s)")
+    speech = parser.add_argument_group(f"speech, for {', '.join(SPEECH_TASKS)}")
+    speech.add_argument("--train-codes", help="folder of encoded recordings (hf-moshi-ttt prepare)")
+    speech.add_argument("--test-codes", help="folder of held-out ones")
+    speech.add_argument("--codec", help="name or path of their codec (as their provenance says)")
+    speech.add_argument("--num-ids", type=int, default=64, help="groups of codebook 0's ids (%(default)s)")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="sizes and schedule, such as hidden_size=192")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains what is not trained yet, and writes and draws what came of it."""
+    from ..training.recall_plot import plot_recall
+    from ..training.recall_report import table
+    from ..training.recall_run import run_arm
+    from ..training.recall_series import RecallRequest, run_series
+    from ..training.run_files import write_whole
+
+    given = {key: value for key, value in vars(arguments).items() if key not in ("output", "arms", "debug")}
+    output, arms = arguments.output, arguments.arms.split(",")
+    results = run_series(RecallRequest.parse(arms=arms, **given), output, run_arm)
+    write_whole(output / "recall.json", json.dumps(results, indent=1) + "\n")
+    plot_recall(results, output / "recall.png")
+    print(table(results["summary"]))
+    print(f"{output / 'recall.json'}, {output / 'recall.png'}")

@@ -1,0 +1,38 @@
+"""A checkpoint is described by its configuration, a run by what it wrote."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_moshi_ttt.commands.console import main
+from hf_moshi_ttt.training.run_files import write_run
+
+
+def test_a_model(make_model: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_model(codec="some/codec")
+    model.save_pretrained(tmp_path)
+    assert main(["info", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["model"]
+    assert found["parameters"] == model.num_parameters() and found["codec"] == "some/codec"
+    assert found["memory"].startswith("ttt in layers [") and found["attention window sec"] == 1.28
+    assert found["state of a stream MiB"] > 0
+
+
+def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = {"checkpoint": None, "processes": 1}
+    facts = {"config": {}, "data": {"codes": "books"}, "parameters": {}}
+    write_run(tmp_path, {"max_steps": 8}, start, facts)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "audio_loss": 5.5}\n{"step": 2, "audio_loss": 4.25}\n')
+    (tmp_path / "checkpoint-2").mkdir()
+    assert main(["info", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "max_steps             8" in said and "audio_loss            4.25" in said
+    assert "step                  2" in said and "['checkpoint-2']" in said and "model" not in said
+
+
+def test_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(tmp_path / "nothing")]) == 1
+    assert "hf-moshi-ttt info: error: " in capsys.readouterr().err
