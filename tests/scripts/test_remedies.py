@@ -18,6 +18,7 @@ from ..test_architecture import MODULES, PACKAGE, name_of
 VERB_OF = {Path(script).stem: verb for verb, script in VERBS.items() if script is not None}
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "train": (ModelArguments, DataArguments, MoshiTTTTrainingArguments),
+    "recall": (ModelArguments, DataArguments, MoshiTTTTrainingArguments),  # it trains; errors name what it has set
     "evaluate_long_context": KINDS,
     "evaluate_tasks": (LongContextSettings,),
 }
@@ -87,6 +88,7 @@ KNOWN = set().union(*OPTIONS.values())
 NOT_OF_COMMANDS = {
     "The embeddings of TTT-Moshi cannot be resized": "transformers' method, which no command calls",
     "trainable_only=True, but": "save_pretrained in Python; push_to_hub.py has the option",
+    "The model was quantized when it was loaded": "save_pretrained in Python; push_to_hub.py has the option",
     "stream from init_state(batch_size)": "a call in Python",
     'user_stream="silence" needs silence_codes': "a key of the model's configuration",
     "its configuration names no text_tokenizer": "a key of the model's configuration",
