@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .online import OnlineTokens, SlowLayer, features, unit_features
 
-_CHUNK_FRAMES = 64
+_CHUNK_FRAMES = 32
 
 
 class Learned(NamedTuple):
