@@ -65,8 +65,7 @@ class TTTConfig(StrictConfig):
             `step="online"` per head and frame; `"none"` keeps all of it.
         initial_retention: Initial value of that factor over `mini_batch_size` frames; over 16 frames, 0.998 halves what
             was learned in 7 minutes.
-        output_bias: Whether the last inner layer has a bias. With `step="online"` it follows the mean of the values
-            within `centering_horizon_frames`, and without such a horizon there is none.
+        output_bias: Whether the last inner layer has a bias. Unused with `step="online"`.
         key_convolution_width: Frames that a key and a query span: a causal convolution per channel. 1 for none.
         key_convolution_init: Start of that convolution, the same for keys and queries: `"random"` binds the frames into
             one key, `"identity"` starts as the last frame alone.

@@ -38,14 +38,13 @@ class FrontEndState(StreamState):
     Args:
         queries, keys: the last centred projections, `[B, H', W - 1, F]` and `[B, H', W - 1 + L, F]` of the H' heads
             with convolution and lag, the newest last.
-        mean: the running mean of the keys `[B, H, F]`; `value_mean` that of the values, 0 where values have none.
-        frames: `[B]` int64, frames in the means, at most their horizon.
+        mean: the running mean of the keys `[B, H, F]`.
+        frames: `[B]` int64, frames in the mean, at most its horizon.
     """
 
     queries: Tensor
     keys: Tensor
     mean: Tensor
-    value_mean: Tensor
     frames: Tensor
 
 
@@ -100,7 +99,6 @@ class FrontEnd(nn.Module):
             queries=zeros(heads, before, self.head_dim),
             keys=zeros(heads, before + self.span.lag, self.head_dim),
             mean=zeros(self.num_heads, self.head_dim),
-            value_mean=zeros(self.num_heads, self.head_dim),
             frames=torch.zeros(batch_size, dtype=torch.int64, device=device),
         )
 
@@ -122,13 +120,7 @@ def spanning(
         frames = (frames + length).clamp_max(span.horizon_frames)
     same = span.same_frame_heads
     queries, keys = (torch.cat([before, x[:, same:]], dim=2) for before, x in ((state.queries, q), (state.keys, k)))
-    after = FrontEndState(
-        queries[:, :, length:].clone(),
-        keys[:, :, length:].clone(),
-        mean.clone(),
-        state.value_mean.clone(),
-        frames.clone(),
-    )
+    after = FrontEndState(queries[:, :, length:].clone(), keys[:, :, length:].clone(), mean.clone(), frames.clone())
     if weights:
         queries, keys = (convolved(x, weight, length) for x, weight in zip((queries, keys), weights, strict=True))
     else:

@@ -1,11 +1,8 @@
 """Online test-time training as a learner of a TTT layer, and its control without inner steps.
 
 `OnlineLearner` puts gates and parameters around the plain tensors of `online.py` and `delta_rule.py`. The answer leaves
-at its own size, times one trained factor per channel: S of a fresh memory is silent, and so is one asked for what it
-never heard. With `output_bias` the inner model is f(x; S, m) = S^T phi(x) + m, whose bias m is the running mean of the
-values (a gradient step of size 1 / min(t, horizon) on 1/2 ||m - v_t||^2), and S learns what differs from it:
-
-    S_t = a_t S_{t-1} + b_t phi(k_t) (v_t - m_t - a_t S_{t-1}^T phi(k_t))^T;   z_t = s (S_t^T phi(q_t) + s' m_t)
+at its own size, times one trained factor per channel: a fresh memory is silent, and so is one asked for what it never
+heard.
 
 Legend: B batch, H heads, T frames, F head width, I width of the features, R gates per head.
 """
@@ -23,7 +20,7 @@ from transformers import initialization as init
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
 from .delta_rule import delta_rule
-from .front_end import FrontEnd, FrontEndState, Span, running_mean, spanning
+from .front_end import FrontEnd, FrontEndState, Span, spanning
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
 from .online import OnlineTokens, SlowLayer, unit_features
 from .projections import InnerParameters, fp32, inner_dtype
@@ -103,8 +100,6 @@ class OnlineLearner(_SlowFeatures):
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__(num_heads, head_dim, ttt_config)
         self.write_bias = nn.Parameter(torch.empty(num_heads))
-        if ttt_config.output_bias and ttt_config.centering_horizon_frames:
-            self.mean_scale = nn.Parameter(torch.empty(num_heads, head_dim))
         if ttt_config.forget == "learned":
             self.decay_bias = nn.Parameter(torch.empty(num_heads))
             self.log_decay_scale = nn.Parameter(torch.empty(num_heads))
@@ -115,8 +110,6 @@ class OnlineLearner(_SlowFeatures):
         """A retention of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
         super().reset_parameters()
         init.constant_(self.write_bias, _INITIAL_WRITE_LOGIT)
-        if hasattr(self, "mean_scale"):
-            init.ones_(self.mean_scale)
         if self.config.forget == "learned":
             decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
             init.constant_(self.decay_bias, math.log(math.expm1(decay)))  # the inverse of softplus
@@ -165,8 +158,7 @@ class OnlineLearner(_SlowFeatures):
         tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
         weights = () if self.front_end is None else self.front_end.convolutions()
-        mean_scale = (fp32(self.mean_scale),) if hasattr(self, "mean_scale") else ()
-        parameters = (*weights, *(x for layer in self.slow_layers() for x in layer), *mean_scale)
+        parameters = (*weights, *(x for layer in self.slow_layers() for x in layer))
         before = tuple(state.named_tensors().values())
         answers, after = walk(
             partial(_step, None if self.front_end is None else self.front_end.span),
@@ -187,10 +179,6 @@ class OnlineLearner(_SlowFeatures):
             q, k, _ = self.front_end(tokens.q, tokens.k, before.front_end)
             before_cosine, after_cosine = key_cosine(tokens.k), key_cosine(k)
             tokens = tokens._replace(q=q, k=k)
-            start, span = before.front_end, self.front_end.span
-            if hasattr(self, "mean_scale") and start is not None:
-                means = running_mean(tokens.v, start.value_mean, start.frames, span.horizon_frames)
-                tokens = tokens._replace(v=tokens.v - means)
         errors, phi = delta_rule(slow, tokens, before.fast_weights).errors, unit_features(tokens.k, slow)
         left = errors * (1 - tokens.write * phi.square().sum(-1))[..., None]
         others = unit_features(tokens.k.roll(self.head_dim // 2, dims=-1), slow)
@@ -224,21 +212,16 @@ def _step(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One segment of `recomputation.walk`: the front end, where there is one, then the rule."""
     tokens, before, num_weights = OnlineTokens(*frames), _state(state), 0
-    front_end, means = None, None
+    front_end = None
     if span is not None and before.front_end is not None:
         num_weights = 2 if span.width > 1 else 0
         q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, parameters[:num_weights], span)
         tokens = tokens._replace(q=q, k=k)
-        if (len(parameters) - num_weights) % 2:  # the last one is the scale of the mean
-            means = running_mean(tokens.v, before.front_end.value_mean, before.front_end.frames, span.horizon_frames)
-            tokens = tokens._replace(v=tokens.v - means)
-            front_end = replace(front_end, value_mean=means[:, :, -1].clone())
-    slow = parameters[num_weights : len(parameters) - (means is not None)]
+    slow = parameters[num_weights:]
     layers = [SlowLayer(weight, bias) for weight, bias in zip(slow[::2], slow[1::2], strict=True)]
     learned = delta_rule(layers, tokens, before.fast_weights)
     after = OnlineState(learned.fast_weights, front_end)
-    answers = learned.answers if means is None else learned.answers + means * parameters[-1][:, None]
-    return answers, tuple(after.named_tensors().values())
+    return learned.answers, tuple(after.named_tensors().values())
 
 
 @dataclass

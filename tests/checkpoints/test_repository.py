@@ -152,6 +152,6 @@ def test_a_trained_part_needs_its_base(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the trained part names no base model. Give base_model_name_or_path"):
         opened(part)
     with pytest.raises(
-        ValueError, match="holds the trained part of a model alone, and its base '/no/base' cannot be op"
+        ValueError, match="holds only the trained part of a model, and its base '/no/base' cannot be op"
     ):
         opened(part, "/no/base")

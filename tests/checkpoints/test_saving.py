@@ -58,7 +58,7 @@ def test_the_trained_part_is_put_back_over_its_base(tmp_path: Path, lm_model: An
     assert torch.equal(text_logits(load(tmp_path / "next")), text_logits(again))
     (base / "model.safetensors").unlink()
     with pytest.raises(
-        ValueError, match="holds the trained part of a model alone, and its base .*base' cannot be opened"
+        ValueError, match="holds only the trained part of a model, and its base .*base' cannot be opened"
     ):
         load(part)
     moved = save_kyutai(tmp_path / "moved", lm_model)

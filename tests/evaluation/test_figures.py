@@ -9,6 +9,12 @@ import pytest
 from hf_moshi_ttt.evaluation.figures import remove_panels, saved_figure
 
 
+@pytest.fixture(autouse=True)
+def no_figures_of_other_tests() -> None:
+    """Tests of pictures keep figures open to look at them."""
+    plt.close("all")
+
+
 def test_a_figure_is_saved_in_its_size_and_closed(tmp_path: Path) -> None:
     with saved_figure(tmp_path / "a.png", 2, 3, (2, 1.5)) as (figure, panels):
         assert panels.shape == (2, 3) and list(figure.get_size_inches()) == [6, 3]
