@@ -1,6 +1,6 @@
 """Index a folder of audio: a JSON line a file with its `path`, relative to the index, and `duration` in seconds.
 
-The same as `hf-moshi-ttt index`.
+The same as `hf-moshi-ttt index`. Links that lead out of the folder need `--data-dir`.
 """
 
 import sys
