@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", default=MIMI, help="name or path of the codec to look for (%(default)s)")
     parser.add_argument("--text-tokenizer", default=KYUTAI_TOKENIZER, help="SentencePiece model (%(default)s)")
     parser.add_argument("--corpus", help="index (.jsonl) whose codes must fit on the disk")
+    parser.add_argument("--data-dir", help="folder that the corpus's audio must lie in, links followed (the index's own)")
     parser.add_argument("--folder", type=Path, default=Path(), help="folder whose disk is looked at (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prints the table."""
     rows = [*versions(), *machine(), codec(arguments.codec), tokenizer(arguments.text_tokenizer), *optional()]
-    rows.append(disk(arguments.folder, arguments.corpus))
+    rows.append(disk(arguments.folder, arguments.corpus, arguments.data_dir))
     if arguments.json:
         print(json.dumps({"rows": [row._asdict() for row in rows], "next": next_step(rows)}, indent=1))
         return
@@ -150,8 +151,16 @@ def _on_the_hub(what: str, repository: str, filename: str, remedy: str) -> Row:
     return Row(what, "ok", f"{repository}: on the Hub")
 
 
-def disk(folder: Path, corpus: str | None) -> Row:
-    """Free space, and what the codes of a corpus need."""
+def disk(folder: Path, corpus: str | None, data_dir: str | None = None) -> Row:
+    """Free space, and what the codes of a corpus need.
+
+    Args:
+        corpus: its index; None for no corpus.
+        data_dir: the folder that its audio must lie in, None for the index's own.
+
+    Raises:
+        ValueError: bad index, or no line of it can be used.
+    """
     existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if corpus is None:
@@ -160,7 +169,10 @@ def disk(folder: Path, corpus: str | None) -> Row:
     from ..data.bad_files import BadFiles
     from ..data.index import read_index
 
-    duration_sec = sum(entry["duration"] for entry in read_index(corpus, BadFiles()))
+    bad = BadFiles()
+    entries = read_index(corpus, bad, data_dir)
+    bad.require_few(len(entries) + len(bad.reasons))
+    duration_sec = sum(entry["duration"] for entry in entries)
     needed = int(duration_sec * _CODES_BYTES_PER_SEC)
     found = f"{_gib(free)} free in {existing}, {_gib(needed)} for {duration_sec / 3600:,.1f} hours"
     return Row("disk", "ok" if needed < free else "short", found, "" if needed < free else "--folder on a larger disk")

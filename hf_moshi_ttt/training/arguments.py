@@ -55,7 +55,7 @@ class DataArguments:
 
     train_codes: str | dict[str, float | int] = field(
         metadata={
-            "help": "Folder of encoded recordings (scripts/prepare_data.py), a dataset of them on the Hub, or a "
+            "help": "Folder of encoded recordings (hf-moshi-ttt prepare), a dataset of them on the Hub, or a "
             "mixture of several as {folder: fraction of the time}."
         }
     )
@@ -229,7 +229,7 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
         own = sorted(set().union(*names.values()) - {item.name for item in fields(TrainingArguments)})
         raise ValueError(f"Unknown settings {unknown}. Known: {', '.join(own)}, and transformers' TrainingArguments.")
     if "train_codes" not in settings:
-        raise ValueError("train_codes is missing: the folder of encoded recordings (scripts/prepare_data.py).")
+        raise ValueError("train_codes is missing: the folder of encoded recordings (hf-moshi-ttt prepare).")
     chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in SETTINGS]
     typed = [typed_values(kind, values) for kind, values in zip(SETTINGS, chosen, strict=True)]
     if isinstance(section := typed[0].get("config"), dict):

@@ -58,7 +58,7 @@ def test_unknown_settings_are_refused_with_the_known_ones(tmp_path: Path) -> Non
 
 def test_the_training_data_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"train_codes is missing: the folder of encoded recordings \(scripts/prepare_"
+        ValueError, match=r"train_codes is missing: the folder of encoded recordings \(hf-moshi-ttt prep"
     ):
         parse_settings({"preset": "tiny", "output_dir": str(tmp_path)})
 
