@@ -197,7 +197,8 @@ def paired_differences(model: Sequence[Heard], other: Sequence[Heard]) -> dict[s
             continue
         found[f"{name}_difference"] = float(difference)
         interval = over_conversations(
-            len(model), lambda chosen, s=statistic, v=values: s(v[0], chosen) - s(v[1], chosen)  # type: ignore[misc]
+            len(model),
+            lambda chosen, s=statistic, v=values: s(v[0], chosen) - s(v[1], chosen),  # type: ignore[misc]
         )
         found |= {} if interval is None else {f"{name}_difference_interval": interval}
     return found
