@@ -126,7 +126,9 @@ def _of_codes(arguments: argparse.Namespace) -> dict[str, Any]:
             sweep = _sweep(
                 lambda bias, m=model, p=processor: hear_model(m, p, corpus, setup, _sampling(m, bias)), biases
             )
-        heard[name] = hear_model(model, processor, corpus, setup, _sampling(model, biases[0] if biases else None))
+        heard[name] = hear_model(
+            model, processor, corpus, setup, _sampling(model, biases[0] if len(biases) == 1 else None)
+        )
     results = {"conversations": [rows[place]["path"] for place in range(count)], **compare_models(heard, human)}
     first = {"human": human[0], **{name: one[0] for name, one in heard.items()}}
     plot_conversation(first, arguments.output / "conversation.png", f"{rows[0]['path']}: the same user for everybody")

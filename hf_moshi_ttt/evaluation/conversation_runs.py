@@ -40,8 +40,8 @@ class Corpus:
         if not self.codes_KT or any(len(codes) != expected for codes in self.codes_KT):
             rows = sorted({len(codes) for codes in self.codes_KT})
             raise ValueError(
-                f"The recordings have {rows} rows of codes, but conversations have {expected} (text, Moshi's voice, the "
-                "user's) and at least one is needed: encode a two-channel corpus (hf-moshi-ttt prepare)."
+                f"The recordings have {rows} rows of codes, but conversations have {expected} (text, Moshi's voice, "
+                "the user's) and at least one is needed: encode a two-channel corpus (hf-moshi-ttt prepare)."
             )
 
     def users(self) -> list[np.ndarray]:

@@ -64,7 +64,7 @@ def seeded(sampling: Sampling, device: torch.device, *parts: object) -> Sampling
 
 
 def heard_sound(codec: Any, codes_KT: np.ndarray, delay_frames: int) -> np.ndarray:
-    """What a listener hears of codes `[1 + Q, T]`: samples `[T * 1920]`, silence first, the last frames not yet heard."""
+    """What a listener hears of codes `[1 + Q, T]`: samples `[T * 1920]` that begin with the delay's silence."""
     samples = decode_codes(codec, codes_KT[1:])
     length = codes_KT.shape[1] * FRAME_SAMPLES
     return np.concatenate([np.zeros(delay_frames * FRAME_SAMPLES, np.float32), samples])[:length]

@@ -3,20 +3,20 @@
 Lin et al. 2025, arXiv 2503.04721 and 2507.23159; thresholds and windows as in the evaluation scripts of
 github.com/DanielLin94144/Full-Duplex-Bench. Which question a folder asks is known by its files:
 
-| task           | known by           | scored                                                                          |
-| -------------- | ------------------ | ------------------------------------------------------------------------------- |
-| `pause`        | `pause.json`       | takeover anywhere in the output                                                 |
-| `turn_taking`  | `turn_taking.json` | takeover; delay from the end of the user's turn, the first time stamp           |
-| `interruption` | `interrupt.json`   | takeover after the interruption, its second time stamp; delay from there        |
-| `backchannel`  | "backchannel" in the folder's name | takeover, backchannels a second, Jensen-Shannon distance to listeners |
-| v1.5           | `metadata.json`    | with the overlap's two time stamps: stop delay, response delay                   |
+| task           | known by           | scored                                                                 |
+| -------------- | ------------------ | ---------------------------------------------------------------------- |
+| `pause`        | `pause.json`       | takeover anywhere in the output                                        |
+| `turn_taking`  | `turn_taking.json` | takeover; delay from the end of the user's turn, the first time stamp  |
+| `interruption` | `interrupt.json`   | takeover after the interruption, its second time stamp; delay from it  |
+| `backchannel`  | name of the folder | takeover, backchannels a second, Jensen-Shannon distance to listeners  |
+| `overlap`      | `metadata.json`    | v1.5, with the overlap's two time stamps: stop delay, response delay   |
 
 A takeover is speech whose first and last word are 1 s or more apart, or of more than 3 words; without words, voice
 activity gives the span. In the backchannel task it is any segment of 1 s or more or of more than 2 words. Their script
-for this task differs in three points: the last segment decides alone, segments of up to 3 s count as backchannels, and a
-`wav` is read as 16 kHz whatever its rate, which makes segments of 24 kHz half as long again. In v1.5 the model's speech
-is joined over silences of 0.5 s, as there; a stop delay runs from the overlap's start to the end of the speech that it
-met, where that ends during the overlap. Their script lists every overlap of a file instead, wherever it lies.
+for this task differs in three points: the last segment decides alone, segments of up to 3 s count as backchannels, and
+a `wav` is read as 16 kHz whatever its rate, which makes segments of 24 kHz half as long again. In v1.5 the model's
+speech is joined over silences of 0.5 s, as there; a stop delay runs from the overlap's start to the end of the speech
+that it met, where that ends during the overlap. Their script lists every overlap of a file instead, wherever it lies.
 """
 
 import json
@@ -46,7 +46,7 @@ class BenchItem:
 
     Args:
         subset: the folder above it, such as `candor_pause_handling`.
-        task: one of the docstring's, `"overlap"` for v1.5, None where the files name none.
+        task: one of the table's, None where the files name none.
         times_sec: the annotation's time stamps.
     """
 

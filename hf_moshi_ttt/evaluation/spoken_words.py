@@ -43,7 +43,7 @@ def words_of_text_row(text_T: np.ndarray, tokenizer: Any, silent_ids: Sequence[i
 
 
 def write_transcript(words: Sequence[Word], path: Path) -> None:
-    """Writes words as the benchmark's scripts read them: `{"text", "chunks": [{"text", "timestamp": [start, end]}]}`."""
+    """Writes words in the benchmark's form, `{"text", "chunks": [{"text", "timestamp": [start, end]}]}`."""
     chunks = [{"text": word.text, "timestamp": [word.start_sec, word.end_sec]} for word in words]
     content = {"text": " ".join(word.text for word in words), "chunks": chunks}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")

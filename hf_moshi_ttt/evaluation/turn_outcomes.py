@@ -3,15 +3,15 @@
 The chances follow from the user's channel, so a model and a human are judged at the same ones. The thresholds are those
 of Full-Duplex-Bench (Lin et al. 2025, arXiv 2503.04721 and 2507.23159, and its evaluation scripts):
 
-| word              | meaning                                                                                      |
-| ----------------- | -------------------------------------------------------------------------------------------- |
-| utterance         | the model's speech with silences of up to 0.5 s filled                                       |
-| backchannel       | an utterance below 1 s and of at most 2 words, where words are known, while the other has the turn |
-| takeover          | an utterance of 1 s or more, or of more than 3 words                                          |
-| turn of the user  | speech with silences below 1 s filled                                                        |
-| pause             | a silence of more than 0.2 s inside a user's turn                                            |
-| turn end          | the end of a user's turn with 1 s of the user's silence after it                             |
-| interruption      | a user's turn of 1 s or more that begins while the model speaks                               |
+| word             | meaning                                                                                  |
+| ---------------- | ---------------------------------------------------------------------------------------- |
+| utterance        | the model's speech with silences of up to 0.5 s filled                                   |
+| backchannel      | an utterance below 1 s, of at most 2 words if known, that begins inside the user's turn  |
+| takeover         | an utterance of 1 s or more, or of more than 3 words                                     |
+| turn of the user | speech with silences below 1 s filled                                                    |
+| pause            | a silence of more than 0.2 s inside a user's turn                                        |
+| turn end         | the end of a user's turn with 1 s of the user's silence after it                         |
+| interruption     | a user's turn of 1 s or more that begins while the model speaks                          |
 
 At a pause the question is whether a takeover touches it. At a turn end the response is the first takeover that ends
 after it, up to the user's next turn and at most 5 s; its delay is 0 where it began before, as in the benchmark. An

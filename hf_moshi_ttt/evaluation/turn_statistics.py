@@ -1,4 +1,4 @@
-"""Rates with Wilson intervals, delays with median, 90th percentile and a bootstrap over conversations, paired differences.
+"""Rates with Wilson intervals; delays with median, 90th percentile and a bootstrap over conversations.
 
 A Wilson interval treats events as independent. The bootstrap resamples whole conversations, since delays of one
 conversation are alike. What has no event has no number.
@@ -60,9 +60,7 @@ def over_conversations(count: int, statistic: Callable[[np.ndarray], float]) -> 
     """
     if count < 2:
         return None
-    found = stats.bootstrap(
-        (np.arange(count),), lambda chosen: statistic(chosen.astype(int)), n_resamples=RESAMPLES, vectorized=False,
-        confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0),
-    )  # fmt: skip
-    low, high = (float(side) for side in found.confidence_interval)
-    return None if np.isnan(low) or np.isnan(high) else [low, high]
+    draws = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+    values = np.array([statistic(chosen) for chosen in draws])
+    tail = (1 - CONFIDENCE) / 2
+    return None if np.isnan(values).any() else np.quantile(values, [tail, 1 - tail]).tolist()

@@ -56,7 +56,8 @@ def _draw_conversation(axes: Axes, heard: Heard, name: str, span_sec: tuple[floa
             "", xy=(start, _ROWS["model"] - _HEIGHT / 2), xytext=(end, _ROWS["user"] + _HEIGHT / 2),
             arrowprops={"arrowstyle": "->", "color": "black", "linewidth": 0.8},
         )  # fmt: skip
-        axes.text((start + end) / 2, 0.5, f" {start - end:.2f} s", fontsize="x-small", ha="left", va="center")
+        box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}
+        axes.text((start + end) / 2, 0.5, f"{start - end:.2f} s", fontsize="small", ha="center", va="center", bbox=box)
     _write_words(axes, heard, span_sec)
     axes.set(xlim=span_sec, ylim=(-0.5, 1.75), yticks=list(_ROWS.values()), yticklabels=["user", name])
     axes.grid(axis="x")
@@ -67,7 +68,7 @@ def _within(intervals_N2: np.ndarray, span_sec: tuple[float, float]) -> np.ndarr
 
 
 def _answers(heard: Heard) -> np.ndarray:
-    """From the end of each of the user's turns to the model's next start, `[N, 2]`, where the model was silent there."""
+    """From each end of the user's turns to the model's next start, `[N, 2]`, where the model was silent at that end."""
     turns = joined(heard.user_N2, TURN_SILENCE_SEC)
     spoken = inter_pausal_units(heard.model_N2)
     found = []
@@ -87,7 +88,7 @@ def _write_words(axes: Axes, heard: Heard, span_sec: tuple[float, float]) -> Non
     shown = [word for word in heard.words if span_sec[0] <= word.start_sec < span_sec[1]]
     for place, word in enumerate(shown):
         height = _ROWS["model"] + _HEIGHT / 2 + (0.05, 0.22, 0.39)[place % 3]
-        axes.text(word.start_sec, height, word.text, fontsize="xx-small", clip_on=True)
+        axes.text(word.start_sec, height, word.text, fontsize="x-small", clip_on=True)
 
 
 def plot_sweep(points: Sequence[dict[str, Any]], path: str | Path, human: dict[str, Any] | None = None) -> None:
