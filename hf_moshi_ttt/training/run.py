@@ -23,6 +23,7 @@ from ..data.codes import Provenance, load_codes, require_same_codec
 from ..data.collator import MoshiTTTCollator
 from ..data.compatibility import require_codes_of_model
 from ..data.segments import SegmentDataset
+from ..evaluation.conversation_runs import Corpus
 from ..evaluation.training_metrics import LongContextCallback
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from .arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments, parse_settings
@@ -32,6 +33,7 @@ from .parameter_groups import count_parameters, parameter_groups
 from .resumption import Start, course_settings, plan_start, require_parts, require_same_course, weights_of
 from .run_files import MetricsFile, write_run
 from .trainer import MoshiTTTTrainer
+from .turn_taking_callback import TurnTakingCallback
 
 logger = logging.get_logger(__name__)
 
@@ -246,6 +248,10 @@ def build_trainer(
     if held_out is not None and (every_steps := args.eval_long_context_steps) is not None:
         recordings, silence = list(held_out["codes"]), provenance.silence_codes
         trainer.add_callback(LongContextCallback(trainer, recordings, every_steps, silence_codes=silence))
+    if held_out is not None and (every_steps := args.eval_turn_taking_steps) is not None:
+        count = min(args.eval_turn_taking_conversations, len(held_out))
+        corpus = Corpus([held_out[place]["codes"] for place in range(count)], provenance.silence_codes)
+        trainer.add_callback(TurnTakingCallback(trainer, corpus, every_steps))
     return trainer
 
 
