@@ -128,12 +128,12 @@ class Connection:
 
     def _hear(self, message: bytes) -> None:
         """Audio to the engine; without a row it is decoded, since an Ogg stream goes on, and dropped."""
-        for samples in self.protocol.audio(message):
-            self.pace.on_audio(len(samples))
-            if self.seat is not None:
-                skipped = min(self.samples_to_skip, len(samples))
-                self.samples_to_skip -= skipped
-                self.shared.engine.hear(self.seat, samples[skipped:])
+        samples = self.protocol.audio(message)
+        self.pace.on_audio(len(samples))
+        if self.seat is not None:
+            skipped = min(self.samples_to_skip, len(samples))
+            self.samples_to_skip -= skipped
+            self.shared.engine.hear(self.seat, samples[skipped:])
 
     def _take_command(self, text: str) -> None:
         command = self.protocol.command(text)

@@ -160,7 +160,8 @@ class Engine:
                 self._answer({row: frame})
             return
         for row, frame in heard.items():
-            self._deliver(row, frame, result)
+            if not self._stopping:
+                self._deliver(row, frame, result)
 
     def _step(self, heard: dict[int, Heard]) -> "SessionFrame":
         samples_BN = np.zeros((self.session.num_rows, self.session.frame_samples), dtype=np.float32)

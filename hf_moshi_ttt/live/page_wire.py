@@ -9,7 +9,6 @@ client's first is `{"type": "hello", "sample_rate_hz": 24000}`.
 
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ class PageProtocol:
     def __init__(self, sample_rate_hz: int) -> None:
         self.sample_rate_hz = sample_rate_hz
 
-    def audio(self, message: bytes) -> Iterator[np.ndarray]:
+    def audio(self, message: bytes) -> np.ndarray:
         """Samples `[any]` float32 of a message.
 
         Raises:
@@ -52,7 +51,7 @@ class PageProtocol:
         """
         if not message or len(message) % 2:
             raise SessionEnded(MALFORMED, "Audio is 16-bit samples.")
-        yield np.frombuffer(message, dtype="<i2").astype(np.float32) / _SCALE
+        return np.frombuffer(message, dtype="<i2").astype(np.float32) / _SCALE
 
     def command(self, text: str) -> dict[str, Any]:
         """A command with exactly its own fields.

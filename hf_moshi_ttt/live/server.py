@@ -7,6 +7,7 @@ files are read once, by the names written here.
 import asyncio
 import importlib.resources
 import logging
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,9 @@ HEADERS = {
     "Cache-Control": "no-cache",
     "Server": "hf-moshi-ttt",
 }
+_SEND_BUFFER_BYTES = 65536
+_CUT_OFF_SEC = 0.2  # for handlers that a stop cuts off
 _ALIVE_SEC = 10.0  # without a tick; the longest step that is not taken for a standstill
-_STOP_SEC = 3.0  # for sessions to save and close; with the engine's second below the 5 seconds of a stop
 logger = logging.getLogger(__name__)
 
 
@@ -98,7 +100,7 @@ class LiveServer:
         self._app = web.Application(middlewares=[self._check], client_max_size=limits.message_bytes)
         self._add_routes()
         self._strangers: set[object] = set()  # connections without a request so far
-        self._is_stopping = False
+        self.is_stopping = False
 
     def _add_routes(self) -> None:
         self._app.on_response_prepare.append(_add_headers)
@@ -119,7 +121,7 @@ class LiveServer:
         Raises:
             OSError: the address cannot be listened on.
         """
-        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=_CUT_OFF_SEC)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._protocol, address.host, address.port, ssl=address.tls)
@@ -127,18 +129,23 @@ class LiveServer:
         self.shared.engine.start()
         await asyncio.wrap_future(self.shared.engine.call(_warm_up))
 
-    async def stop(self) -> None:
-        """Lets sessions save, ends them, and stops listening; within 5 seconds."""
-        self._is_stopping = True
+    async def stop(self, within_sec: float = 4.0) -> None:
+        """Lets sessions save, ends them, and stops listening.
+
+        Args:
+            within_sec: the most that it takes; then sessions are cut off and a step under way is left behind.
+        """
+        loop = asyncio.get_running_loop()
+        self.is_stopping = True
         self._server.close()
         for connection in list(self.connections):
             connection.end(SessionEnded(STOPPING))
-        deadline = asyncio.get_running_loop().time() + _STOP_SEC
-        while self.connections and asyncio.get_running_loop().time() < deadline:
+        deadline_sec = loop.time() + 0.7 * within_sec
+        while self.connections and loop.time() < deadline_sec:
             await asyncio.sleep(0.02)
         if self.connections:
             logger.error("%d sessions did not end in time and are cut off.", len(self.connections))
-        if not await asyncio.to_thread(self.shared.engine.stop, 1.0):
+        if not await asyncio.to_thread(self.shared.engine.stop, 0.15 * within_sec):
             logger.error("The engine is still in a step and is left behind.")
         await self._runner.cleanup()
 
@@ -178,29 +185,31 @@ class LiveServer:
 
     async def _talk(self, request: web.Request, protocol: ChatProtocol | PageProtocol) -> web.StreamResponse:
         owner = self.gate.owner(request.headers)
-        if self._is_stopping:
+        if self.is_stopping:
             raise Refused(503, STOPPING.text)
         # Without compression: a small message that unpacks to a large one would pass the bound.
-        socket = web.WebSocketResponse(
+        channel = web.WebSocketResponse(
             max_msg_size=self.limits.message_bytes,
             heartbeat=self.limits.heartbeat_sec,
             timeout=0.5,
             protocols=[SUBPROTOCOL],
             compress=False,
         )
-        if not socket.can_prepare(request).ok:
+        if not channel.can_prepare(request).ok:
             raise Refused(426, "This address speaks WebSocket.")
-        await socket.prepare(request)
-        connection = Connection(self.shared, socket, protocol, owner)
+        await channel.prepare(request)
+        transport = request.transport
+        _bound_send_buffer(transport)
+        connection = Connection(self.shared, channel, protocol, owner)
         self.connections.add(connection)
         try:
             ending = await connection.run()
             logger.info("A session ended: %s.", ending.code)
         finally:
             self.connections.discard(connection)
-            if request.transport is not None and not socket.closed:
-                request.transport.abort()
-        return socket
+            if transport is not None:
+                transport.abort()  # goodbye has been said; a mere close would wait for a client that does not read
+        return channel
 
     async def _access(self, request: web.Request) -> web.Response:
         """Whether a token is let in, since a browser hides why a WebSocket was refused."""
@@ -210,10 +219,10 @@ class LiveServer:
         return web.json_response({**rates, "saves_memories": self.shared.store is not None})
 
     async def _health(self, request: web.Request) -> web.Response:
-        is_alive = self.shared.engine.is_alive(_ALIVE_SEC) and not self._is_stopping
+        is_alive = self.shared.engine.is_alive(_ALIVE_SEC) and not self.is_stopping
         rows = self.shared.rows
         numbers = {"sessions": rows.num_taken, "rows": rows.num_rows, "queue": rows.num_waiting}
-        status = "stopping" if self._is_stopping else "ok" if is_alive else "the engine stands still"
+        status = "stopping" if self.is_stopping else "ok" if is_alive else "the engine stands still"
         return web.json_response({"status": status, **numbers}, status=200 if is_alive else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -227,6 +236,13 @@ class _CutOff(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         transport.abort()
+
+
+def _bound_send_buffer(transport: asyncio.BaseTransport | None) -> None:
+    """A client that does not read is found after some seconds of sound, not after the kernel's megabytes."""
+    connected = transport.get_extra_info("socket") if transport is not None else None
+    if connected is not None:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
 
 def _page_handler(text: str, content_type: str):  # type: ignore[no-untyped-def]

@@ -6,7 +6,6 @@ one byte, the first frame of the client's audio is not given to the model, and k
 """
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import sphn
@@ -15,7 +14,6 @@ from .endings import CORRUPT, MALFORMED, Ending, SessionEnded
 from .frames import Answer
 
 HANDSHAKE, AUDIO, TEXT, METADATA, ERROR = 0, 1, 2, 4, 5
-_SLICE_BYTES = 512  # a page of this size holds at most 255 packets, so a slice decodes to seconds, not to hours
 
 
 class OpusInput:
@@ -30,22 +28,20 @@ class OpusInput:
         self.reader = sphn.OpusStreamReader(sample_rate_hz)
         self.unheard_bytes, self.waiting_bytes = unheard_bytes, 0
 
-    def samples(self, payload: bytes) -> Iterator[np.ndarray]:
-        """Samples `[any]` float32 of some bytes, in parts, so that a reader can stop a stream that decodes to too much.
+    def samples(self, payload: bytes) -> np.ndarray:
+        """Samples `[any]` float32 of some bytes of the stream: at most 5 seconds, which is all that sphn takes at once.
 
         Raises:
             SessionEnded: no Ogg Opus.
         """
-        for start in range(0, len(payload), _SLICE_BYTES):
-            part = payload[start : start + _SLICE_BYTES]
-            try:
-                samples = self.reader.append_bytes(part)
-            except ValueError as error:
-                raise SessionEnded(CORRUPT) from error
-            self.waiting_bytes = 0 if samples.size else self.waiting_bytes + len(part)
-            if self.waiting_bytes > self.unheard_bytes:
-                raise SessionEnded(CORRUPT)
-            yield samples
+        try:
+            samples = self.reader.append_bytes(payload)
+        except ValueError as error:
+            raise SessionEnded(CORRUPT) from error
+        self.waiting_bytes = 0 if samples.size else self.waiting_bytes + len(payload)
+        if self.waiting_bytes > self.unheard_bytes:
+            raise SessionEnded(CORRUPT)
+        return samples
 
 
 class ChatProtocol:
@@ -64,15 +60,15 @@ class ChatProtocol:
         self._input = OpusInput(sample_rate_hz, unheard_bytes)
         self._output = sphn.OpusStreamWriter(sample_rate_hz)
 
-    def audio(self, message: bytes) -> Iterator[np.ndarray]:
-        """Samples of a message, in parts; none for kinds other than audio, which are ignored.
+    def audio(self, message: bytes) -> np.ndarray:
+        """Samples `[any]` float32 of a message; none for kinds other than audio, which are ignored.
 
         Raises:
             SessionEnded: an empty message, or audio that cannot be decoded.
         """
         if not message:
             raise SessionEnded(MALFORMED, "It is empty.")
-        return self._input.samples(message[1:]) if message[0] == AUDIO else iter(())
+        return self._input.samples(message[1:]) if message[0] == AUDIO else np.zeros(0, dtype=np.float32)
 
     def command(self, text: str) -> dict[str, object]:
         """There are no messages of text.

@@ -27,7 +27,9 @@ def test_a_token_is_made_where_other_machines_reach_the_server() -> None:
     for token in ("short", "with spaces in the middle", "x" * 129):
         with pytest.raises(ValueError, match=rf"^A token of {len(token)} characters: give 16 to 128 of A-Z, a-z, 0-9,"):
             tokens_for("127.0.0.1", [token])
-    with pytest.raises(ValueError, match=r"^--host 0\.0\.0\.0 can be reached from other machines: a token is needed\.$"):
+    with pytest.raises(
+        ValueError, match=r"^--host 0\.0\.0\.0 can be reached from other machines: a token is needed\.$"
+    ):
         Gate("0.0.0.0", [])
 
 
@@ -75,7 +77,12 @@ def status(gate: Gate, **headers: str) -> int:
 
 def test_origins_and_names() -> None:
     local = Gate("127.0.0.1", [], ["https://friend.org"])
-    assert status(local, Host="localhost:8998") == status(local, Host="[::1]:8998") == status(local, Host="127.0.0.1") == 200
+    assert (
+        status(local, Host="localhost:8998")
+        == status(local, Host="[::1]:8998")
+        == status(local, Host="127.0.0.1")
+        == 200
+    )
     assert status(local, Host="evil.org:8998", Origin="http://evil.org:8998") == 421
     assert status(local, Host="") == 421
     assert status(local, Host="localhost:8998", Origin="http://localhost:8998") == 200

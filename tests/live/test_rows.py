@@ -32,7 +32,9 @@ def test_the_queue_is_first_come_first_served_and_tells_places() -> None:
         await settle()
         assert [client.row for client in (a, b, c, d, e)] == [0, 1, None, None, None]
         assert (rows.num_taken, rows.num_waiting) == (2, 3)
-        with pytest.raises(SessionEnded, match=r"^All rows are taken and the queue is full: try again later\.$") as late:
+        with pytest.raises(
+            SessionEnded, match=r"^All rows are taken and the queue is full: try again later\.$"
+        ) as late:
             await Client(rows).task
         assert late.value.ending is FULL
         b.leave.set()
