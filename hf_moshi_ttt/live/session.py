@@ -57,7 +57,7 @@ class MoshiTTTSession:
         model: in evaluation mode; its weights must not change while a session runs.
         processor: the model's own, whose codec must be loaded where it shall run.
         batch_size: B.
-        sampling: how codes are drawn; Kyutai's temperatures if None. Its generator is not used.
+        sampling: how codes are drawn, as the model's `generation_config` says if None. Its generator is not used.
         seeds: of each row's own draws; 0 to B - 1 if None.
         diagnostics: whether the strength of writes is measured, which costs about a tenth of a frame's time.
 
@@ -86,7 +86,8 @@ class MoshiTTTSession:
         if any(module.training for module in (model, processor.codec)):
             raise ValueError("The model is in training mode: call model.eval() first.")
         self.model, self.processor, self.seeds = model, processor, seeds
-        self.sampling, self.diagnostics = sampling or Sampling(), diagnostics
+        self.sampling = sampling or Sampling.from_generation_config(model.generation_config)
+        self.diagnostics = diagnostics
         self.num_rows, self.num_codebooks = batch_size, model.config.num_codebooks
         self.codec = open_codec_stream(processor.codec, batch_size, self.num_codebooks)
         self.state: MoshiTTTState = model.init_state(batch_size)

@@ -48,6 +48,11 @@ def test_greedy_tokens_are_those_of_lmgen(plain: MoshiTTTForConditionalGeneratio
     assert len({tuple(frame.codes_BQ[0].tolist()) for frame in ours}) > FRAMES / 2  # it does not repeat itself
 
 
+def test_codes_are_drawn_as_the_model_says(open_session: OpenSession) -> None:
+    session = open_session()
+    assert session.sampling == Sampling.from_generation_config(session.model.generation_config) == Sampling()
+
+
 def test_what_is_said_is_the_sound_of_the_codes(open_session: OpenSession) -> None:
     """Silence before the first frame, then the codec's stream of the codes."""
     session = open_session(batch_size=1)
