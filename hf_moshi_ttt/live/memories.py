@@ -5,7 +5,6 @@ path. The folder of a token is a hash of it.
 """
 
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Callable
@@ -61,7 +60,7 @@ class MemoryStore:
         try:
             write(unfinished)
             self._require_size(unfinished)
-            os.replace(unfinished, path)
+            unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
         return name

@@ -22,7 +22,9 @@ from ..fixtures.bad_clients import BAD_CLIENTS, BadClient
 from ..fixtures.live_server import FRAME_SEC, PageClient, page_client, serving, url
 from ..fixtures.live_stand_in import BROKEN, FRAME_SAMPLES, StandInSession
 
-QUICK = Limits(queue=64, hello_sec=1.0, window_sec=2.0, ahead_sec=1.5, heartbeat_sec=1.5, messages_per_sec=60)
+QUICK = Limits(
+    queue=64, hello_sec=1.0, window_sec=2.0, ahead_sec=1.5, heartbeat_sec=1.5, messages_per_sec=60, outgoing=25
+)
 TOKEN, OTHER = "first-token-0123456789", "other-token-0123456789"
 
 
@@ -105,31 +107,36 @@ def test_kyutais_own_client_talks_to_it(monkeypatch: pytest.MonkeyPatch) -> None
         def print_lag(self) -> None: ...
 
     async def scene() -> None:
-        async with serving(StandInSession(1)) as server, aiohttp.ClientSession() as http:
-            async with http.ws_connect(url(server, "/api/chat")) as channel:
-                theirs = client.Connection(Printer(), channel, asyncio.get_running_loop())
-                running = asyncio.create_task(theirs.run())
-                await asyncio.sleep(0.1)
-                for frame in tone(12):
-                    theirs._in_stream.callback(frame[:, None], FRAME_SAMPLES, None, None)
-                heard = [await asyncio.to_thread(theirs._output_queue.get, True, 5) for _ in range(10)]
-                assert all(samples.shape == (FRAME_SAMPLES,) for samples in heard) and np.abs(heard[5]).max() > 0.2
-                await channel.close()
-                await running
+        async with (
+            serving(StandInSession(1)) as server,
+            aiohttp.ClientSession() as http,
+            http.ws_connect(url(server, "/api/chat")) as channel,
+        ):
+            theirs = client.Connection(Printer(), channel, asyncio.get_running_loop())
+            running = asyncio.create_task(theirs.run())
+            await asyncio.sleep(0.1)
+            for frame in tone(12):
+                theirs._in_stream.callback(frame[:, None], FRAME_SAMPLES, None, None)
+            heard = [await asyncio.to_thread(theirs._output_queue.get, True, 5) for _ in range(10)]
+            assert all(samples.shape == (FRAME_SAMPLES,) for samples in heard) and np.abs(heard[5]).max() > 0.2
+            await channel.close()
+            await running
 
     asyncio.run(scene())
     assert written == [" word4", " word8"]
 
 
-async def talk_well(client: PageClient, seconds: float) -> None:
+async def talk_well(client: PageClient, is_over: asyncio.Event) -> None:
     """A frame every 80 ms, each with a value of its own; all come back, in order."""
-    values = [0.01 * (1 + i % 50) for i in range(round(seconds / FRAME_SEC))]
-    start = asyncio.get_running_loop().time()
-    for i, value in enumerate(values):
-        await client.say(value)
-        await asyncio.sleep(max(0.0, start + (i + 1) * FRAME_SEC - asyncio.get_running_loop().time()))
+    values: list[float] = []
+    now = asyncio.get_running_loop().time
+    start = now()
+    while not is_over.is_set():
+        values.append(round(0.01 * (1 + len(values) % 50), 2))
+        await client.say(values[-1])
+        await asyncio.sleep(max(0.0, start + len(values) * FRAME_SEC - now()))
     last = await client.event("frame", len(values))
-    assert [round(float(sound[0]), 2) for sound in client.sounds] == [round(value, 2) for value in values[1:]]
+    assert [round(float(sound[0]), 2) for sound in client.sounds] == values[1:]
     assert last["dropped_frames"] == 0 and client.of("end") == []
 
 
@@ -144,13 +151,14 @@ def test_bad_clients_end_alone_with_the_reason_while_a_good_one_keeps_every_fram
     async def scene() -> dict[str, str]:
         async with serving(StandInSession(32), QUICK) as server, page_client(server, autoping=True) as good:
             await good.event("ready")
-            base = url(server, "")
-            talking = asyncio.create_task(talk_well(good, 5.0))
+            base, is_over = url(server, ""), asyncio.Event()
+            talking = asyncio.create_task(talk_well(good, is_over))
             ended = await asyncio.gather(*(until_ended(bad, base) for bad in BAD_CLIENTS.values()))
+            is_over.set()
             await talking
             assert server.shared.rows.num_taken == 1 and len(server.connections) == 1
             text = server.shared.metrics.text().decode()
-            for reason in (
+            for reason in [
                 "lost",
                 "silent",
                 "slow",
@@ -160,7 +168,8 @@ def test_bad_clients_end_alone_with_the_reason_while_a_good_one_keeps_every_fram
                 "corrupt",
                 "too_large",
                 "late_hello",
-            ):
+                "unread",
+            ]:
                 assert f'moshi_ttt_sessions_ended_total{{reason="{reason}"}} 0.0' not in text, reason
             return dict(zip(BAD_CLIENTS, ended, strict=True))
 
@@ -208,9 +217,8 @@ def test_memories_are_saved_loaded_forgotten_and_belong_to_the_token(tmp_path: P
             assert 3 in session.memory
             await a.command("memory_on", on=False)
             assert (await a.event("memory_on"))["on"] is False and sorted(session.is_memory_on) == [False, True]
-            for number, (kind, name) in enumerate(
-                [("load", saved["id"]), ("delete", saved["id"]), ("load", "../x")], 1
-            ):
+            attempts = [("load", saved["id"]), ("delete", saved["id"]), ("load", "../x")]
+            for number, (kind, name) in enumerate(attempts, 1):
                 await b.command(kind, id=name)
                 refused = await b.event("refused", number)
                 assert (refused["command"], refused["text"]) == (kind, "There is no saved memory of this id.")

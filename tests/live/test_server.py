@@ -94,16 +94,15 @@ def test_health_and_metrics_tell_sessions_and_queue() -> None:
 def test_a_stop_saves_ends_sessions_and_the_waiting_and_is_quick(tmp_path: Path) -> None:
     async def scene() -> None:
         session = StandInSession(1)
-        async with serving(session, memories=tmp_path) as server:
-            async with page_client(server) as a, page_client(server) as b:
-                await a.event("ready")
-                await a.say(0.1, 0.2, 0.3)
-                await a.event("frame", 3)
-                await b.event("queue")
-                start = time.monotonic()
-                await server.stop()
-                assert time.monotonic() - start < 5
-                assert (await a.end(), await b.end()) == ("stopping", "stopping")
+        async with serving(session, memories=tmp_path) as server, page_client(server) as a, page_client(server) as b:
+            await a.event("ready")
+            await a.say(0.1, 0.2, 0.3)
+            await a.event("frame", 3)
+            await b.event("queue")
+            start = time.monotonic()
+            await server.stop()
+            assert time.monotonic() - start < 5
+            assert (await a.end(), await b.end()) == ("stopping", "stopping")
         assert [path.read_text() for path in tmp_path.rglob("*.safetensors")] == ['{"memory": 3, "memory_only": true}']
 
     asyncio.run(scene())
