@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
 
@@ -26,9 +26,6 @@ from .pace import Pace
 from .page_wire import PageProtocol
 from .rows import Rows
 from .wire import ChatProtocol
-
-if TYPE_CHECKING:
-    from .session import MoshiTTTSession
 
 _WATCH_SEC = 0.25
 _GOODBYE_SEC = 1.0
@@ -86,7 +83,7 @@ class Connection:
         try:
             ended = await self._over
             if ended.ending is endings.STOPPING and self.seat is not None and self.shared.store is not None:
-                await self._save()
+                ended = await self._saved_at_stop()
         finally:
             for task in tasks:
                 task.cancel()
@@ -94,6 +91,15 @@ class Connection:
         self.shared.metrics.session_ended(ended.ending, self.inbox.dropped_frames)
         await self._say_goodbye(ended)
         return ended.ending
+
+    async def _saved_at_stop(self) -> SessionEnded:
+        """Saves the memory before the server stops; says so where it could not."""
+        try:
+            await self._save()
+        except Exception:
+            logger.exception("A memory could not be saved at the stop.")
+            return SessionEnded(endings.STOPPING, "The memory could not be saved.")
+        return SessionEnded(endings.STOPPING, "The memory is saved.")
 
     async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
         try:
@@ -244,11 +250,11 @@ class Connection:
             lambda session: store.save(self.owner, lambda path: session.save(path, row=row, memory_only=True))
         )
 
-    async def _call(self, function: Callable[["MoshiTTTSession"], Any]) -> Any:
+    async def _call(self, function: Callable[[Any], Any]) -> Any:
         return await asyncio.wrap_future(self.shared.engine.call(function))
 
 
-def _restore(session: "MoshiTTTSession", path: Path, row: int) -> None:
+def _restore(session: Any, path: Path, row: int) -> None:
     """Restores a row.
 
     Raises:

@@ -6,6 +6,7 @@ once, so a client that came late catches up.
 """
 
 import logging
+import random
 import threading
 import time
 from collections import deque
@@ -53,10 +54,12 @@ class Engine:
     Args:
         session: what is stepped.
         metrics: counts frames.
+        seed: of the seeds that clients' draws get, one after the other; None for others in every run.
     """
 
-    def __init__(self, session: "MoshiTTTSession", metrics: LiveMetrics) -> None:
+    def __init__(self, session: "MoshiTTTSession", metrics: LiveMetrics, seed: int | None = None) -> None:
         self.session, self.metrics = session, metrics
+        self._seeds = random.Random(seed)
         self.seats: dict[int, Seat] = {}
         self.ticked_sec = time.monotonic()
         self._calls: deque[tuple[Callable[[Any], Any], Future[Any]]] = deque()
@@ -80,7 +83,7 @@ class Engine:
         """Whether the thread runs and ticked in this time."""
         return self._thread.is_alive() and time.monotonic() - self.ticked_sec < within_sec
 
-    def call(self, function: Callable[["MoshiTTTSession"], Any]) -> "Future[Any]":
+    def call(self, function: Callable[[Any], Any]) -> "Future[Any]":
         """Calls a function with the session between two steps; its result or exception comes in the future."""
         future: Future[Any] = Future()
         with self._changed:
@@ -92,7 +95,7 @@ class Engine:
         """Makes a row fresh and gives it to a client."""
 
         def begin(session: "MoshiTTTSession") -> None:
-            session.reset(row)
+            session.reset(row, seed=self._seeds.getrandbits(63))
             session.set_memory_on(row, True)
             self.seats[row] = seat
 
@@ -165,9 +168,9 @@ class Engine:
 
     def _step(self, heard: dict[int, Heard]) -> "SessionFrame":
         samples_BN = np.zeros((self.session.num_rows, self.session.frame_samples), dtype=np.float32)
-        active_B = np.zeros(self.session.num_rows, dtype=bool)
+        active_B = [row in heard for row in range(self.session.num_rows)]
         for row, frame in heard.items():
-            samples_BN[row], active_B[row] = frame.samples_S, True
+            samples_BN[row] = frame.samples_S
         return self.session.step(samples_BN, active_B)
 
     def _deliver(self, row: int, frame: Heard, result: "SessionFrame") -> None:

@@ -1,13 +1,11 @@
 """The server's numbers for Prometheus."""
 
 from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from .endings import ALL, Ending
-
-try:
-    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-except ImportError as error:
-    raise ImportError("The live server needs prometheus_client: pip install 'hf_moshi_ttt[live]'.") from error
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS_SEC = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.4, 0.8, 1.6)
@@ -18,7 +16,7 @@ class LiveMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        prefix = {"namespace": "moshi_ttt", "registry": self.registry}
+        prefix: dict[str, Any] = {"namespace": "moshi_ttt", "registry": self.registry}
         self.step_sec = Histogram("step_seconds", "Time of one step of all rows.", buckets=_BUCKETS_SEC, **prefix)
         self.latency_sec = Histogram(
             "frame_latency_seconds", "From a frame's arrival to its answer.", buckets=_BUCKETS_SEC, **prefix

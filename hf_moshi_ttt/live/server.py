@@ -7,13 +7,17 @@ files are read once, by the names written here.
 import asyncio
 import importlib.resources
 import logging
+import signal
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from .connection import Connection, Shared
 from .endings import STOPPING, SessionEnded
@@ -25,11 +29,6 @@ from .metrics import CONTENT_TYPE, LiveMetrics
 from .page_wire import PageProtocol
 from .rows import Rows
 from .wire import ChatProtocol
-
-try:
-    from aiohttp import web
-except ImportError as error:
-    raise ImportError("The live server needs aiohttp: pip install 'hf_moshi_ttt[live]'.") from error
 
 if TYPE_CHECKING:
     from .session import MoshiTTTSession
@@ -77,6 +76,7 @@ class LiveServer:
         gate: who may come in.
         limits: what a client may cost.
         memories: folder of saved memories, or None for none.
+        seed: of all clients' draws, or None for others in every run.
     """
 
     def __init__(
@@ -85,13 +85,14 @@ class LiveServer:
         gate: Gate,
         limits: Limits | None = None,
         memories: Path | None = None,
+        seed: int | None = None,
     ) -> None:
         limits = limits or Limits()
         metrics = LiveMetrics()
         store = None if memories is None else MemoryStore(memories, limits)
         rows = Rows(session.num_rows, limits.queue)
         self.gate, self.limits = gate, limits
-        self.shared = Shared(Engine(session, metrics), rows, metrics, limits, store)
+        self.shared = Shared(Engine(session, metrics, seed), rows, metrics, limits, store)
         self.connections: set[Connection] = set()
         self.port = 0
         metrics.gauge("sessions", "Sessions with a row.", lambda: rows.num_taken)
@@ -167,7 +168,7 @@ class LiveServer:
                 handler.transport.abort()
 
     @web.middleware
-    async def _check(self, request: web.Request, handler: web.RequestHandler) -> web.StreamResponse:
+    async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._strangers.discard(request.protocol)
         try:
             self.gate.check_address(request.headers)
@@ -230,6 +231,26 @@ class LiveServer:
         return web.Response(body=self.shared.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
+async def run_until_stopped(server: LiveServer, address: Address, on_ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT, and then ends within 5 seconds.
+
+    Args:
+        on_ready: called when the server listens.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    is_over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, is_over.set)
+    await server.start(address)
+    on_ready()
+    await is_over.wait()
+    logger.info("Stopping.")
+    await server.stop()
+
+
 class _CutOff(asyncio.Protocol):
     """A connection that is closed at once."""
 
@@ -245,8 +266,8 @@ def _bound_send_buffer(transport: asyncio.BaseTransport | None) -> None:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
 
-def _page_handler(text: str, content_type: str):  # type: ignore[no-untyped-def]
-    async def handler(request: web.Request) -> web.Response:
+def _page_handler(text: str, content_type: str) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
         return web.Response(text=text, content_type=content_type)
 
     return handler

@@ -14,7 +14,9 @@ import pytest
 import sphn
 
 from hf_moshi_ttt.live.connection import Connection
-from hf_moshi_ttt.live.endings import UNREAD
+from hf_moshi_ttt.live.endings import (
+    UNREAD,
+)  # fmt: skip
 from hf_moshi_ttt.live.limits import Limits
 from hf_moshi_ttt.live.page_wire import PageProtocol
 
