@@ -27,7 +27,7 @@ SAMPLE_RATE_HZ = 24_000
 FRAME_RATE_HZ = 12.5
 FRAME_SAMPLES = 1920
 AUDIO_SUFFIXES = tuple(
-    [".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".bwf", ".caf", ".au"]
+    [".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".bwf", ".caf", ".au", ".sph"]
 )
 """Of the files that are read; what they hold is judged by their content."""
 BLOCK_FRAMES = 750
