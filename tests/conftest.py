@@ -1,7 +1,6 @@
 """Small seeded models and codes that the tests share."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +24,6 @@ from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from .fixtures.checkpoints import lm_model, tiny_mimi, transformers_moshi  # noqa: F401  fixtures
 
 torch.set_num_threads(1)
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
 
 
 @pytest.fixture

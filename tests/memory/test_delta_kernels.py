@@ -99,6 +99,7 @@ def test_auto_takes_fla_then_triton_then_torch(
     called: list[str], monkeypatch: pytest.MonkeyPatch, on_cuda: Any
 ) -> None:
     monkeypatch.setattr(delta_kernels, "_is_sound", lambda *_: True)
+    monkeypatch.setattr(delta_kernels, "_is_installed", lambda _: True)
     fitting = {256: "fla", 257: "triton", 512: "triton", 513: "torch"}
     assert {width: chosen_kernel(on_cuda(torch.zeros(1, 1, width, 4))) for width in fitting} == fitting
     assert chosen_kernel(on_cuda(SMALL.double())) == "torch"
@@ -141,7 +142,10 @@ def test_auto_says_why_it_falls_back(
         ("triton", torch.zeros(1, 1, 513, 4), "features are 513 wide, and it takes at most 512"),
     ],
 )
-def test_a_named_kernel_that_cannot_run_is_refused(called: list[str], name: str, fast: Tensor, reason: str) -> None:
+def test_a_named_kernel_that_cannot_run_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, fast: Tensor, reason: str
+) -> None:
+    monkeypatch.setattr(delta_kernels, "_is_installed", lambda _: True)
     with use_memory_kernel(name), pytest.raises(ValueError, match=reason):
         chosen_kernel(fast)
 
