@@ -30,7 +30,7 @@ from .memory.layer import TTTLayer
 from .memory.naive import MemoryDiagnostics
 from .memory.projections import TTTProjection
 from .special_ids import FREE_ID, NO_INPUT_ID
-from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin
+from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin, Sampling
 from .streaming.state import MoshiTTTState
 from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
 from .transformer.depth_transformer import CodeEmbedding, DepthTransformer
@@ -243,6 +243,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         self.model = MoshiTTTModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.text_vocab_size, bias=False)
         self.depth_decoder = DepthTransformer(config)
+        self.generation_config = Sampling().to_generation_config()
         self.post_init()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
