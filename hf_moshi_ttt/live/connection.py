@@ -255,13 +255,14 @@ class Connection:
 
 
 def _restore(session: Any, path: Path, row: int) -> None:
-    """Restores a row.
+    """Restores a row, whose memory then answers, as in a fresh one.
 
     Raises:
         ValueError: a file that does not fit, without its path.
     """
     try:
         session.restore(path, row=row)
+        session.set_memory_on(row, True)
     except ValueError as error:
         raise ValueError(str(error).replace(str(path), "The saved memory")) from error
 

@@ -219,6 +219,9 @@ def test_memories_are_saved_loaded_forgotten_and_belong_to_the_token(tmp_path: P
             assert 3 in session.memory
             await a.command("memory_on", on=False)
             assert (await a.event("memory_on"))["on"] is False and sorted(session.is_memory_on) == [False, True]
+            await a.command("load", id=saved["id"])
+            await a.event("load", 2)
+            assert session.is_memory_on == [True, True]
             attempts = [("load", saved["id"]), ("delete", saved["id"]), ("load", "../x")]
             for number, (kind, name) in enumerate(attempts, 1):
                 await b.command(kind, id=name)

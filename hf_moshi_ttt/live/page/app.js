@@ -109,8 +109,8 @@ const EVENTS = {
   end: ({ code, text }) => stop(text, code !== "expired"),
   refused: ({ text }) => say(text, true),
   memory_on: ({ on }) => say(on ? "The memory answers again." : "The memory is silent, and goes on learning."),
-  forget: () => say("All is forgotten: a fresh conversation."),
-  load: () => say("The memory is loaded."),
+  forget: () => begin("All is forgotten: a fresh conversation."),
+  load: () => begin("The memory is loaded into a fresh conversation."),
   save: ({ memories }) => {
     showSaved(memories);
     say("The memory is saved.");
@@ -121,6 +121,12 @@ const EVENTS = {
     say("The saved memory is deleted.");
   },
 };
+
+/** A row is fresh, and its memory answers. */
+function begin(text) {
+  $("without-memory").checked = false;
+  say(text);
+}
 
 function onEvent(event) {
   EVENTS[event.type](event);
