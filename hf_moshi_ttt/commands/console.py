@@ -36,6 +36,7 @@ VERBS: dict[str, str | None] = {
     "conversations": "evaluate_conversations.py",
     "turn-taking": "evaluate_turn_taking.py",
     "generate": "generate.py",
+    "serve": "serve.py",
     "convert": "convert_checkpoint.py",
     "push": "push_to_hub.py",
     "fit-codec": "fit_codec.py",

@@ -6,6 +6,7 @@ mixture; the others (-2, free) are chosen by the model.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ class Sampling:
         top_k, text_top_k: the number of most likely codes that are drawn from, also where more are as likely.
         text_pad_bias: added to the text's logit of PAD (no word goes on): above 0 the model waits longer.
         text_epad_bias: added to that of EPAD (a word comes next): above 0 it speaks earlier and more.
-        generator: source of the draws, on the model's device.
+        generator: source of the draws, on the model's device; or one a row, for rows whose draws are independent.
 
     Raises:
         ValueError: a temperature below 0, none at all to draw from, or a bias that is not finite.
@@ -41,7 +42,7 @@ class Sampling:
     text_top_k: int = 25
     text_pad_bias: float = 0.0
     text_epad_bias: float = 0.0
-    generator: torch.Generator | None = field(default=None, compare=False)
+    generator: torch.Generator | Sequence[torch.Generator] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("temperature", "text_temperature"):
@@ -89,7 +90,14 @@ class Sampling:
         probabilities = (logits_BV.float() / temperature).softmax(-1)
         # transformers' TopKLogitsWarper keeps every code as likely as the k-th: in bfloat16 often more than k.
         likeliest, ids = probabilities.topk(min(top_k, probabilities.shape[-1]))
-        return ids.gather(-1, torch.multinomial(likeliest, 1, generator=self.generator))[:, 0]
+        return ids.gather(-1, self._drawn(likeliest))[:, 0]
+
+    def _drawn(self, weights_BN: Tensor) -> Tensor:
+        """Indices `[B, 1]` drawn with these weights."""
+        if self.generator is None or isinstance(self.generator, torch.Generator):
+            return torch.multinomial(weights_BN, 1, generator=self.generator)
+        rows = zip(weights_BN, self.generator, strict=True)
+        return torch.stack([torch.multinomial(row_N, 1, generator=generator) for row_N, generator in rows])
 
 
 _SETTINGS = tuple(item.name for item in fields(Sampling) if item.name != "generator")
@@ -161,7 +169,7 @@ class MoshiTTTStreamingMixin:
         Raises:
             ValueError: wrong shape or ids, or a state without a window.
         """
-        self._check_frame(codes_frame, state)
+        self.check_frame(codes_frame, state)
         delays = torch.tensor(self.config.delays, device=codes_frame.device)
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
         newest = around.shape[2] - 1
@@ -198,7 +206,12 @@ class MoshiTTTStreamingMixin:
                 text_logits_BV[:, token] += bias
         return text_logits_BV
 
-    def _check_frame(self, codes_frame: Tensor, state: MoshiTTTState) -> None:
+    def check_frame(self, codes_frame: Tensor, state: MoshiTTTState) -> None:
+        """Whether `step_with_logits` takes a frame.
+
+        Raises:
+            ValueError: wrong shape or ids, or a state without a window.
+        """
         expected = (state.batch_size, self.config.num_streams)
         if tuple(codes_frame.shape) != expected or codes_frame.dtype != torch.int64:
             raise ValueError(

@@ -320,11 +320,14 @@ def test_the_cards_block_runs_where_the_package_is_not_installed(
         run(_HIDE + "import hf_moshi_ttt", hub, tmp_path)
 
 
-def test_a_card_that_is_there_is_kept_unless_another_is_given(
-    pushed: tuple[HubStandIn, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_push_replaces_the_weights_of_other_layouts_and_keeps_a_card_unless_another_is_given(
+    pushed: tuple[HubStandIn, Path], tmp_path: Path
 ) -> None:
     hub, folder = pushed
-    hub.commit("user/part", {"README.md": b"mine"})
+    outdated = ["adapter_config.json", "adapter_model.safetensors", "model-00001-of-00002.safetensors"]
+    outdated.append("model.safetensors.index.json")
+    hub.commit("user/part", {"README.md": b"mine", "notes.txt": b"mine", **dict.fromkeys(outdated, b"{}")})
+    assert "trained_part.safetensors" in hub.repos["user/part"]
     push = """
 import sys
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -333,6 +336,7 @@ model = MoshiTTTForConditionalGeneration.from_pretrained(sys.argv[1])
 model.push_to_hub("user/part", with_code=False)
 """
     run(push, hub, tmp_path, str(folder / "trained"))
+    assert set(hub.repos["user/part"]) == {"README.md", "notes.txt", "config.json", "model.safetensors"}
     assert hub.repos["user/part"]["README.md"] == b"mine"
     run(
         push.replace("with_code=False", "with_code=False, card=ModelCardFacts()"),
