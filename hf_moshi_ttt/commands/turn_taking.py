@@ -59,6 +59,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"--vad {arguments.vad}, but it must be one of {', '.join(METHODS)}")
     if arguments.codes is not None and arguments.model is None:
         raise UsageError("--codes needs --model: the conversations are driven by it")
+    biases, models = _biases(arguments), _models(arguments)
+    if arguments.bench is not None and len(biases) > 1:
+        raise UsageError(f"--pad-bias {arguments.pad_bias}: a sweep needs --codes; --bench takes one bias")
     arguments.output.mkdir(parents=True, exist_ok=True)
     measure = _of_codes if arguments.codes else _of_bench if arguments.bench else _of_files
     import torch
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     results = {
         "made_with": made_with(torch.device(device_of(arguments.device))),
         "settings": {key: str(value) for key, value in vars(arguments).items()},
-        **measure(arguments),
+        **measure(arguments, models, biases),
     }
     text = json.dumps(results, indent=1, ensure_ascii=False)
     (arguments.output / "turn_taking.json").write_text(text, encoding="utf-8")
@@ -97,16 +100,18 @@ def _sampling(model: Any, bias: float | None) -> Any:
 
 def _models(arguments: argparse.Namespace) -> dict[str, str]:
     """Paths by name, the main model first."""
+    if arguments.compare and not (arguments.codes and arguments.model):
+        raise UsageError("--compare needs --codes and --model: others are compared with that model")
     from ..evaluation.baselines import split_name
 
-    named = [split_name(text) for text in [arguments.model, *filter(None, arguments.compare.split(","))]]
+    named = [split_name(text) for text in filter(None, [arguments.model, *arguments.compare.split(",")])]
     models = {name or ("model" if not place else path): path for place, (name, path) in enumerate(named)}
     if len(models) < len(named) or "human" in models:
         raise UsageError(f"--model and --compare need names of their own, other than human; got {list(models)}")
     return models
 
 
-def _of_codes(arguments: argparse.Namespace) -> dict[str, Any]:
+def _of_codes(arguments: argparse.Namespace, models: dict[str, str], biases: list[float]) -> dict[str, Any]:
     from ..data.codes import load_codes
     from ..data.compatibility import warn_where_unknown
     from ..evaluation.conversation_runs import Corpus, Setup, compare_models, hear_humans, hear_model
@@ -116,9 +121,9 @@ def _of_codes(arguments: argparse.Namespace) -> dict[str, Any]:
     count = len(rows) if arguments.conversations is None else min(arguments.conversations, len(rows))
     corpus = Corpus([rows[place]["codes"] for place in range(count)], provenance.silence_codes)
     seeds = [arguments.seed + place for place in range(arguments.seeds)]
-    setup, biases = Setup(seeds, arguments.batch_size, arguments.vad), _biases(arguments)
+    setup = Setup(seeds, arguments.batch_size, arguments.vad)
     heard, human, sweep = {}, [], []
-    for name, path in _models(arguments).items():
+    for name, path in models.items():
         model, processor = _load(path, device_of(arguments.device))
         warn_where_unknown(model.config, provenance, arguments.codes)
         human = human or hear_humans(processor, corpus, setup)
@@ -147,14 +152,13 @@ def _sweep(hear_with: Any, biases: list[float]) -> list[dict[str, Any]]:
     return [{"text_pad_bias": bias, "numbers": turn_taking_numbers(hear_with(bias))} for bias in sorted(biases)]
 
 
-def _of_bench(arguments: argparse.Namespace) -> dict[str, Any]:
+def _of_bench(arguments: argparse.Namespace, models: dict[str, str], biases: list[float]) -> dict[str, Any]:
     from ..evaluation.bench_folders import read_listeners, run_tree, score_tree
     from ..evaluation.full_duplex_bench import summarize
 
     ran: dict[str, Any] = {}
-    if arguments.model is not None:
-        model, processor = _load(*_models(arguments).values(), device_of(arguments.device))
-        biases = _biases(arguments)
+    if models:
+        model, processor = _load(*models.values(), device_of(arguments.device))
         sampling = _sampling(model, biases[0] if biases else None)
         done = run_tree(model, processor, arguments.bench, sampling, arguments.batch_size, arguments.seed)
         ran = {"written": done.written, "found": done.found, "unusable_inputs": done.bad.reasons}
@@ -170,7 +174,7 @@ def _of_bench(arguments: argparse.Namespace) -> dict[str, Any]:
     return {**ran, "unusable_outputs": bad.reasons, "without_a_task": unscored, "subsets": subsets}
 
 
-def _of_files(arguments: argparse.Namespace) -> dict[str, Any]:
+def _of_files(arguments: argparse.Namespace, models: dict[str, str], biases: list[float]) -> dict[str, Any]:
     from ..codec.audio import BadAudioError
     from ..data.bad_files import BadFiles
     from ..evaluation.turn_taking import hear, turn_taking_numbers
