@@ -34,7 +34,7 @@ from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin
 from .streaming.state import MoshiTTTState
 from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
 from .transformer.constants import constant
-from .transformer.delays import delayed, late_logits, undelayed, undelayed_logits
+from .transformer.delays import delayed, delayed_after, late_logits, undelayed, undelayed_logits
 from .transformer.depth_transformer import CodeEmbedding, DepthTransformer, embed_codes
 from .transformer.frame_positions import FramePositions
 from .transformer.losses import head_losses, target_weights, weighted_mean
@@ -399,10 +399,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         sequence = torch.cat([past, codes], dim=2)
         if past.device.type == "cpu" and (past == FREE_ID).any():
             raise ValueError("The stream's last frame is not complete: continue with step_with_logits or generate.")
-        length, depth = codes.shape[2] + 1, self.config.max_delay_frames
-        return torch.stack(
-            [sequence[:, k, depth - d : depth - d + length] for k, d in enumerate(self.config.delays)], 1
-        )
+        return delayed_after(sequence, self.config.delays, codes.shape[2] + 1)
 
     def _advanced(
         self, state: MoshiTTTState, codes: Tensor, memory: tuple[StreamState, ...], window: tuple[KVCache, ...]

@@ -7,14 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from ..transformer.rope import wide_dtype
-
 _OPEN_GATE_LOGIT = 2.0
 
 
 def inner_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of memories: float32, or the given one where it is more exact."""
-    return wide_dtype(dtype)
+    return dtype if dtype == torch.float64 else torch.float32
 
 
 def fp32(x: Tensor) -> Tensor:

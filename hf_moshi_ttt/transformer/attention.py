@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frame_positions import Band, FramePositions, frame_positions
-from .rope import apply_rope, wide_dtype
+from .rope import apply_rope, rope_phases, wide_dtype
 from .stream_state import StreamState
 
 
@@ -81,7 +81,11 @@ class SlidingWindowAttention(nn.Module):
 
     def positions(self, length: int, device: torch.device, frames_B: Tensor | None = None) -> FramePositions:
         """Of `length` frames, at the start of a sequence or after `frames_B` `[B]` frames of a stream."""
-        return frame_positions(length, self.window, (self.head_dim, self.rope_theta), device, frames_B)
+        positions_BT = torch.arange(length, device=device)[None]
+        if frames_B is not None:
+            positions_BT = positions_BT + frames_B[:, None]
+        phases = rope_phases(positions_BT, self.head_dim, self.rope_theta)
+        return frame_positions(positions_BT, self.window, phases, continues=frames_B is not None)
 
     def forward(
         self,

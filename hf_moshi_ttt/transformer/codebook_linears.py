@@ -7,12 +7,14 @@ Legend: Q codebooks, N rows, I and O width in and out.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import GatedMLP
+if TYPE_CHECKING:
+    from .attention import GatedMLP
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -24,7 +26,7 @@ def linear_per_codebook(linears: Sequence[nn.Module], x_QNI: Tensor) -> Tensor:
     return torch.stack([linear(x) for linear, x in zip(linears, x_QNI.unbind(0), strict=True)])
 
 
-def mlp_per_codebook(mlps: Sequence[GatedMLP], x_QNI: Tensor) -> Tensor:
+def mlp_per_codebook(mlps: Sequence["GatedMLP"], x_QNI: Tensor) -> Tensor:
     """`[Q, N, I]`: row q through feed-forward q."""
     if any(_has_hooks(mlp) for mlp in mlps):
         return torch.stack([mlp(x) for mlp, x in zip(mlps, x_QNI.unbind(0), strict=True)])

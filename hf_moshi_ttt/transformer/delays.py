@@ -18,6 +18,13 @@ def delayed(frames_BRT: Tensor, delays: Sequence[int], absent: int) -> Tensor:
     return torch.stack([F.pad(row, (delay, 0), value=absent)[:, :length] for row, delay in rows], dim=1)
 
 
+def delayed_after(frames_BRS: Tensor, delays: Sequence[int], length: int) -> Tensor:
+    """What `length` steps hold, `[B, R, length]`, where M frames stand before the first step's."""
+    longest = max(delays)
+    rows = zip(frames_BRS.unbind(1), delays, strict=True)
+    return torch.stack([row[:, longest - delay :][:, :length] for row, delay in rows], dim=1)
+
+
 def undelayed(steps_BRT: Tensor, delays: Sequence[int]) -> Tensor:
     """The values of the T frames, `[B, R, T]`; 0 in the last frames, whose steps are not among these."""
     length = steps_BRT.shape[2]

@@ -12,8 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .rope import rope_phases
-
 _MIN_BLOCK_FRAMES = 128
 
 
@@ -45,30 +43,26 @@ class FramePositions(NamedTuple):
 
 
 def frame_positions(
-    length: int, window: int, rope: tuple[int, float], device: torch.device, frames_B: Tensor | None = None
+    positions_BT: Tensor, window: int, phases: tuple[Tensor, Tensor], continues: bool
 ) -> FramePositions:
-    """The positions of `length` frames.
+    """What attention needs to know of frames at these positions.
 
     Args:
-        rope: head width and theta of the rotary positions.
-        frames_B: `[B]` int64, frames of each row of a stream so far; None for a sequence that starts here.
+        phases: their rotary phases.
+        continues: whether they are the next frames of a stream, whose ring holds those before.
     """
-    if frames_B is None:
-        phases = rope_phases(torch.arange(length, device=device)[None], *rope)
+    length, device = positions_BT.shape[1], positions_BT.device
+    if not continues:
         return FramePositions(phases, () if length <= window else tuple(_bands(length, 0, window, device)))
+    write = (positions_BT[:, -window:] % window)[:, None, :, None]
     if length == 1:
-        phases = rope_phases(frames_B[:, None], *rope)
-        in_use = torch.arange(window, device=device) <= frames_B[:, None]
+        in_use = torch.arange(window, device=device) <= positions_BT
         mask = torch.where(in_use, 0.0, -torch.inf)[:, None, None]
-        return FramePositions(
-            phases, (Band(slice(0, 1), slice(0, window), mask),), None, (frames_B % window)[:, None, None, None]
-        )
-    positions_BT = frames_B[:, None] + torch.arange(length, device=device)
-    before = frames_B[:, None] + torch.arange(-(window - 1), 0, device=device)  # [B, W - 1]
+        return FramePositions(phases, (Band(slice(0, 1), slice(0, window), mask),), None, write)
+    before = positions_BT[:, :1] + torch.arange(-(window - 1), 0, device=device)  # [B, W - 1]
     exists_BS = torch.cat([before >= 0, torch.ones_like(positions_BT, dtype=torch.bool)], dim=1)
-    read, write = (x[:, None, :, None] for x in (before % window, positions_BT[:, -window:] % window))
     bands = _bands(length, window - 1, window, device, exists_BS)
-    return FramePositions(rope_phases(positions_BT, *rope), tuple(bands), read, write)
+    return FramePositions(phases, tuple(bands), (before % window)[:, None, :, None], write)
 
 
 def _bands(

@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .constants import constant
-
 if TYPE_CHECKING:
     from ..configuration_moshi_ttt import MoshiTTTConfig
 
@@ -90,6 +88,8 @@ def audio_weights(codes_BQT: Tensor, config: "MoshiTTTConfig") -> Tensor:
 def mask_unpredicted(codes_BQT: Tensor, config: "MoshiTTTConfig", absent: int = -1) -> Tensor:
     """Audio codes `[..., Q, T]` with `absent` in the last frames of each codebook, which its delay does not predict."""
     length = codes_BQT.shape[-1]
-    delays = constant(config.delays[1 : 1 + codes_BQT.shape[-2]], codes_BQT.device)
-    predicted = torch.arange(length, device=codes_BQT.device) < length - delays[:, None]
-    return torch.where(predicted, codes_BQT, absent)
+    rows = zip(codes_BQT.unbind(-2), config.delays[1:], strict=False)
+    predicted = [
+        F.pad(row[..., : max(0, length - delay)], (0, min(delay, length)), value=absent) for row, delay in rows
+    ]
+    return torch.stack(predicted, dim=-2)
