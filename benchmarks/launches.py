@@ -117,10 +117,10 @@ def live_frame(moshi: MoshiTTTForConditionalGeneration) -> Case:
 
 
 def training_step(moshi: MoshiTTTForConditionalGeneration, codes: Tensor) -> Case:
-    """Forward, loss and backward; the gradients are dropped again."""
+    """Forward, loss and backward as the Trainer asks for them; the gradients are dropped again."""
 
     def step() -> None:
-        loss = moshi(codes=codes, labels=codes).loss
+        loss = moshi(codes=codes, labels=codes, return_logits=False).loss
         assert loss is not None
         loss.backward()
         moshi.zero_grad(set_to_none=True)

@@ -28,9 +28,9 @@ from .checkpoints.saving import MoshiTTTSavingMixin
 from .configuration_moshi_ttt import MoshiTTTConfig
 from .memory.layer import TTTLayer
 from .memory.naive import MemoryDiagnostics
-from .memory.projections import TTTProjection
+from .memory.projections import TTTGate, TTTProjection
 from .special_ids import FREE_ID, NO_INPUT_ID
-from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin
+from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin, Sampling
 from .streaming.state import MoshiTTTState
 from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
 from .transformer.constants import constant
@@ -72,22 +72,6 @@ class MoshiTTTOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     state: MoshiTTTState | None = None
     diagnostics: tuple[MemoryDiagnostics, ...] | None = None
-
-
-class TTTGate(nn.Module):
-    """Scales each channel of the TTT branch by `tanh` of a trained weight."""
-
-    def __init__(self, hidden_size: int, initial_alpha: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((hidden_size,), initial_alpha, dtype=torch.float32))
-
-    def factor(self) -> Tensor:
-        """`[D]`, in float32."""
-        return torch.tanh(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., D]` -> `[..., D]`."""
-        return self.factor() * x
 
 
 class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
@@ -219,7 +203,8 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         memories = iter(state.memory) if state else None
         windows = state.window if state else None
         frames = state.frames if state and windows else None
-        positions = self.layers[0].self_attn.positions(x.shape[1], x.device, frames)
+        attention: Any = self.layers[0].self_attn
+        positions = attention.positions(x.shape[1], x.device, frames)
         new_memories, new_windows, memory_diagnostics = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None
@@ -248,6 +233,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         self.model = MoshiTTTModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.text_vocab_size, bias=False)
         self.depth_decoder = DepthTransformer(config)
+        self.generation_config = Sampling().to_generation_config()
         self.post_init()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
@@ -348,6 +334,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         state: MoshiTTTState | None,
     ) -> None:
         config, hidden = self.config, output.last_hidden_state
+        assert hidden is not None
         delays = config.delays[1 : 1 + config.num_codebooks]
         targets_BQT = delayed(labels[:, 1 : 1 + config.num_codebooks], delays, NO_INPUT_ID)
         output.text_logits, text_losses = head_losses(
@@ -367,9 +354,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         delays, depth = self.config.delays[1 : 1 + len(steps)], self.config.max_delay_frames
         output.audio_logits = undelayed_logits(steps, delays)
         if state is not None:
-            started = state.frames[:, None] >= torch.arange(depth, 0, -1, device=state.frames.device)
-            late = late_logits(steps, delays, depth)
-            output.late_audio_logits = late.masked_fill(~started[:, None, :, None], math.nan)
+            output.late_audio_logits = late_logits(steps, delays, depth, state.frames)
 
     def _check_codes(self, codes: Tensor, state: MoshiTTTState | None) -> None:
         streams = self.config.num_streams

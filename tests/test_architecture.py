@@ -14,6 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The plan of the house, from the ground up: a wing uses what stands before it in this list, never what comes after.
 WINGS = [
     "special_ids",
+    "extras",
     "shipped_files",
     "strict_config",
     "model_presets",
@@ -28,6 +29,7 @@ WINGS = [
     "processing_moshi_ttt",
     "demo",
     "modeling_moshi_ttt",
+    "live",
     "evaluation",
     "training",
     "commands",

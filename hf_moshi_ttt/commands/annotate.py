@@ -7,9 +7,12 @@ NAME.words.json (left) and NAME.user.words.json (right) as whisper-timestamped w
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..data.bad_files import MAX_BAD_FRACTION
+from .parser import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
     )
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Writes word times and says what was left out."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Writes word times and says what was left out; returns the counts."""
     from ..data.annotation import annotate_corpus
 
     summary = annotate_corpus(
@@ -43,3 +47,4 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{summary.left_out_words} words without a usable time are left out; NAME.json lists them")
     for path, reason in summary.bad.reasons.items():
         print(f"left out: {path}: {reason}")
+    return {**asdict(summary), "bad": summary.bad.reasons}

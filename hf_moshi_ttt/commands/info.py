@@ -9,25 +9,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .parser import add_json
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("source", metavar="MODEL|RUN", help="name or folder of a checkpoint of any layout, or a run")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Prints what is known of it."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Prints what is known of it; returns it."""
     described = describe_run(Path(arguments.source)) if _is_run(arguments.source) else {}
     if not described or Path(arguments.source, "config.json").is_file():
         described["model"] = describe_model(arguments.source)
-    if arguments.json:
-        print(json.dumps(described, indent=1))
-        return
     for section, facts in described.items():
         print(section)
         for name, value in facts.items():
             print(f"  {name:<22}{value}")
+    return described
 
 
 def _is_run(source: str) -> bool:

@@ -8,8 +8,10 @@ parts are kept in datasets' cache: a run that was killed continues where it stop
 """
 
 import argparse
+from typing import Any
 
 from ..data.bad_files import MAX_BAD_FRACTION
+from .parser import add_json
 
 KINDS = ("librilight", "dailytalk")
 
@@ -32,11 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
     )
     parser.add_argument("--push-to-hub", metavar="USER/NAME", help="publish the codes as parquet")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Encodes the corpus."""
-    from ..data.codes import push_codes
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Encodes the corpus; returns what came of it."""
+    from ..data.codes import load_codes, push_codes
     from ..data.corpora import detect_kind, load_corpus, windows
     from ..data.encoding import EncodeOptions, encode_corpus
 
@@ -53,6 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
     codes = encode_corpus(
         corpus, arguments.codec, arguments.output, arguments.text_tokenizer, options, source=arguments.source
     )
-    print(f"{len(codes)} recordings, {sum(codes['duration_sec']) / 3600:.2f} hours encoded in {arguments.output}")
+    hours = sum(codes["duration_sec"]) / 3600
+    print(f"{len(codes)} recordings, {hours:.2f} hours encoded in {arguments.output}")
     if arguments.push_to_hub:
         push_codes(arguments.output, arguments.push_to_hub)
+    left_out = load_codes(arguments.output)[1].left_out
+    return {"output": arguments.output, "kind": kind, "recordings": len(codes), "hours": hours, "left_out": left_out}

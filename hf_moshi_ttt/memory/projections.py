@@ -72,3 +72,19 @@ class OutputGate(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`, in float32 at least."""
         return torch.sigmoid(fp32(self.up_proj(self.down_proj(x_BTD))))
+
+
+class TTTGate(nn.Module):
+    """Scales each channel of the TTT branch by `tanh` of a trained weight."""
+
+    def __init__(self, hidden_size: int, initial_alpha: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((hidden_size,), initial_alpha, dtype=torch.float32))
+
+    def factor(self) -> Tensor:
+        """`[D]`, in float32."""
+        return torch.tanh(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., D]` -> `[..., D]`."""
+        return self.factor() * x

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
+from ..extras import require_extras
 from ..settings import typed_values
 
 TRAINABLE = ("lora", "ttt", "lora+ttt", "full")
@@ -28,7 +29,11 @@ class ModelArguments:
         metadata={"help": "Configuration keys to change; `ttt` changes single keys of its section, null removes it."},
     )
     trainable: str = field(
-        default="full", metadata={"help": "What is trained, see adapters.py.", "choices": list(TRAINABLE)}
+        default="full",
+        metadata={
+            "help": "What is trained: 'lora', 'ttt' (the TTT blocks), 'lora+ttt', or 'full' (everything).",
+            "choices": list(TRAINABLE),
+        },
     )
     lora_rank: int = field(default=64, metadata={"help": "Rank of LoRA, where trained."})
     lora_scaling: float | int = field(default=2.0, metadata={"help": "What LoRA's output is multiplied by."})
@@ -55,7 +60,7 @@ class DataArguments:
 
     train_codes: str | dict[str, float | int] = field(
         metadata={
-            "help": "Folder of encoded recordings (scripts/prepare_data.py), a dataset of them on the Hub, or a "
+            "help": "Folder of encoded recordings (hf-moshi-ttt prepare), a dataset of them on the Hub, or a "
             "mixture of several as {folder: fraction of the time}."
         }
     )
@@ -221,7 +226,8 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
     """Settings as arguments.
 
     Raises:
-        ValueError: an unknown key (with the known ones), a missing one, or a value out of bounds.
+        ValueError: an unknown key (with the known ones), a missing one, a value out of bounds, or a tracker that is not
+            installed.
     """
     names = {kind: {item.name for item in fields(kind) if item.init} for kind in SETTINGS}
     unknown = sorted(set(settings) - set().union(*names.values()))
@@ -229,7 +235,7 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
         own = sorted(set().union(*names.values()) - {item.name for item in fields(TrainingArguments)})
         raise ValueError(f"Unknown settings {unknown}. Known: {', '.join(own)}, and transformers' TrainingArguments.")
     if "train_codes" not in settings:
-        raise ValueError("train_codes is missing: the folder of encoded recordings (scripts/prepare_data.py).")
+        raise ValueError("train_codes is missing: the folder of encoded recordings (hf-moshi-ttt prepare).")
     chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in SETTINGS]
     typed = [typed_values(kind, values) for kind, values in zip(SETTINGS, chosen, strict=True)]
     if isinstance(section := typed[0].get("config"), dict):
@@ -237,6 +243,7 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
     model, data, training = (kind(**values) for kind, values in zip(SETTINGS, typed, strict=True))
     _require_one_model(model, training)
     _require_held_out_data(data, training)
+    require_extras(training.report_to)
     if len(data.stages()) > 1 and training.max_steps < 1:
         raise ValueError("duration_sec has stages, which need max_steps to end.")
     return model, data, training

@@ -48,6 +48,8 @@ def run(settings: dict[str, Any]) -> int:
         ValueError: settings that are wrong or do not fit the model, the data or the checkpoint.
     """
     trainer, start = prepare(settings)
+    if start.is_finished:
+        return 0
     if trainer.is_world_process_zero():
         _write_run(trainer, settings, start)
     trainer.train(resume_from_checkpoint=str(start.checkpoint) if start.checkpoint else None)
@@ -90,7 +92,7 @@ def dry_run(settings: dict[str, Any], say: Callable[[str, str], None]) -> int:
     start = plan_start(args)
     if start.checkpoint is not None:
         require_parts(start)
-    say("start", f"continues {start.checkpoint}" if start.checkpoint else "step 0")
+    say("start", start.describe())
     set_seed(args.seed)
     model = build_model(model_args, args)
     for line in describe_model(model, args):
@@ -141,7 +143,7 @@ def prepare(settings: dict[str, Any]) -> tuple[MoshiTTTTrainer, Start]:
     if start.checkpoint is not None:
         require_same_course(start, trainer.course, trainer.config_values())
         trainer.fresh_optimizer = start.fresh_optimizer
-        logger.warning(f"Continuing {start.checkpoint}.")
+        logger.warning(f"Start: {start.describe()}.")
     return trainer, start
 
 

@@ -6,28 +6,27 @@ name. Where none of them has touched the linears, their weights are stacked for 
 Legend: Q codebooks, N rows, I and O width in and out.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .attention import GatedMLP
-
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def linear_per_codebook(linears: Sequence[nn.Module], x_QNI: Tensor) -> Tensor:
+def linear_per_codebook(linears: Iterable[Any], x_QNI: Tensor) -> Tensor:
     """`[Q, N, O]`: row q through linear q."""
+    linears = list(linears)
     if len(linears) > 1 and all(is_plain(linear) for linear in linears):
         return torch.bmm(x_QNI, torch.stack([linear.weight for linear in linears]).mT)
     return torch.stack([linear(x) for linear, x in zip(linears, x_QNI.unbind(0), strict=True)])
 
 
-def mlp_per_codebook(mlps: Sequence["GatedMLP"], x_QNI: Tensor) -> Tensor:
-    """`[Q, N, I]`: row q through feed-forward q."""
+def mlp_per_codebook(mlps: Iterable[Any], x_QNI: Tensor) -> Tensor:
+    """`[Q, N, I]`: row q through feed-forward (`GatedMLP`) q."""
+    mlps = list(mlps)
     if any(_has_hooks(mlp) for mlp in mlps):
         return torch.stack([mlp(x) for mlp, x in zip(mlps, x_QNI.unbind(0), strict=True)])
     gate, value = linear_per_codebook([mlp.fc1 for mlp in mlps], x_QNI).chunk(2, dim=-1)

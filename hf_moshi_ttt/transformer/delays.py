@@ -40,16 +40,21 @@ def undelayed_logits(steps: Sequence[Tensor], delays: Sequence[int]) -> Tensor:
     return torch.cat(pieces, dim=1).unflatten(1, (len(steps), length))
 
 
-def late_logits(steps: Sequence[Tensor], delays: Sequence[int], max_delay: int) -> Tensor:
+def late_logits(steps: Sequence[Tensor], delays: Sequence[int], max_delay: int, frames_B: Tensor) -> Tensor:
     """Logits `[B, T, V]` of each row's steps as those of the M frames before the first, `[B, R, M, V]`.
 
-    They are NaN where an earlier or a later step predicts them.
+    They are NaN where an earlier or a later step predicts them, and before the start of a stream.
+
+    Args:
+        frames_B: frames of each stream before the steps.
     """
     unknown, pieces = _unknown(steps[0], max_delay), []
     for logits, delay in zip(steps, delays, strict=True):
         known = logits[:, :delay]
         pieces += [unknown[:, : max_delay - delay], known, unknown[:, : delay - known.shape[1]]]
-    return torch.cat(pieces, dim=1).unflatten(1, (len(steps), max_delay))
+    started_BM = frames_B[:, None] >= torch.arange(max_delay, 0, -1, device=frames_B.device)
+    late = torch.cat(pieces, dim=1).unflatten(1, (len(steps), max_delay))
+    return late.masked_fill(~started_BM[:, None, :, None], math.nan)
 
 
 def _unknown(logits_BTV: Tensor, length: int) -> Tensor:

@@ -33,7 +33,7 @@ def test_metrics_hold_every_log_once_after_going_on(tmp_path: Path, codes: Path)
         "ttt/layer_1/loss_after", "ttt/layer_1/write_strength", "ttt/layer_1/gate",
     }  # fmt: skip
     assert expected <= entries[0].keys()
-    with pytest.raises(ValueError, match="codes: no metrics.jsonl. It is no run of scripts/train.py, or has logged"):
+    with pytest.raises(ValueError, match="codes: no metrics.jsonl. It is no run of hf-moshi-ttt train, or has logged"):
         read_metrics(codes)
 
 
