@@ -211,7 +211,7 @@ def test_gradient_checkpointing_changes_nothing(make_model: MakeModel) -> None:
 def test_save_and_load_give_the_same_logits(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model(text_stream="pad")
     model.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "generation_config.json", "model.safetensors"}
     codes = random_codes(model.config, batch=2, frames=40)
     loaded = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path)
     own = [config.to_dict() for config in (loaded.config, model.config)]
