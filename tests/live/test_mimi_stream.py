@@ -49,9 +49,10 @@ def test_several_frames_at_once_are_the_same(mimi: MimiModel, sound: torch.Tenso
     assert torch.equal(many.decode(codes, EVERYONE), spoken)
 
 
+@torch.no_grad()
 def test_resting_and_fresh_rows_do_not_touch_the_others(mimi: MimiModel, sound: torch.Tensor) -> None:
     """Past the window row 0 rests for three frames, and later starts again; both rows say what they say alone."""
-    frames = sound.reshape(2, FRAMES, 1920)
+    frames, loudness = sound.reshape(2, FRAMES, 1920), mimi.decode(mimi.encode(sound[:, None])[0]).audio_values.std()
     stream, alone = MimiStream(mimi, 2, 8), [MimiStream(mimi, 1, 8) for _ in range(2)]
     position = [0, 0]
     for step in range(FRAMES):
@@ -66,7 +67,7 @@ def test_resting_and_fresh_rows_do_not_touch_the_others(mimi: MimiModel, sound: 
                 expected = alone[row].encode(frames[row : row + 1, position[row]], EVERYONE[:1])
                 assert torch.equal(heard[row : row + 1], expected)
                 sound_alone = alone[row].decode(expected, EVERYONE[:1])
-                torch.testing.assert_close(spoken[row : row + 1], sound_alone, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(spoken[row : row + 1], sound_alone, rtol=1e-4, atol=1e-5 * loudness.item())
                 position[row] += 1
             else:
                 assert not spoken[row].any()
