@@ -94,7 +94,7 @@ def _load(path: str, device: str) -> tuple[Any, Any]:
 def _sampling(model: Any, bias: float | None) -> Any:
     from ..streaming.generation_moshi_ttt import Sampling
 
-    changes = {} if bias is None else {"text_pad_bias": bias}
+    changes: dict[str, Any] = {} if bias is None else {"text_pad_bias": bias}
     return Sampling.from_generation_config(model.generation_config, **changes)
 
 
@@ -122,7 +122,9 @@ def _of_codes(arguments: argparse.Namespace, models: dict[str, str], biases: lis
     corpus = Corpus([rows[place]["codes"] for place in range(count)], provenance.silence_codes)
     seeds = [arguments.seed + place for place in range(arguments.seeds)]
     setup = Setup(seeds, arguments.batch_size, arguments.vad)
-    heard, human, sweep = {}, [], []
+    heard: dict[str, Any] = {}
+    human: list[Any] = []
+    sweep: list[dict[str, Any]] = []
     for name, path in models.items():
         model, processor = _load(path, device_of(arguments.device))
         warn_where_unknown(model.config, provenance, arguments.codes)
@@ -158,7 +160,7 @@ def _of_bench(arguments: argparse.Namespace, models: dict[str, str], biases: lis
 
     ran: dict[str, Any] = {}
     if models:
-        model, processor = _load(*models.values(), device_of(arguments.device))
+        model, processor = _load(next(iter(models.values())), device_of(arguments.device))
         sampling = _sampling(model, biases[0] if biases else None)
         done = run_tree(model, processor, arguments.bench, sampling, arguments.batch_size, arguments.seed)
         ran = {"written": done.written, "found": done.found, "unusable_inputs": done.bad.reasons}

@@ -31,7 +31,8 @@ from ..data.codes import encode_streams, silence_codes
 from ..streaming.generation_moshi_ttt import Sampling
 from .driven_conversations import drive, heard_sound, heard_words, seeded
 from .full_duplex_bench import BenchItem, ItemScore, read_item, score_item
-from .spoken_words import Word, read_transcript, write_transcript
+from .speech_times import Word
+from .spoken_words import read_transcript, write_transcript
 from .voice_activity import find_speech
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import torch
 from ..codec.audio import FRAME_SAMPLES, sec_from_frames
 from ..data.codes import decode_codes
 from ..streaming.generation_moshi_ttt import Sampling
-from .spoken_words import Word, words_of_text_row
+from .speech_times import Word
+from .spoken_words import words_of_text_row
 
 if TYPE_CHECKING:
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration

@@ -28,10 +28,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import jensenshannon
 
-from .spoken_words import Word
+from .speech_times import Word, joined
 from .turn_outcomes import is_backchannel, is_takeover
 from .turn_statistics import delay_keys, rate_keys
-from .voice_activity import joined
 
 V1_TASKS = {"pause.json": "pause", "turn_taking.json": "turn_taking", "interrupt.json": "interruption"}
 BACKCHANNEL_WINDOW_SEC = 0.2

@@ -7,21 +7,14 @@ of that piece; PAD, EPAD and absent tokens say nothing, and a word ends before t
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..codec.audio import sec_from_frames
+from .speech_times import Word
 
 _SPACE = "▁"
-
-
-class Word(NamedTuple):
-    """A word and when it begins and ends, in seconds; in a text row it ends with its last token."""
-
-    text: str
-    start_sec: float
-    end_sec: float
 
 
 def words_of_text_row(text_T: np.ndarray, tokenizer: Any, silent_ids: Sequence[int]) -> list[Word]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .voice_activity import joined, overlaps
+from .speech_times import joined, overlaps
 
 IPU_SILENCE_SEC = 0.2
 EVENTS = ("ipu", "pause", "gap", "overlap")

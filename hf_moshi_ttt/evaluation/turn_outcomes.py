@@ -23,9 +23,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .spoken_words import Word
+from .speech_times import Word, joined
 from .turn_events import IPU_SILENCE_SEC
-from .voice_activity import joined
 
 UTTERANCE_SILENCE_SEC = 0.5
 TURN_SILENCE_SEC = 1.0
@@ -33,6 +32,19 @@ SHORT_SEC = 1.0
 BACKCHANNEL_WORDS, TAKEOVER_WORDS = 2, 3
 RESPONSE_SEC = 5.0
 _EXACT_SEC = 1e-6
+RATES = {
+    "pause_takeover_rate": "pause_takeovers",
+    "response_rate": "responses",
+    "interruption_yield_rate": "interruption_yields",
+    "interruption_response_rate": "interruption_responses",
+    "backchannel_hold_rate": "backchannel_holds",
+}
+DELAYS = {
+    "response_delay": "response_delays_sec",
+    "stop_delay": "stop_delays_sec",
+    "interruption_delay": "interruption_delays_sec",
+}
+"""Numbers, and the fields of `Outcomes` that they are made from."""
 
 
 @dataclass
@@ -130,7 +142,7 @@ def _pauses(speech_N2: np.ndarray, turns_N2: np.ndarray) -> np.ndarray:
 
 def _begins_in(spoken_N2: np.ndarray, turns_N2: np.ndarray) -> np.ndarray:
     starts = spoken_N2[:, :1]
-    return ((turns_N2[None, :, 0] < starts) & (starts < turns_N2[None, :, 1])).any(1)
+    return np.any((turns_N2[None, :, 0] < starts) & (starts < turns_N2[None, :, 1]), axis=1)
 
 
 def _count(counts: list[int], happened: bool) -> None:

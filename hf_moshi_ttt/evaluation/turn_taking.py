@@ -17,24 +17,12 @@ import numpy as np
 
 from ..codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, read_audio
 from ..codec.samples import float_samples
-from .spoken_words import Word
+from .speech_times import Word
 from .turn_events import event_numbers, find_events
-from .turn_outcomes import Outcomes, find_outcomes, words_within
+from .turn_outcomes import DELAYS, RATES, Outcomes, find_outcomes, words_within
 from .turn_statistics import delay_keys, median_of, over_conversations, rate_keys, rate_of
 from .voice_activity import find_speech
 
-RATES = {
-    "pause_takeover_rate": "pause_takeovers",
-    "response_rate": "responses",
-    "interruption_yield_rate": "interruption_yields",
-    "interruption_response_rate": "interruption_responses",
-    "backchannel_hold_rate": "backchannel_holds",
-}
-DELAYS = {
-    "response_delay": "response_delays_sec",
-    "stop_delay": "stop_delays_sec",
-    "interruption_delay": "interruption_delays_sec",
-}
 _MIN_WORDS_OF_SWAP = 5
 
 
@@ -184,7 +172,8 @@ def paired_differences(model: Sequence[Heard], other: Sequence[Heard]) -> dict[s
     if lengths[0] != lengths[1]:
         raise ValueError(f"Conversations of {lengths[0]} s cannot be paired with conversations of {lengths[1]} s.")
     both = [[one.outcomes for one in side] for side in (model, other)]
-    everything, found = np.arange(len(model)), {}
+    everything = np.arange(len(model))
+    found: dict[str, Any] = {}
     for name, field in (RATES | DELAYS).items():
         if name in RATES:
             values: Any = [np.array([getattr(one, field) for one in side], float) for side in both]

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from .figures import saved_figure
+from .speech_times import joined
 from .turn_events import find_events, inter_pausal_units
 from .turn_outcomes import RESPONSE_SEC, TURN_SILENCE_SEC
 from .turn_taking import Heard
-from .voice_activity import joined
 
 _ROWS = {"user": 0.0, "model": 1.0}
 _COLOURS = {"user": "tab:blue", "model": "tab:orange", "overlap": "tab:red", "gap": "tab:green"}

@@ -23,7 +23,6 @@ from ..data.codes import Provenance, load_codes, require_same_codec
 from ..data.collator import MoshiTTTCollator
 from ..data.compatibility import require_codes_of_model
 from ..data.segments import SegmentDataset
-from ..evaluation.conversation_runs import Corpus
 from ..evaluation.training_metrics import LongContextCallback
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from .arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments, parse_settings
@@ -33,7 +32,6 @@ from .parameter_groups import count_parameters, parameter_groups
 from .resumption import Start, course_settings, plan_start, require_parts, require_same_course, weights_of
 from .run_files import MetricsFile, write_run
 from .trainer import MoshiTTTTrainer
-from .turn_taking_callback import TurnTakingCallback
 
 logger = logging.get_logger(__name__)
 
@@ -250,11 +248,19 @@ def build_trainer(
     if held_out is not None and (every_steps := args.eval_long_context_steps) is not None:
         recordings, silence = list(held_out["codes"]), provenance.silence_codes
         trainer.add_callback(LongContextCallback(trainer, recordings, every_steps, silence_codes=silence))
-    if held_out is not None and (every_steps := args.eval_turn_taking_steps) is not None:
-        count = min(args.eval_turn_taking_conversations, len(held_out))
-        corpus = Corpus([held_out[place]["codes"] for place in range(count)], provenance.silence_codes)
-        trainer.add_callback(TurnTakingCallback(trainer, corpus, every_steps))
+    if held_out is not None and args.eval_turn_taking_steps is not None:
+        _watch_turn_taking(trainer, held_out, provenance)
     return trainer
+
+
+def _watch_turn_taking(trainer: MoshiTTTTrainer, held_out: Any, provenance: Provenance) -> None:
+    from ..evaluation.conversation_runs import Corpus
+    from .turn_taking_callback import TurnTakingCallback
+
+    args: Any = trainer.args
+    count = min(args.eval_turn_taking_conversations, len(held_out))
+    corpus = Corpus([held_out[place]["codes"] for place in range(count)], provenance.silence_codes)
+    trainer.add_callback(TurnTakingCallback(trainer, corpus, args.eval_turn_taking_steps))
 
 
 def _held_out_codes(data: DataArguments, trained_on: Provenance, config: MoshiTTTConfig) -> Any:

@@ -3,16 +3,17 @@
 trainer.add_callback(TurnTakingCallback(trainer, Corpus(codes, silence_codes), every_steps=500))
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..evaluation.conversation_runs import Corpus, Setup, hear_model
-from ..evaluation.training_metrics import PREFIX
-from ..evaluation.turn_taking import DELAYS, RATES, turn_taking_numbers
+from ..evaluation.turn_outcomes import DELAYS, RATES
 from ..processing_moshi_ttt import MoshiTTTProcessor
 from ..streaming.generation_moshi_ttt import Sampling
+
+if TYPE_CHECKING:
+    from ..evaluation.conversation_runs import Corpus, Setup
 
 LOGGED = (*RATES, *(f"{name}_median_sec" for name in DELAYS), "backchannels_per_min", "model_speaking_share")
 
@@ -25,19 +26,19 @@ class TurnTakingCallback(TrainerCallback):
     Args:
         trainer: whose log takes the numbers.
         corpus: the conversations; all of them are driven each time.
-        setup: how they are driven and heard.
+        setup: how they are driven and heard; `Setup()` by default.
 
     Raises:
         ValueError: `every_steps` below 1, or a codec that is not that of the model.
     """
 
-    def __init__(self, trainer: Trainer, corpus: Corpus, every_steps: int, setup: Setup | None = None) -> None:
+    def __init__(self, trainer: Trainer, corpus: "Corpus", every_steps: int, setup: "Setup | None" = None) -> None:
         if every_steps < 1:
             raise ValueError(f"every_steps={every_steps}, but it must be at least 1.")
         self.trainer = trainer
         self.corpus = corpus
         self.every_steps = every_steps
-        self.setup = setup or Setup()
+        self.setup = setup
         self.processor = MoshiTTTProcessor(self._model().config)
         self.processor.codec  # noqa: B018  a codec that is not there is missed before the training
 
@@ -50,12 +51,17 @@ class TurnTakingCallback(TrainerCallback):
     ) -> TrainerControl:
         """transformers' hook."""
         if state.global_step % self.every_steps == 0:
-            model = self._model()
-            sampling = Sampling.from_generation_config(model.generation_config)
-            numbers = turn_taking_numbers(
-                hear_model(model, self.processor, self.corpus, self.setup, sampling, progress=False)
-            )
+            numbers = self._measure()
             should_log = control.should_log
-            self.trainer.log({f"{PREFIX}{name}": numbers[name] for name in LOGGED if name in numbers})
+            self.trainer.log({f"eval_{name}": numbers[name] for name in LOGGED if name in numbers})
             control.should_log = should_log  # Trainer takes a log for the one that this step is due
         return control
+
+    def _measure(self) -> dict[str, Any]:
+        from ..evaluation.conversation_runs import Setup, hear_model
+        from ..evaluation.turn_taking import turn_taking_numbers
+
+        model = self._model()
+        sampling = Sampling.from_generation_config(model.generation_config)
+        heard = hear_model(model, self.processor, self.corpus, self.setup or Setup(), sampling, progress=False)
+        return turn_taking_numbers(heard)

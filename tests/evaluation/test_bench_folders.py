@@ -13,7 +13,8 @@ import soundfile
 from hf_moshi_ttt import GREEDY, MoshiTTTProcessor, Sampling
 from hf_moshi_ttt.evaluation.bench_folders import find_inputs, output_of, read_listeners, run_tree, score_tree
 from hf_moshi_ttt.evaluation.full_duplex_bench import summarize
-from hf_moshi_ttt.evaluation.spoken_words import Word, write_transcript
+from hf_moshi_ttt.evaluation.speech_times import Word
+from hf_moshi_ttt.evaluation.spoken_words import write_transcript
 
 from ..fixtures.planted_conversations import bursts, write_bench
 

@@ -15,7 +15,7 @@ from hf_moshi_ttt.evaluation.full_duplex_bench import (
     score_item,
     summarize,
 )
-from hf_moshi_ttt.evaluation.spoken_words import Word
+from hf_moshi_ttt.evaluation.speech_times import Word
 
 from ..fixtures.planted_conversations import write_bench
 

@@ -9,7 +9,8 @@ import sentencepiece
 
 from hf_moshi_ttt.codec.audio import frames_from_sec
 from hf_moshi_ttt.codec.text_stream import EPAD_ID, PAD_ID, build_text_row
-from hf_moshi_ttt.evaluation.spoken_words import Word, read_transcript, words_of_text_row, write_transcript
+from hf_moshi_ttt.evaluation.speech_times import Word
+from hf_moshi_ttt.evaluation.spoken_words import read_transcript, words_of_text_row, write_transcript
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_moshi_ttt.evaluation.spoken_words import Word
+from hf_moshi_ttt.evaluation.speech_times import Word
 from hf_moshi_ttt.evaluation.turn_outcomes import Outcomes, find_outcomes, is_backchannel, is_takeover
 
 NOTHING = np.zeros((0, 2))

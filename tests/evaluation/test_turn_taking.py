@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from hf_moshi_ttt.codec.audio import BadAudioError
-from hf_moshi_ttt.evaluation.spoken_words import Word
-from hf_moshi_ttt.evaluation.turn_outcomes import Outcomes
-from hf_moshi_ttt.evaluation.turn_taking import DELAYS, RATES, Heard, hear, paired_differences, turn_taking_numbers
+from hf_moshi_ttt.evaluation.speech_times import Word
+from hf_moshi_ttt.evaluation.turn_outcomes import DELAYS, RATES, Outcomes
+from hf_moshi_ttt.evaluation.turn_taking import Heard, hear, paired_differences, turn_taking_numbers
 
 from ..fixtures.planted_conversations import SCENES, Planted, bursts, planted
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hf_moshi_ttt.evaluation import figures
-from hf_moshi_ttt.evaluation.spoken_words import Word
+from hf_moshi_ttt.evaluation.speech_times import Word
 from hf_moshi_ttt.evaluation.turn_taking import Heard
 from hf_moshi_ttt.evaluation.turn_taking_plot import plot_conversation, plot_sweep
 

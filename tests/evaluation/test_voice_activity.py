@@ -1,11 +1,11 @@
-"""Where somebody speaks: bursts to a window, silence, quiet and constant sound, joining and overlapping."""
+"""Where somebody speaks: bursts to a window, silence, quiet and constant sound."""
 
 import numpy as np
 import pytest
 import torch
 
 from hf_moshi_ttt.evaluation import voice_activity
-from hf_moshi_ttt.evaluation.voice_activity import SHORTEST_SEC, find_speech, intervals_of, joined, overlaps
+from hf_moshi_ttt.evaluation.voice_activity import find_speech
 
 from ..fixtures.planted_conversations import bursts
 
@@ -57,14 +57,3 @@ def test_unknown_methods_and_missing_packages_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr("hf_moshi_ttt.extras.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"silero-vad is not installed, .* pip install 'hf_moshi_ttt\[turn-taking\]'"):
         find_speech(np.zeros(10), "silero")
-
-
-def test_intervals_are_joined_and_overlapped() -> None:
-    steps = np.array([False, True, True, False, True])
-    assert intervals_of(steps, 0.5).tolist() == [[0.5, 1.5], [2.0, 2.5]]
-    given = np.array([[5.0, 6.0], [0.0, 1.0], [1.2, 2.0], [1.3, 1.4]])
-    assert joined(given, 0.2).tolist() == [[0.0, 2.0], [5.0, 6.0]]
-    assert joined(given, 0.19).tolist() == [[0.0, 1.0], [1.2, 2.0], [5.0, 6.0]]
-    assert joined(np.zeros((0, 2)), 1.0).shape == (0, 2) and SHORTEST_SEC == 0.1
-    both = overlaps(np.array([[0.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 3.5], [4.0, 5.0]]))
-    assert both.tolist() == [[1.0, 2.0], [3.0, 3.5]]
