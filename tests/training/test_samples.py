@@ -41,7 +41,7 @@ def test_recordings_are_continued_and_training_is_the_same(
     trainer, _ = prepare(settings(tmp_path / "run", codes, sample_recordings=1))
     (callback,) = (one for one in trainer.callback_handler.callbacks if isinstance(one, SampleCallback))
     monkeypatch.setattr(callback.processor, "decode_text", lambda codes_BKT: [f"{codes_BKT.shape[2]} frames"])
-    callback.processor.config = SimpleNamespace(text_tokenizer="some.model")
+    callback.processor.config = SimpleNamespace(**{**vars(trainer.model.config), "text_tokenizer": "some.model"})
     trainer.train()
     folder = tmp_path / "run" / "samples"
     assert [path.name for path in folder.iterdir()] == ["step-2"]
