@@ -63,7 +63,8 @@ def _held_out(entries: Sequence[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _memories(entries: Sequence[dict[str, Any]]) -> Iterator[Finding]:
-    last = next((entry for entry in reversed(entries) if any(name.endswith("/gate") for name in entry)), {})
+    gated = (entry for entry in reversed(entries) if any(name.endswith("/gate") for name in entry))
+    last: dict[str, Any] = next(gated, {})
     for name, gate in last.items():
         if name.endswith("/gate"):
             layer = name.removesuffix("/gate")
