@@ -7,6 +7,7 @@ import torch
 
 from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.evaluation.conversation_runs import Corpus
+from hf_moshi_ttt.training.run import _add_callbacks
 from hf_moshi_ttt.training.turn_taking_callback import LOGGED, TurnTakingCallback
 
 from ..fixtures.planted_conversations import write_conversations
@@ -49,5 +50,15 @@ def test_a_callback_needs_a_step_and_the_models_codec(tmp_path: Path, talks: Pat
 def test_the_settings_are_bounded(tmp_path: Path, talks: Path) -> None:
     with pytest.raises(ValueError, match="eval_turn_taking_conversations=0, but it must be at least 1"):
         make_trainer(tmp_path, talks, eval_turn_taking_conversations=0)
-    with pytest.raises(ValueError, match="eval_codes=None, .* eval_turn_taking_steps=5: held-out data is read where"):
+    with pytest.raises(
+        ValueError, match="eval_codes=None, .* eval_turn_taking_steps=5 and .*: held-out data is read where"
+    ):
         make_trainer(tmp_path, talks, eval_turn_taking_steps=5)
+
+
+def test_sharded_models_are_refused(tmp_path: Path, talks: Path) -> None:
+    trainer = make_trainer(tmp_path, talks, eval_codes=str(talks), eval_turn_taking_steps=5)
+    trainer.is_fsdp_enabled = True
+    rows, provenance = load_codes(talks)
+    with pytest.raises(ValueError, match="eval_turn_taking_steps=5 needs the whole model in every process, which FSDP"):
+        _add_callbacks(trainer, rows, provenance.silence_codes)
