@@ -9,21 +9,27 @@ beginning and ignored, and nothing is said in it. Beside these, the codec may ha
 Axes: B batch, Q Moshi's codebooks, N samples of a frame.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, sec_from_frames
+from ..codec.pretrained_codec import codec_sha256
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from ..processing_moshi_ttt import MoshiTTTProcessor
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from ..streaming.generation_moshi_ttt import Sampling
 from ..streaming.state import MoshiTTTState
 from .codec_stream import open_codec_stream
+from .fingerprint import Fingerprint, fingerprint
+from .memory_file import MEMORY_PREFIX, Manifest, read_manifest, read_memory_file, write_memory_file
 from .memory_stats import memory_stats, write_strength
 from .memory_switch import silenced_rows
 from .text_pieces import TextPieces
@@ -227,12 +233,137 @@ class MoshiTTTSession:
         """What the memory of each TTT layer is, in order of the layers.
 
         Keys: `layer`; `norm` of what was learned; `num_bytes`; `write_strength`, the mean over heads of the last
-        frame's step, NaN before the first one, for learners without one and without `diagnostics`; `age_sec`, how much
+        frame's step, None before the first one, for learners without one and without `diagnostics`; `age_sec`, how much
         the memory has heard.
         """
         row, age_sec = self._checked_row(row), sec_from_frames(self.memory_frames[row])
         layers, written_L = self.model.config.ttt_layer_indices, self._write_strength_LB[:, row].tolist()
         return [
-            {"layer": layer, **memory_stats(memory, row), "write_strength": written, "age_sec": age_sec}
+            {"layer": layer, **memory_stats(memory, row), "write_strength": _number(written), "age_sec": age_sec}
             for layer, memory, written in zip(layers, self.state.memory, written_L, strict=True)
         ]
+
+    @cached_property
+    def identity(self) -> tuple[Fingerprint, str]:
+        """The hashes of the model and of the codec; the first use reads all weights (about 1 s a GB)."""
+        return fingerprint(self.model), codec_sha256(self.processor.codec)
+
+    def save(self, path: str | Path, row: int = 0, memory_only: bool = False) -> None:
+        """Writes a row to a safetensors file that `load` and `restore` go on from.
+
+        Args:
+            memory_only: whether to keep only what its memories have learned, for another conversation: no window, no
+                codes, no draws. Such a file also fits the same model in another dtype.
+        """
+        row = self._checked_row(row)
+        tensors = {name: tensor[row : row + 1] for name, tensor in self._tensors().items()}
+        if memory_only:
+            tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(MEMORY_PREFIX)}
+        write_memory_file(path, tensors, self._manifest(row, memory_only))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that the streams remember in tensors with a row each, by the names they have in a file."""
+        state = {f"state.{name}": tensor for name, tensor in self.state.named_tensors().items()}
+        return {**state, **{f"codec.{name}": tensor for name, tensor in self.codec.tensors().items()}}
+
+    def _manifest(self, row: int, memory_only: bool) -> Manifest:
+        model, codec = self.identity
+        kind, heard = "memory" if memory_only else "session", self.memory_frames[row]
+        manifest = Manifest(kind, model.exact, model.portable, codec, heard, self.memory_stats(row))
+        if memory_only:
+            return manifest
+        return replace(
+            manifest,
+            seed=self.seeds[row],
+            generator_device=self.model.device.type,
+            generator=self.generators[row].get_state().numpy().tobytes().hex(),
+            memory_on=bool(self.memory_on_B[row]),
+            sampling=asdict(replace(self.sampling, generator=None)),
+            text_bytes=self._texts[row].unfinished.hex(),
+        )
+
+    @classmethod
+    def load(
+        cls, path: str | Path, model: MoshiTTTForConditionalGeneration, processor: MoshiTTTProcessor, **options: Any
+    ) -> Self:
+        """A session of one row that goes on from a file, bit for bit where the file holds a whole stream.
+
+        Args:
+            options: further ones of the class; codes are drawn as in the file unless `sampling` is among them.
+
+        Raises:
+            ValueError: as in `restore`.
+        """
+        saved = read_manifest(path).sampling
+        if saved is not None and "sampling" not in options:
+            try:
+                options["sampling"] = Sampling(**saved)
+            except TypeError as error:
+                raise ValueError(f"{path}: its manifest has sampling={saved}, which none can be.") from error
+        session = cls(model, processor, **options)
+        session.restore(path)
+        return session
+
+    @torch.no_grad()
+    def restore(self, path: str | Path, row: int = 0) -> None:
+        """Makes a row the stream of a file, or a fresh stream with the memory of a file; the others do not change.
+
+        A whole stream continues bit for bit. Its draws do on the kind of device they were saved on; elsewhere they
+        start again from their seed.
+
+        Raises:
+            ValueError: a file that is missing, damaged or foreign, or of another model or codec. Nothing has changed
+                then.
+        """
+        row, manifest = self._checked_row(row), read_manifest(path)
+        self._require_same_model(path, manifest)
+        whole, own = manifest.kind == "session", self._tensors()
+        expected = {name: torch.empty_like(tensor[:1], device="meta") for name, tensor in own.items()}
+        if not whole:
+            expected = {name: tensor for name, tensor in expected.items() if name.startswith(MEMORY_PREFIX)}
+        generator = self._saved_generator(path, manifest)
+        tensors = read_memory_file(path, expected, manifest, self.model.initial_codes())
+        self.reset(row, seed=manifest.seed if whole else None)
+        self.generators[row] = generator or self.generators[row]
+        for name, tensor in tensors.items():
+            own[name][row] = tensor[0].to(own[name].device)
+        self.memory_frames[row], self.memory_on_B[row] = manifest.memory_frames, manifest.memory_on
+        self._texts[row].resume(bytes.fromhex(manifest.text_bytes))
+        for layer, saved in enumerate(manifest.layers):
+            written = saved["write_strength"]
+            self._write_strength_LB[layer, row] = math.nan if written is None else written
+
+    def _saved_generator(self, path: str | Path, manifest: Manifest) -> torch.Generator | None:
+        """A generator that goes on from the saved draws; None where they are made on another kind of device."""
+        device = self.model.device
+        if manifest.kind != "session" or manifest.generator_device != device.type:
+            return None
+        generator = torch.Generator(device)
+        try:
+            return generator.set_state(torch.tensor(list(bytes.fromhex(manifest.generator)), dtype=torch.uint8))
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{path}: the state of its draws is none of {device.type}'s. Take another copy."
+            ) from error
+
+    def _require_same_model(self, path: str | Path, manifest: Manifest) -> None:
+        model, codec = self.identity
+        whole = manifest.kind == "session"
+        found, expected = (manifest.model_exact, model.exact) if whole else (manifest.model_portable, model.portable)
+        if found != expected:
+            raise ValueError(
+                f"{path}: belongs to another model (hash {str(found)[:8]}, but this one has {expected[:8]}). Load the "
+                "model that it was saved with" + (", in the same dtype." if whole else ".")
+            )
+        if manifest.codec_sha256 != codec:
+            raise ValueError(
+                f"{path}: belongs to another codec (sha256 {str(manifest.codec_sha256)[:8]}, but this one has "
+                f"{codec[:8]}). Load the codec that it was saved with."
+            )
+        if [layer["layer"] for layer in manifest.layers] != self.model.config.ttt_layer_indices:
+            raise ValueError(f"{path}: its manifest lists other layers than the model has memories in. Take another.")
+
+
+def _number(value: float) -> float | None:
+    """None for NaN, which JSON has not."""
+    return None if math.isnan(value) else value

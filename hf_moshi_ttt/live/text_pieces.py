@@ -21,6 +21,15 @@ class TextPieces:
         self.tokenizer, self.silent = tokenizer, silent
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
 
+    @property
+    def unfinished(self) -> bytes:
+        """The bytes of a character that is not whole yet."""
+        return self._bytes.getstate()[0]
+
+    def resume(self, unfinished: bytes) -> None:
+        """Goes on after the bytes of an unfinished character."""
+        self._bytes.setstate((unfinished, 0))
+
     def piece(self, token: int) -> str:
         """The text of the next token, with a space where a word starts; empty for silent and absent (-1) tokens."""
         if self.tokenizer is None or token < 0 or token in self.silent or token >= self.tokenizer.vocab_size():
