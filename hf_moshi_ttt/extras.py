@@ -29,6 +29,8 @@ EXTRAS = {
     "tensorboard": _extra("tensorboard", "report_to=tensorboard", "trackers"),
     "trackio": _extra("trackio", "report_to=trackio", "trackers"),
     "wandb": _extra("wandb", "report_to=wandb", "trackers"),
+    "aiohttp": _extra("aiohttp", "serve: the live server", "live"),
+    "prometheus-client": _extra("prometheus_client", "serve: the live server", "live"),
     "av": _extra("av", "demo: human speech", "demo"),
     "chatterbot-corpus": _extra("chatterbot_corpus", "demo: conversations", "demo"),
     "hibari-tts": _extra("hibari", "demo: narrated books", "demo"),

@@ -35,6 +35,7 @@ VERBS: dict[str, str | None] = {
     "recall": "recall.py",
     "conversations": "evaluate_conversations.py",
     "generate": "generate.py",
+    "serve": "serve.py",
     "convert": "convert_checkpoint.py",
     "push": "push_to_hub.py",
     "fit-codec": "fit_codec.py",

@@ -19,6 +19,7 @@ from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
+from .delta_kernels import learn
 from .delta_rule import delta_rule
 from .front_end import FrontEnd, FrontEndState, Span, spanning
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
@@ -219,9 +220,8 @@ def _step(
         tokens = tokens._replace(q=q, k=k)
     slow = parameters[num_weights:]
     layers = [SlowLayer(weight, bias) for weight, bias in zip(slow[::2], slow[1::2], strict=True)]
-    learned = delta_rule(layers, tokens, before.fast_weights)
-    after = OnlineState(learned.fast_weights, front_end)
-    return learned.answers, tuple(after.named_tensors().values())
+    answers, fast_weights = learn(layers, tokens, before.fast_weights)
+    return answers, tuple(OnlineState(fast_weights, front_end).named_tensors().values())
 
 
 @dataclass

@@ -6,6 +6,7 @@ mixture; the others (-2, free) are chosen by the model.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from ..memory.naive import MemoryDiagnostics
 from ..special_ids import FREE_ID, NO_INPUT_ID
+from ..transformer.constants import constant
 from .state import MoshiTTTState
 
 
@@ -29,7 +31,7 @@ class Sampling:
         top_k, text_top_k: the number of most likely codes that are drawn from, also where more are as likely.
         text_pad_bias: added to the text's logit of PAD (no word goes on): above 0 the model waits longer.
         text_epad_bias: added to that of EPAD (a word comes next): above 0 it speaks earlier and more.
-        generator: source of the draws, on the model's device.
+        generator: source of the draws, on the model's device; or one a row, for rows whose draws are independent.
 
     Raises:
         ValueError: a temperature below 0, none at all to draw from, or a bias that is not finite.
@@ -41,7 +43,7 @@ class Sampling:
     text_top_k: int = 25
     text_pad_bias: float = 0.0
     text_epad_bias: float = 0.0
-    generator: torch.Generator | None = field(default=None, compare=False)
+    generator: torch.Generator | Sequence[torch.Generator] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("temperature", "text_temperature"):
@@ -89,7 +91,14 @@ class Sampling:
         probabilities = (logits_BV.float() / temperature).softmax(-1)
         # transformers' TopKLogitsWarper keeps every code as likely as the k-th: in bfloat16 often more than k.
         likeliest, ids = probabilities.topk(min(top_k, probabilities.shape[-1]))
-        return ids.gather(-1, torch.multinomial(likeliest, 1, generator=self.generator))[:, 0]
+        return ids.gather(-1, self._drawn(likeliest))[:, 0]
+
+    def _drawn(self, weights_BN: Tensor) -> Tensor:
+        """Indices `[B, 1]` drawn with these weights."""
+        if self.generator is None or isinstance(self.generator, torch.Generator):
+            return torch.multinomial(weights_BN, 1, generator=self.generator)
+        rows = zip(weights_BN, self.generator, strict=True)
+        return torch.stack([torch.multinomial(row_N, 1, generator=generator) for row_N, generator in rows])
 
 
 _SETTINGS = tuple(item.name for item in fields(Sampling) if item.name != "generator")
@@ -161,19 +170,19 @@ class MoshiTTTStreamingMixin:
         Raises:
             ValueError: wrong shape or ids, or a state without a window.
         """
-        self._check_frame(codes_frame, state)
-        delays = torch.tensor(self.config.delays, device=codes_frame.device)
+        self.check_frame(codes_frame, state)
+        delays = constant(self.config.delays, codes_frame.device)
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
         newest = around.shape[2] - 1
         inputs = _at_delay(around, newest - 1 - delays)
         hidden, memory, window, memory_diagnostics = self.model(inputs[:, :, None], state, diagnostics)
         given = _at_delay(around, newest - delays)[:, : 1 + self.config.num_codebooks]
-        text_logits = self.lm_head(hidden[:, 0])
-        text = _chosen(given[:, 0], sampling.draw(self._with_biases(text_logits, sampling), is_text=True))
-        audio_logits, audio = self.depth_decoder.step(
-            hidden[:, 0], text, lambda i, logits: _chosen(given[:, 1 + i], sampling.draw(logits, is_text=False))
+        hidden = hidden[:, 0]
+        text_logits = self.lm_head(hidden)
+        drawn_text = sampling.draw(self._with_biases(text_logits, sampling), is_text=True)
+        audio_logits, codes = self.depth_decoder.step(
+            hidden, drawn_text, given, lambda logits: sampling.draw(logits, is_text=False)
         )
-        codes = torch.cat([text[:, None], audio], dim=1)
         around = _with_codes(around, codes, newest - delays[: codes.shape[1]])
         new = MoshiTTTState(memory, window, around[:, :, 1:], state.initial, state.frames + 1)
         frames = state.frames[:, None] - delays[: codes.shape[1]]
@@ -198,7 +207,12 @@ class MoshiTTTStreamingMixin:
                 text_logits_BV[:, token] += bias
         return text_logits_BV
 
-    def _check_frame(self, codes_frame: Tensor, state: MoshiTTTState) -> None:
+    def check_frame(self, codes_frame: Tensor, state: MoshiTTTState) -> None:
+        """Whether `step_with_logits` takes a frame.
+
+        Raises:
+            ValueError: wrong shape or ids, or a state without a window.
+        """
         expected = (state.batch_size, self.config.num_streams)
         if tuple(codes_frame.shape) != expected or codes_frame.dtype != torch.int64:
             raise ValueError(
@@ -207,9 +221,9 @@ class MoshiTTTStreamingMixin:
         if state.window is None:
             raise ValueError("This state has no attention window (window=False): stream from init_state(batch_size).")
         if codes_frame.device.type == "cpu":
-            user = codes_frame[:, 1 + self.config.num_codebooks :]
-            lowest = min(int(codes_frame.amin()), int(user.amin()) - 1)
-            if lowest < FREE_ID or (codes_frame > self.initial_codes()).any():
+            own, user = 1 + self.config.num_codebooks, self.config.num_codebooks
+            lowest = constant([FREE_ID] * own + [NO_INPUT_ID] * user, codes_frame.device)
+            if not ((codes_frame >= lowest) & (codes_frame <= self.initial_codes())).all():
                 raise ValueError(
                     f"codes_frame must hold ids, -1 (no input) or, in Moshi's own rows, -2 (free); "
                     f"got {codes_frame.amin(0).tolist()} to {codes_frame.amax(0).tolist()} by row."
@@ -279,7 +293,3 @@ def _with_codes(around_BKT: Tensor, codes_BQ: Tensor, columns_Q: Tensor) -> Tens
     own = around_BKT[:, : codes_BQ.shape[1]]
     own = own.scatter(2, columns_Q[None, :, None].expand(own.shape[0], -1, 1), codes_BQ[:, :, None])
     return torch.cat([own, around_BKT[:, codes_BQ.shape[1] :]], dim=1)
-
-
-def _chosen(given_B: Tensor, drawn_B: Tensor) -> Tensor:
-    return torch.where(given_B == FREE_ID, drawn_B, given_B)

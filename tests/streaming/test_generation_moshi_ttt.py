@@ -120,6 +120,16 @@ def test_draws_are_those_of_moshi(dtype: torch.dtype, is_text: bool, top_k: int)
     assert sampling.draw(logits[:1].expand(2000, -1), is_text).unique().numel() == min(top_k, 40)
 
 
+def test_rows_with_generators_of_their_own_draw_as_if_alone() -> None:
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(seed) for seed in (4, 5, 4)]
+    together = [Sampling(generator=generators).draw(logits, is_text=False).tolist() for _ in range(20)]
+    alone = Sampling(generator=torch.Generator().manual_seed(5))
+    assert [drawn[1] for drawn in together] == [alone.draw(logits[1:2], is_text=False).item() for _ in range(20)]
+    with pytest.raises(ValueError, match="shorter"):
+        Sampling(generator=generators[:2]).draw(logits, is_text=True)
+
+
 @pytest.mark.parametrize("key", ["temperature", "text_temperature"])
 @pytest.mark.parametrize("value", [-0.5, float("nan"), float("inf")])
 def test_impossible_temperatures_are_refused(key: str, value: float) -> None:
