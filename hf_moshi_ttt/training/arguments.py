@@ -222,6 +222,13 @@ class MoshiTTTTrainingArguments(TrainingArguments):
                 raise ValueError(f"{key}={getattr(self, key)!r} is not supported: {why}.")
         self._require_one_way_to_start()
         super().__post_init__()
+        accelerator: Any = self.accelerator_config
+        if accelerator.split_batches:
+            raise ValueError(
+                "accelerator_config.split_batches=True is not supported: lanes and steps count "
+                f"per_device_train_batch_size={self.per_device_train_batch_size} rows for each process. Divide that by "
+                "the number of processes instead."
+            )
 
     def _require_one_way_to_start(self) -> None:
         for key in ("reset_optimizer", "reset_step"):
