@@ -25,6 +25,7 @@ from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
 from .online import OnlineTokens, SlowLayer, unit_features
 from .projections import InnerParameters, fp32, inner_dtype
 from .recomputation import walk
+from .retention import LearnedRetention
 
 # A threshold of one standard deviation keeps few features of a key awake, so that keys that are not alike hardly share
 # any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
@@ -88,7 +89,7 @@ class _SlowFeatures(nn.Module):
         return answers * fp32(self.answer_scale)[:, None]
 
 
-class OnlineLearner(_SlowFeatures):
+class OnlineLearner(_SlowFeatures, LearnedRetention):
     """One gradient step a frame on a fast layer over slow features.
 
     Its gates per frame and head are the logit of the write and the logarithm of the decay's scale.
@@ -100,20 +101,15 @@ class OnlineLearner(_SlowFeatures):
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__(num_heads, head_dim, ttt_config)
         self.write_bias = nn.Parameter(torch.empty(num_heads))
-        if ttt_config.forget == "learned":
-            self.decay_bias = nn.Parameter(torch.empty(num_heads))
-            self.log_decay_scale = nn.Parameter(torch.empty(num_heads))
+        self.make_retention(num_heads)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A retention of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
+        """Writes of 0.73 of `base_lr`, and the initial retention."""
         super().reset_parameters()
         init.constant_(self.write_bias, _INITIAL_WRITE_LOGIT)
-        if self.config.forget == "learned":
-            decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
-            init.constant_(self.decay_bias, math.log(math.expm1(decay)))  # the inverse of softplus
-            init.zeros_(self.log_decay_scale)
+        self.reset_retention()
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineState:
         """A fresh memory of `batch_size` rows, in float32 at least."""
@@ -138,11 +134,7 @@ class OnlineLearner(_SlowFeatures):
         q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
-        log_retention = torch.zeros_like(write)
-        if self.config.forget == "learned":
-            decay = F.softplus(gates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
-            log_retention = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
-        return OnlineTokens(q, k, normed_values(v), log_retention, write)
+        return OnlineTokens(q, k, normed_values(v), self.log_retention(gates_BHTR[..., 1]), write)
 
     def forward(
         self,
