@@ -21,15 +21,18 @@ _FRONT_END_KEY = "key_convolution_width"  # stored sections are whole: one witho
 _BY_PRESET: dict[str, dict[str, Any]] = {
     "default": {
         "update": "last", "step": "online", "forget": "learned", "key_convolution_width": 4, "key_lag_frames": 1,
-        "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "initial_gating_alpha": 1.0,
+        "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "answer_gate": "agreement",
+        "initial_gating_alpha": 1.0,
     },
     "mini_batch": {
         "update": "all", "step": "mean", "forget": "learned", "key_convolution_width": 1, "key_lag_frames": 0,
-        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
+        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "answer_gate": "none",
+        "initial_gating_alpha": 0.1,
     },
     "paper": {
         "update": "all", "step": "mean", "forget": "none", "key_convolution_width": 1, "key_lag_frames": 0,
-        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
+        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "answer_gate": "none",
+        "initial_gating_alpha": 0.1,
     },
 }  # fmt: skip
 
@@ -65,7 +68,8 @@ class TTTConfig(StrictConfig):
             `step="online"` per head and frame; `"none"` keeps all of it.
         initial_retention: Initial value of that factor over `mini_batch_size` frames; over 16 frames, 0.998 halves what
             was learned in 7 minutes.
-        output_bias: Whether the last inner layer has a bias. Unused with `step="online"`.
+        output_bias: Whether the last inner layer has a bias. With `step="online"` it is the running mean of the values
+            within `centering_horizon_frames`, and without such a horizon there is none.
         key_convolution_width: Frames that a key and a query span: a causal convolution per channel. 1 for none.
         key_convolution_init: Start of that convolution, the same for keys and queries: `"random"` binds the frames into
             one key, `"identity"` starts as the last frame alone.
@@ -78,6 +82,9 @@ class TTTConfig(StrictConfig):
             addressed by content, or with its `"own"` random weights.
         same_frame_heads: So many heads keep key, query and value of the same frame, without convolution and lag.
         output_gate: `"sigmoid"` scales each channel of the answer by a sigmoid of the frame; `"none"` does not.
+        answer_gate: `"agreement"` scales the answer of each head by a sigmoid of how well the memory foresaw the frame
+            and of the answer's size, so that it is silent where nothing returns; `"none"` does not. Read by
+            `learner="ttt"` with `step="online"`.
         initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
         persistent_states: Whether training carries the memory of a recording from one segment to the next.
     """
@@ -113,6 +120,7 @@ class TTTConfig(StrictConfig):
         centering_horizon_frames: int
         query_start: Literal["key", "own"]
         output_gate: Literal["none", "sigmoid"]
+        answer_gate: Literal["none", "agreement"]
         initial_gating_alpha: float | int
     else:
         base_lr: float | int | None = None
@@ -124,6 +132,7 @@ class TTTConfig(StrictConfig):
         centering_horizon_frames: int | None = None
         query_start: Literal["key", "own"] | None = None
         output_gate: Literal["none", "sigmoid"] | None = None
+        answer_gate: Literal["none", "agreement"] | None = None
         initial_gating_alpha: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

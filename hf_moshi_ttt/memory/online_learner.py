@@ -1,8 +1,11 @@
 """Online test-time training as a learner of a TTT layer, and its control without inner steps.
 
 `OnlineLearner` puts gates and parameters around the plain tensors of `online.py` and `delta_rule.py`. The answer leaves
-at its own size, times one trained factor per channel: a fresh memory is silent, and so is one asked for what it never
-heard.
+at its own size, times one trained factor per channel and a gate: S of a fresh memory is silent, and so is one asked for
+what it never heard. With `output_bias` the inner model is f(x; S, m) = S^T phi(x) + m, whose bias m is the running mean
+of the values (a step of size 1 / min(t, horizon) on 1/2 ||m - v_t||^2), and S learns what differs from it:
+
+    S_t = a_t S_{t-1} + b_t phi(k_t) (v_t - m_t - a_t S_{t-1}^T phi(k_t))^T;   z_t = s (g_t S_t^T phi(q_t) + s' m_t)
 
 Legend: B batch, H heads, T frames, F head width, I width of the features, R gates per head.
 """
@@ -20,9 +23,9 @@ from transformers import initialization as init
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
 from .delta_rule import delta_rule
-from .front_end import FrontEnd, FrontEndState, Span, spanning
+from .front_end import FrontEnd, FrontEndState, Span, running_mean, spanning
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
-from .online import OnlineTokens, SlowLayer, unit_features
+from .online import AnswerGate, OnlineTokens, SlowLayer, gated, unit_features
 from .projections import InnerParameters, fp32, inner_dtype
 from .recomputation import walk
 from .retention import LearnedRetention
@@ -31,6 +34,7 @@ from .retention import LearnedRetention
 # any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
 _INITIAL_SLOW_BIAS = -1.0
 _INITIAL_WRITE_LOGIT = 1.0
+_INITIAL_GATE = AnswerGate(bias=-4.0, agreement_scale=10.0, size_scale=0.5)  # closed below a cosine of about 0.4
 _NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
 
@@ -42,10 +46,12 @@ class OnlineState(StreamState):
     Args:
         fast_weights: S, `[B, H, I, F]` in float32 at least.
         front_end: what the front end needs of the frames before, where there is one.
+        value_mean: m `[B, H, F]`, where the inner model has a bias.
     """
 
     fast_weights: Tensor
     front_end: FrontEndState | None = None
+    value_mean: Tensor | None = None
 
 
 def normed_values(v: Tensor) -> Tensor:
@@ -102,6 +108,11 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         super().__init__(num_heads, head_dim, ttt_config)
         self.write_bias = nn.Parameter(torch.empty(num_heads))
         self.make_retention(num_heads)
+        self.has_mean = ttt_config.output_bias and ttt_config.centering_horizon_frames > 0
+        if self.has_mean:
+            self.mean_scale = nn.Parameter(torch.empty(num_heads, head_dim))
+        if ttt_config.answer_gate == "agreement":
+            self.answer_gate = InnerParameters(torch.empty(num_heads) for _ in AnswerGate._fields)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -110,6 +121,11 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         super().reset_parameters()
         init.constant_(self.write_bias, _INITIAL_WRITE_LOGIT)
         self.reset_retention()
+        if self.has_mean:
+            init.ones_(self.mean_scale)
+        if self.config.answer_gate == "agreement":
+            for parameter, value in zip(self.answer_gate, _INITIAL_GATE, strict=True):
+                init.constant_(parameter, value)
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineState:
         """A fresh memory of `batch_size` rows, in float32 at least."""
@@ -119,7 +135,8 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         fast_weights = torch.zeros(shape, dtype=dtype, device=device or like.device)
         if self.front_end is None:
             return OnlineState(fast_weights)
-        return OnlineState(fast_weights, self.front_end.init_state(batch_size, fast_weights.device, dtype))
+        front_end = self.front_end.init_state(batch_size, fast_weights.device, dtype)
+        return OnlineState(fast_weights, front_end, torch.zeros_like(front_end.mean) if self.has_mean else None)
 
     def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, gates_BHTR: Tensor, lr_scale: float = 1.0) -> OnlineTokens:
         """What the inner model is given.
@@ -149,11 +166,13 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
         tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
+        tokens, means = self._less_mean(tokens, state)
         weights = () if self.front_end is None else self.front_end.convolutions()
-        parameters = (*weights, *(x for layer in self.slow_layers() for x in layer))
-        before = tuple(state.named_tensors().values())
+        gate = self.answer_gate() if self.config.answer_gate == "agreement" else ()
+        parameters = (*weights, *gate, *(x for layer in self.slow_layers() for x in layer))
+        before = tuple(replace(state, value_mean=None).named_tensors().values())
         answers, after = walk(
-            partial(_step, None if self.front_end is None else self.front_end.span),
+            partial(_step, None if self.front_end is None else self.front_end.span, bool(gate)),
             tuple(tokens),
             before,
             parameters,
@@ -161,7 +180,21 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         )
         state_after = _state(after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None
+        if means is not None:
+            answers = torch.addcmul(answers, means, fp32(self.mean_scale)[:, None])
+            state_after = replace(state_after, value_mean=means[:, :, -1].clone())
         return self.scaled(answers), state_after, found
+
+    def _less_mean(self, tokens: OnlineTokens, state: OnlineState) -> tuple[OnlineTokens, Tensor | None]:
+        """The tokens with values less their running mean, and that mean `[B, H, T, F]`.
+
+        Frames that are not written count as 0, so that without inner steps the mean stays as silent as S.
+        """
+        if state.value_mean is None or state.front_end is None:
+            return tokens, None
+        values, horizon = tokens.v * (tokens.write > 0)[..., None], self.config.centering_horizon_frames
+        means = running_mean(values, state.value_mean, state.front_end.frames, horizon)
+        return tokens._replace(v=tokens.v - means), means
 
     @torch.no_grad()
     def _diagnose(self, tokens: OnlineTokens, before: OnlineState, after: OnlineState) -> MemoryDiagnostics:
@@ -200,20 +233,25 @@ def _state(tensors: Sequence[Tensor]) -> OnlineState:
 
 
 def _step(
-    span: Span | None, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
+    span: Span | None,
+    has_gate: bool,
+    frames: tuple[Tensor, ...],
+    state: tuple[Tensor, ...],
+    parameters: tuple[Tensor, ...],
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One segment of `recomputation.walk`: the front end, where there is one, then the rule."""
-    tokens, before, num_weights = OnlineTokens(*frames), _state(state), 0
-    front_end = None
+    """One segment of `recomputation.walk`: the front end, where there is one, then the rule, then the gate."""
+    tokens, before, front_end = OnlineTokens(*frames), _state(state), None
+    num_weights = 2 if span is not None and span.width > 1 else 0
+    first_slow = num_weights + (len(AnswerGate._fields) if has_gate else 0)
     if span is not None and before.front_end is not None:
-        num_weights = 2 if span.width > 1 else 0
         q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, parameters[:num_weights], span)
         tokens = tokens._replace(q=q, k=k)
-    slow = parameters[num_weights:]
+    slow = parameters[first_slow:]
     layers = [SlowLayer(weight, bias) for weight, bias in zip(slow[::2], slow[1::2], strict=True)]
     learned = delta_rule(layers, tokens, before.fast_weights)
     after = OnlineState(learned.fast_weights, front_end)
-    return learned.answers, tuple(after.named_tensors().values())
+    answers = gated(learned, tokens.v, AnswerGate(*parameters[num_weights:first_slow])) if has_gate else learned.answers
+    return answers, tuple(after.named_tensors().values())
 
 
 @dataclass
