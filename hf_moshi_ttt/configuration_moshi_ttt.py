@@ -82,9 +82,8 @@ class TTTConfig(StrictConfig):
             addressed by content, or with its `"own"` random weights.
         same_frame_heads: So many heads keep key, query and value of the same frame, without convolution and lag.
         output_gate: `"sigmoid"` scales each channel of the answer by a sigmoid of the frame; `"none"` does not.
-        answer_gate: `"agreement"` scales the answer of each head by a sigmoid of how well the memory foresaw the frame
-            and of the answer's size, so that it is silent where nothing returns; `"none"` does not. Read by
-            `learner="ttt"` with `step="online"`.
+        answer_gate: `"agreement"` scales the answer of each head by a sigmoid of how well the memory foresaw the frame,
+            so that it is silent where nothing returns; `"none"` does not. Read by `learner="ttt"` with `step="online"`.
         initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
         persistent_states: Whether training carries the memory of a recording from one segment to the next.
     """

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _NORM_EPS = 1e-6
-_SMALLEST_SIZE = 1e-4
+_SMALLEST_NORM = 1e-4
 
 
 class OnlineTokens(NamedTuple):
@@ -52,12 +52,11 @@ class SlowLayer(NamedTuple):
 
 
 class AnswerGate(NamedTuple):
-    """sigmoid(bias + agreement_scale * agreement + size_scale * ln(size)), each `[H]`: of the cosine of a frame's value
-    and what the memory foresaw of it, the mean over heads, and of the answer's mean square over F."""
+    """sigmoid(scale * agreement + bias), each `[H]`: of the cosine of a frame's value and what the memory foresaw of
+    it, the mean over heads."""
 
     bias: Tensor
-    agreement_scale: Tensor
-    size_scale: Tensor
+    scale: Tensor
 
 
 class Learned(NamedTuple):
@@ -72,10 +71,8 @@ class Learned(NamedTuple):
 def gated(learned: Learned, v: Tensor, gate: AnswerGate) -> Tensor:
     """The answers `[B, H, T, F]`, each as loud as it is trusted; v `[B, H, T, F]` as learned from."""
     foreseen = v - learned.errors
-    agreement = F.cosine_similarity(v, foreseen, dim=-1, eps=_SMALLEST_SIZE).mean(1, keepdim=True)
-    size = (learned.answers.square().mean(-1) + _SMALLEST_SIZE).log()
-    bias, agreement_scale, size_scale = (x[:, None] for x in gate)
-    return learned.answers * torch.sigmoid(bias + agreement_scale * agreement + size_scale * size)[..., None]
+    agreement = F.cosine_similarity(v, foreseen, dim=-1, eps=_SMALLEST_NORM).mean(1, keepdim=True)
+    return learned.answers * torch.sigmoid(torch.addcmul(gate.bias[:, None], gate.scale[:, None], agreement))[..., None]
 
 
 def features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> tuple[Tensor, Tensor]:

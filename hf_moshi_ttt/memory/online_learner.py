@@ -34,7 +34,7 @@ from .retention import LearnedRetention
 # any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
 _INITIAL_SLOW_BIAS = -1.0
 _INITIAL_WRITE_LOGIT = 1.0
-_INITIAL_GATE = AnswerGate(bias=-4.0, agreement_scale=10.0, size_scale=0.5)  # closed below a cosine of about 0.4
+_INITIAL_GATE = -9.0, 20.0  # half open at a cosine of 0.45
 _NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
 
