@@ -11,7 +11,7 @@ setup: .venv/ready
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11)' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "venv is missing. On Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[demo,trackers,dev]'
+	$(BIN)/pip install --quiet --editable '.[demo,live,trackers,dev]'
 	$(BIN)/pip install --quiet --no-deps moshi==0.2.13
 	@touch $@
 

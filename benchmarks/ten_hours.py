@@ -40,8 +40,9 @@ def random_codes(model: Any, frames: int) -> torch.Tensor:
 
 
 def memory_norm(state: MoshiTTTState) -> float:
-    """The largest norm of a tensor of the memories."""
-    return max(float(x.float().norm()) for memory in state.memory for x in memory.named_tensors().values())
+    """The largest norm of a tensor of the memories, without what counts frames."""
+    tensors = (x for memory in state.memory for x in memory.named_tensors().values())
+    return max(float(x.norm()) for x in tensors if x.is_floating_point())
 
 
 def resident_mib() -> float:

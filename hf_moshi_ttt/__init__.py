@@ -11,6 +11,7 @@ from .shipped_files import shipped_folder
 
 if TYPE_CHECKING:
     from .configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
+    from .live.session import MoshiTTTSession
     from .memory.layer import TTTLayer
     from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
     from .processing_moshi_ttt import MoshiTTTProcessor
@@ -26,6 +27,7 @@ __all__ = [
     "MoshiTTTForConditionalGeneration",
     "MoshiTTTOutput",
     "MoshiTTTProcessor",
+    "MoshiTTTSession",
     "MoshiTTTState",
     "Sampling",
     "TTTConfig",
@@ -38,6 +40,7 @@ _MODULES = {
     "MoshiTTTForConditionalGeneration": "modeling_moshi_ttt",
     "MoshiTTTOutput": "modeling_moshi_ttt",
     "MoshiTTTProcessor": "processing_moshi_ttt",
+    "MoshiTTTSession": "live.session",
     "MoshiTTTState": "streaming.state",
     "Sampling": "streaming.generation_moshi_ttt",
     "TTTConfig": "configuration_moshi_ttt",

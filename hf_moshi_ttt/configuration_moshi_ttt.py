@@ -21,18 +21,15 @@ _FRONT_END_KEY = "key_convolution_width"  # stored sections are whole: one witho
 _BY_PRESET: dict[str, dict[str, Any]] = {
     "default": {
         "update": "last", "step": "online", "forget": "learned", "key_convolution_width": 4, "key_lag_frames": 1,
-        "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "answer_gate": "agreement",
-        "initial_gating_alpha": 1.0,
+        "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "initial_gating_alpha": 1.0,
     },
     "mini_batch": {
         "update": "all", "step": "mean", "forget": "learned", "key_convolution_width": 1, "key_lag_frames": 0,
-        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "answer_gate": "none",
-        "initial_gating_alpha": 0.1,
+        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
     },
     "paper": {
         "update": "all", "step": "mean", "forget": "none", "key_convolution_width": 1, "key_lag_frames": 0,
-        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "answer_gate": "none",
-        "initial_gating_alpha": 0.1,
+        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
     },
 }  # fmt: skip
 
@@ -82,8 +79,9 @@ class TTTConfig(StrictConfig):
             addressed by content, or with its `"own"` random weights.
         same_frame_heads: So many heads keep key, query and value of the same frame, without convolution and lag.
         output_gate: `"sigmoid"` scales each channel of the answer by a sigmoid of the frame; `"none"` does not.
-        answer_gate: `"agreement"` scales the answer of each head by a sigmoid of how well the memory foresaw the frame,
-            so that it is silent where nothing returns; `"none"` does not. Read by `learner="ttt"` with `step="online"`.
+        answer_gate: `"agreement"` scales the answer of each head by a sigmoid of how far the answer before came true,
+            so that a memory is silent where nothing returns; `"none"` does not. It needs `step="online"` and a
+            `key_lag_frames` of 1, where it is what None takes, and is read by `learner="ttt"`.
         initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
         persistent_states: Whether training carries the memory of a recording from one segment to the next.
     """
@@ -140,7 +138,13 @@ class TTTConfig(StrictConfig):
                 setattr(self, key, value)
         if self.base_lr is None:
             self.base_lr = self._default_base_lr()
+        if self.answer_gate is None:
+            self.answer_gate = "agreement" if self._foretells() else "none"
         super().__post_init__(**kwargs)
+
+    def _foretells(self) -> bool:
+        """Whether an answer is about the next frame."""
+        return self.step == "online" and self.key_lag_frames == 1
 
     def _default_base_lr(self) -> float:
         if self.step == "online":
@@ -195,6 +199,11 @@ class TTTConfig(StrictConfig):
             "base_lr", not online or self.base_lr <= 1, "at most 1 with step='online', so that a write is bounded"
         )
 
+        self.require(
+            "answer_gate", self._foretells() or self.answer_gate == "none",
+            "'none' without step='online' and key_lag_frames=1: no answer is about the next frame",
+        )  # fmt: skip
+
     def _require_front_end(self) -> None:
         self.require("key_convolution_width", self.key_convolution_width >= 1, "at least 1 frame (1 for none)")
         self.require("key_lag_frames", self.key_lag_frames in (0, 1), "0 or 1")
@@ -210,6 +219,10 @@ class TTTConfig(StrictConfig):
     def require_heads(self, num_heads: int) -> None:
         """Raises ValueError where more heads keep one frame than there are."""
         self.require("same_frame_heads", self.same_frame_heads <= num_heads, f"at most the {num_heads} heads")
+        self.require(
+            "same_frame_heads", self.answer_gate == "none" or self.same_frame_heads < num_heads,
+            f"below the {num_heads} heads with answer_gate='agreement': one answer at least is about the next frame",
+        )  # fmt: skip
 
     def layer_indices(self, num_hidden_layers: int) -> list[int]:
         """The temporal layers that carry a TTT block.

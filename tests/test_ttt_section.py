@@ -56,6 +56,8 @@ def test_presets(preset: str, values: tuple) -> None:
         ({"query_start": "value"}, "query_start"),
         ({"output_gate": "silu"}, "output_gate"),
         ({"answer_gate": "error"}, "answer_gate"),
+        ({"answer_gate": "agreement", "key_lag_frames": 0}, "'none' without step='online' and key_lag_frames=1"),
+        ({"answer_gate": "agreement", "preset": "paper"}, "no answer is about the next frame"),
         ({"step": "batch"}, "step"),
         ({"preset": "old"}, "preset"),
     ],

@@ -166,7 +166,7 @@ def matched_lora_rank(model: nn.Module, parts: Sequence[str] = DEFAULT_PARTS, ra
 
 
 def save_adapter(model: PeftModel, folder: str | Path) -> None:
-    """`peft`'s own `save_pretrained`, and the configuration beside it, from which `from_pretrained` builds the base.
+    """`peft`'s own `save_pretrained`, and beside it the configuration, from which `from_pretrained` builds the base.
 
     Raises:
         ValueError: the folder is that of the base.
@@ -175,4 +175,5 @@ def save_adapter(model: PeftModel, folder: str | Path) -> None:
     require_other_folder(folder, base.name_or_path or None)
     model.save_pretrained(str(folder))
     base.config.save_pretrained(folder)
+    base.generation_config.save_pretrained(folder)
     remove_stale_weights(folder, [ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME])

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
-from transformers.utils import logging
+from transformers import GenerationConfig, PreTrainedConfig
+from transformers.utils import GENERATION_CONFIG_NAME, logging
 
 from ..configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from .config_changes import Changes, config_changes, describe_changes
@@ -100,6 +100,8 @@ class MoshiTTTLoadingMixin:
         )
         model.config.name_or_path = model.name_or_path = name
         model.origin = checkpoint.origin
+        if checkpoint.layout in ("moshi_ttt", "trained part"):
+            _read_generation_config(model, repository)
         claim_folder(options.get("offload_folder"), model)
         _apply(model, changes)
         info.update(layout=checkpoint.layout, new_keys=new_keys, config_changes=changes)
@@ -137,6 +139,7 @@ class MoshiTTTLoadingMixin:
         if loaded.missing_keys or loaded.unexpected_keys:
             differing = sorted({*loaded.missing_keys, *loaded.unexpected_keys})
             raise ValueError(f"{adapter.name}: the adapter and its base {base!r} do not fit: {_some(differing)}.")
+        _read_generation_config(model, adapter)
         new_keys = [] if holds_ttt else info["new_keys"]
         info.update(layout="adapter", missing_keys=set(new_keys), new_keys=new_keys)
         return model, info
@@ -148,6 +151,12 @@ def _adapter_of(repository: Repository, given: dict[str, Any] | None) -> Reposit
         return Repository(str(path), repository.hub)
     require_one_layout(repository.name)
     return None if repository.file(ADAPTER_CONFIG_NAME) is None else repository
+
+
+def _read_generation_config(model: Any, repository: Repository) -> None:
+    """How the model chooses its codes, where the repository says so; transformers' own Moshi says it otherwise."""
+    if (saved := repository.read_json(GENERATION_CONFIG_NAME)) is not None:
+        model.generation_config = GenerationConfig.from_dict(saved)
 
 
 def _refuse_unsupported(kwargs: dict[str, Any]) -> None:

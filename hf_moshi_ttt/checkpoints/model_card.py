@@ -33,7 +33,7 @@ class ModelCardFacts:
         license: identifier of the licence of the weights. Kyutai's weights are CC-BY-4.0, and so is what starts from
             them.
         log_history: the log of transformers' Trainer (`trainer_state.json`).
-        results: one model's part of `results.json` (scripts/evaluate_long_context.py).
+        results: one model's part of `results.json` (hf-moshi-ttt evaluate).
         plot: the picture of loss by position.
         tags: further tags.
     """

@@ -51,6 +51,7 @@ class MoshiTTTSavingMixin:
     if TYPE_CHECKING:  # what the model has
         config: Any
         dtype: Any
+        generation_config: GenerationConfig
         model: Any
         named_parameters: Any
         origin: Origin | None
@@ -101,6 +102,7 @@ class MoshiTTTSavingMixin:
             (folder / INDEX_NAME).unlink(missing_ok=True)
         super().save_pretrained(folder, *args, **kwargs)  # type: ignore[misc]
         if is_main:
+            self.generation_config.save_pretrained(folder)
             remove_stale_weights(folder, whole_weights(folder))
 
     def _published_config(self, folder: Path) -> Any:
@@ -136,6 +138,7 @@ class MoshiTTTSavingMixin:
         folder.mkdir(parents=True, exist_ok=True)
         self.config.architectures, self.config.dtype = [type(self).__name__], str(self.dtype).removeprefix("torch.")
         self.config.save_pretrained(folder)
+        self.generation_config.save_pretrained(folder)
         metadata = {"format": "pt", BASE_KEY: self.origin.name}
         if self.origin.revision is not None:
             metadata[BASE_REVISION_KEY] = self.origin.revision

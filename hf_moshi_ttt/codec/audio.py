@@ -27,7 +27,7 @@ SAMPLE_RATE_HZ = 24_000
 FRAME_RATE_HZ = 12.5
 FRAME_SAMPLES = 1920
 AUDIO_SUFFIXES = tuple(
-    [".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".bwf", ".caf", ".au"]
+    [".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".bwf", ".caf", ".au", ".sph"]
 )
 """Of the files that are read; what they hold is judged by their content."""
 BLOCK_FRAMES = 750
@@ -79,15 +79,15 @@ def samples_at_24_khz(samples: int, rate_hz: int) -> int:
     return -(-samples * SAMPLE_RATE_HZ // rate_hz)
 
 
-def read_header(path: str | Path) -> AudioHeader:
-    """The header of a file, without decoding it.
+def read_header(source: str | Path | bytes) -> AudioHeader:
+    """The header of a file, given by its path or content, without decoding it.
 
     Raises:
         BadAudioError: no audio file, one that was cut off, without samples or without their number.
     """
-    with _opened(path, "not a readable audio file") as file:
+    with _opened(source, "not a readable audio file") as file:
         if file.frames == 0:
-            raise BadAudioError(f"{path}: holds no samples.")
+            raise BadAudioError(f"{_name(source)}: holds no samples.")
         return AudioHeader(file.frames, file.samplerate, file.channels)
 
 

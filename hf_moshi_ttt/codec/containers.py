@@ -1,12 +1,15 @@
 """Whether an audio file is whole, by the length in its container: libsndfile reads a cut-off file without an error.
 
 WAV (also RF64, BW64, Wave64 and RIFX), AIFF, CAF and AU are judged by the chunk that holds the samples, since recorders
-write all kinds of outer lengths; Ogg by the mark of the stream's end; MP3 by its Xing or Info header. FLAC says so
-itself when it is decoded. Other formats are refused, as nothing would show that they were cut off.
+write all kinds of outer lengths; Ogg by the mark of the stream's end; MP3 by its Xing or Info header; SPHERE by the
+number of samples. FLAC says so itself when it is decoded. Other formats are refused, as nothing would show that they
+were cut off.
 """
 
+import math
 import mmap
 import os
+import re
 import struct
 from dataclasses import dataclass
 from io import BytesIO
@@ -66,6 +69,8 @@ def require_whole(path: str | Path, file: BinaryIO, container: str) -> None:
         _require_ogg_end(path, file, size)
     elif container == "MP3":
         _require_mp3_end(path, file, size)
+    elif container == "NIST":
+        _require_sphere_end(path, file, size)
     elif container != "FLAC":
         raise BadAudioError(f"{path}: a {container} file, which does not show whether it is whole; convert it to FLAC.")
 
@@ -162,6 +167,16 @@ def _require_ogg_end(path: str | Path, file: BinaryIO, size: int) -> None:
             f"{path}: cut off between two Ogg pages, or written by a program that does not mark the end of a stream, "
             "such as sphn: nothing shows whether it is whole. If it is, convert it, e.g. with `ffmpeg -i IN OUT.flac`."
         )
+
+
+def _require_sphere_end(path: str | Path, file: BinaryIO, size: int) -> None:
+    head = _read_at(file, 0, 1024).decode("latin-1")
+    fields = {key: int(value) for key, value in re.findall(r"^(\w+) -(?:i|s\d+) (\d+)$", head, re.M)}
+    numbers = [fields.get(key) for key in ("sample_count", "channel_count", "sample_n_bytes")]
+    start = re.match(r"NIST_1A\n *(\d+)\n", head)
+    if start is None or None in numbers:
+        raise BadAudioError(f"{path}: a SPHERE file whose header does not say how long it is; convert it to FLAC.")
+    _require_samples(path, (int(start[1]), math.prod(int(number or 0) for number in numbers)), size)
 
 
 def _chained(path: str | Path) -> str:

@@ -14,7 +14,7 @@ G log-mels of a frame (sub-frame major), D PCA width, V codebook size.
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -140,8 +140,8 @@ class LogMelCodecModel(PreTrainedModel):
             found = "use_streaming=False with a padding_cache"
             require(padding_cache is None, found, "True or None", "drop one of them")
             context_B1S = samples_B1S.new_zeros(len(samples_B1S), 1, self.config.context_samples)
-        chunks = self._log_mel_chunks(torch.cat([context_B1S, samples_B1S], dim=-1)[:, 0])
-        codes_BKT = torch.cat([self._quantize(chunk_BTG, kept_K) for chunk_BTG in chunks], dim=-1)
+        padded_BS = torch.cat([context_B1S, samples_B1S], dim=-1)[:, 0]
+        codes_BKT = self.codes_of_padded(padded_BS, self.encoding_tables(kept_K))
         return MimiEncoderOutput(audio_codes=cast(torch.LongTensor, codes_BKT), padding_cache=padding_cache)
 
     @can_return_tuple
@@ -170,12 +170,27 @@ class LogMelCodecModel(PreTrainedModel):
             audio_BS = audio_BS[:, : padding_mask.shape[-1]]
         return MimiDecoderOutput(audio_values=audio_BS[:, None])
 
+    def encoding_tables(self, kept_K: int) -> "EncodingTables":
+        """What encoding with so many codebooks reads, in float64; a stream makes it once."""
+        codebooks_KVD = self.codebooks[:kept_K].double()
+        half_squares_KV = codebooks_KVD.square().sum(dim=-1) / 2
+        return EncodingTables(
+            self.window.double(), self.mel_filters.double(), self.pca_basis.double().T, codebooks_KVD, half_squares_KV
+        )
+
+    @torch.no_grad()
+    def codes_of_padded(self, padded_BS: Tensor, tables: "EncodingTables") -> Tensor:
+        """Codes int64 `[B, K, T]` of samples that start with the `context_samples` before their first frame."""
+        chunks = self._log_mel_chunks(padded_BS, tables)
+        return torch.cat([self._quantize(chunk_BTG, tables) for chunk_BTG in chunks], dim=-1)
+
     @torch.no_grad()
     def log_mels(self, input_values: Tensor) -> Tensor:
         """Natural logarithms of the mel magnitudes of `[B, 1, S]`, float32 `[B, T, G]`: what `encode` quantises."""
         samples_B1S = self._checked_samples(input_values, None)
         padded_BS = functional.pad(samples_B1S, (self.config.context_samples, 0))[:, 0]
-        return torch.cat([chunk_BTG.float() for chunk_BTG in self._log_mel_chunks(padded_BS)], dim=1)
+        chunks = self._log_mel_chunks(padded_BS, self.encoding_tables(0))
+        return torch.cat([chunk_BTG.float() for chunk_BTG in chunks], dim=1)
 
     @torch.no_grad()
     def log_mels_of_codes(self, audio_codes: Tensor) -> Tensor:
@@ -185,26 +200,25 @@ class LogMelCodecModel(PreTrainedModel):
         normal_BTG = torch.stack(latents_KBTD).sum(dim=0) @ self.pca_basis
         return (normal_BTG * self.feature_scale + self.feature_mean).clamp(min=math.log(self.config.mel_floor))
 
-    def _log_mel_chunks(self, padded_BS: Tensor) -> Iterator[Tensor]:
+    def _log_mel_chunks(self, padded_BS: Tensor, tables: "EncodingTables") -> Iterator[Tensor]:
         """Yields float64 `[B, t, G]` for successive frames; `padded_BS` starts with the context of the first."""
         config = self.config
-        window_W, filters_FM = self.window.double(), self.mel_filters.double()
         num_frames = (padded_BS.shape[-1] - config.context_samples) // config.frame_size
         step_frames = max(1, ENCODE_CHUNK_FRAMES // len(padded_BS))
         for start in range(0, num_frames, step_frames):
             stop = min(start + step_frames, num_frames)
             piece_BS = padded_BS[:, start * config.frame_size : stop * config.frame_size + config.context_samples]
             windows_BNW = piece_BS.double().unfold(-1, config.window_samples, config.subframe_samples)
-            mels_BNM = torch.fft.rfft(windows_BNW * window_W).abs() @ filters_FM
+            mels_BNM = torch.fft.rfft(windows_BNW * tables.window_W).abs() @ tables.filters_FM
             yield mels_BNM.clamp(min=config.mel_floor).log().reshape(len(padded_BS), stop - start, -1)
 
-    def _quantize(self, log_mels_BTG: Tensor, kept_K: int) -> Tensor:
-        """Codes `[B, kept_K, T]`: each codebook takes the centroid nearest to what the coarser ones left over."""
+    def _quantize(self, log_mels_BTG: Tensor, tables: "EncodingTables") -> Tensor:
+        """Codes `[B, K, T]`: each codebook takes the centroid nearest to what the coarser ones left over."""
         normal_BTG = (log_mels_BTG - self.feature_mean) / self.feature_scale
-        residual_BTD = normal_BTG @ self.pca_basis.double().T
+        residual_BTD = normal_BTG @ tables.pca_GD
         codes_KBT = []
-        for codebook_VD in self.codebooks[:kept_K].double():
-            codes_KBT.append(nearest_centroids(residual_BTD, codebook_VD))
+        for codebook_VD, half_squares_V in zip(tables.codebooks_KVD, tables.half_squares_KV, strict=True):
+            codes_KBT.append(_nearest(residual_BTD, codebook_VD, half_squares_V))
             residual_BTD = residual_BTD - codebook_VD[codes_KBT[-1]]
         return torch.stack(codes_KBT, dim=1)
 
@@ -290,10 +304,23 @@ class LogMelCodecModel(PreTrainedModel):
         return cache
 
 
+class EncodingTables(NamedTuple):
+    """The codec's tables in float64: window, mel filters, PCA basis, codebooks, half their squared norms."""
+
+    window_W: Tensor
+    filters_FM: Tensor
+    pca_GD: Tensor
+    codebooks_KVD: Tensor
+    half_squares_KV: Tensor
+
+
 def nearest_centroids(points_XD: Tensor, centroids_VD: Tensor) -> Tensor:
     """Indices int64 `[...]` of the centroids nearest to `[..., D]` in Euclidean distance."""
-    scores_XV = points_XD @ centroids_VD.T - centroids_VD.square().sum(dim=-1) / 2
-    return scores_XV.max(dim=-1).indices
+    return _nearest(points_XD, centroids_VD, centroids_VD.square().sum(dim=-1) / 2)
+
+
+def _nearest(points_XD: Tensor, centroids_VD: Tensor, half_squares_V: Tensor) -> Tensor:
+    return (points_XD @ centroids_VD.T - half_squares_V).max(dim=-1).indices
 
 
 AutoConfig.register(LogMelCodecConfig.model_type, LogMelCodecConfig)

@@ -48,7 +48,7 @@ def load_text_tokenizer(path: str | Path) -> sentencepiece.SentencePieceProcesso
     """
     path = local_file(path) if str(path).startswith(HUB_SCHEME) else expand_home(path)
     if not Path(path).is_file():
-        raise ValueError(f"{path}: no SentencePiece model. Train one with scripts/train_text_tokenizer.py.")
+        raise ValueError(f"{path}: no SentencePiece model. Train one with hf-moshi-ttt train-tokenizer.")
     try:
         tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except RuntimeError as error:

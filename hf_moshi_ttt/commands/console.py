@@ -6,13 +6,16 @@ Exit codes: 0; 1 for a run that failed, without a traceback unless `--debug`; 2 
 
 import argparse
 import ast
+import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
+from ..extras import how_to_get
 from .parser import FAILED, WRONG_USAGE, Parser, UsageError, nearest
 
 PROGRAM = "hf-moshi-ttt"
@@ -32,6 +35,7 @@ VERBS: dict[str, str | None] = {
     "recall": "recall.py",
     "conversations": "evaluate_conversations.py",
     "generate": "generate.py",
+    "serve": "serve.py",
     "convert": "convert_checkpoint.py",
     "push": "push_to_hub.py",
     "fit-codec": "fit_codec.py",
@@ -91,16 +95,34 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run(verb: str, arguments: argparse.Namespace) -> int:
-    """Runs a verb with parsed arguments; returns the exit code. Errors are one message on stderr unless `debug`."""
+    """Runs a verb with parsed arguments; returns the exit code. Errors are one message on stderr unless `debug`.
+
+    With `--json` the facts that the verb returns are all that stdout holds; what it prints goes to stderr.
+    """
     try:
-        return module_of(verb).run(arguments) or 0
+        if not getattr(arguments, "json", False):
+            found = module_of(verb).run(arguments)
+            return found if isinstance(found, int) else 0
+        with redirect_stdout(sys.stderr):
+            found = module_of(verb).run(arguments)
+        if found is not None:
+            print(json.dumps(found, indent=1, default=str))
+        return 0
     except Exception as error:
         if arguments.debug:
             raise
-        known = isinstance(error, (ValueError, OSError))
-        message = str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
-        print(f"{PROGRAM} {verb}: error: {message}", file=sys.stderr)
+        print(f"{PROGRAM} {verb}: error: {message_of(error)}", file=sys.stderr)
         return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+
+
+def message_of(error: Exception) -> str:
+    """One message for an error; for a missing optional package the command that gets it."""
+    if isinstance(error, ImportError):
+        absent = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+        if remedy := how_to_get(getattr(absent, "name", None)):
+            return remedy
+    known = isinstance(error, (ValueError, OSError))
+    return str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def main_of_script(path: str) -> int:

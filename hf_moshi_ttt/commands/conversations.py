@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .parser import add_device, device_of
+from .parser import add_device, add_json, device_of
 
 Measures = dict[str, list[dict[str, list[float]]]]
 
@@ -27,10 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.8, help="of audio; text has 0.7 (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     add_device(parser)
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Continues conversations, and writes and draws what was measured."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Continues conversations, and writes, draws and returns what was measured."""
     from ..codec.audio import frames_from_sec
     from ..data.codes import load_codes
     from ..data.compatibility import warn_where_unknown
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     plot_conversations(results, arguments.output / "conversations.png")
     for name, points in results["generated"].items():
         print(f"{name}: {points[0]['value']:.3f} at first, {points[-1]['value']:.3f} at last")
+    return results
 
 
 def _drawn(lengths_frames: list[int], least_frames: int, arguments: argparse.Namespace) -> list[int]:

@@ -4,6 +4,9 @@ hf-moshi-ttt convert kyutai/moshiko-pytorch-bf16 moshi_7b --to moshi_ttt
 """
 
 import argparse
+from typing import Any
+
+from .parser import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,10 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="the base of LoRA weights or a trained part, where they do not name it")
     parser.add_argument("--dtype", default="auto", help="of the weights (%(default)s: as they are)")
     parser.add_argument("--max-shard-size", default="50GB", help="largest file of moshi_ttt (%(default)s)")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Loads and writes the checkpoint."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Loads and writes the checkpoint; returns what it is."""
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
     model = MoshiTTTForConditionalGeneration.from_pretrained(
@@ -30,3 +34,5 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         model.to_kyutai(arguments.output, "old" if arguments.to == "kyutai-old" else "new")
     print(f"{arguments.output}: {model.num_parameters():,} parameters, {model.dtype}, for {arguments.to}")
+    facts = {"output": arguments.output, "parameters": model.num_parameters(), "dtype": str(model.dtype)}
+    return {**facts, "layout": arguments.to}

@@ -5,14 +5,16 @@ hf-moshi-ttt doctor --corpus librilight.jsonl --folder /data --json
 """
 
 import argparse
-import json
 import os
 import platform
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from ..extras import EXTRAS
+from .parser import add_json
 
 MIMI = "kyutai/mimi"
 KYUTAI_TOKENIZER = "hf://kyutai/moshiko-pytorch-bf16/tokenizer_spm_32k_3.model"
@@ -20,22 +22,6 @@ TESTED = {
     "torch": "2.13.0", "transformers": "5.24.0", "accelerate": "1.15.0", "datasets": "5.2.0", "evaluate": "0.4.6",
     "peft": "0.21.2", "huggingface_hub": "2.4.0", "safetensors": "0.8.0", "numpy": "2.4.6",
 }  # fmt: skip
-MOSHI_VERSION = "0.2.13"
-# Packages that nothing needs but what is said of them: what for, and how to get them.
-OPTIONAL = {
-    "moshi": (
-        "comparison with Kyutai's engine",
-        f"pip install --no-deps moshi=={MOSHI_VERSION} (without --no-deps it would replace torch and huggingface_hub "
-        "with old versions that it pins and does not need)",
-    ),
-    "pocketsphinx": ("annotate: word times from transcripts", "pip install 'hf_moshi_ttt[align]'"),
-    "tensorboard": ("report_to=tensorboard", "pip install 'hf_moshi_ttt[trackers]'"),
-    "trackio": ("report_to=trackio", "pip install 'hf_moshi_ttt[trackers]'"),
-    "wandb": ("report_to=wandb", "pip install 'hf_moshi_ttt[trackers]'"),
-    "flash-linear-attention": ("gated_delta at full speed on GPUs", "pip install flash-linear-attention"),
-    "triton": ("kernels of flash-linear-attention and torch.compile on GPUs", "pip install triton"),
-    "torchcodec": ("Audio features of datasets; our own reader needs it not", "pip install torchcodec"),
-}
 _CODES_BYTES_PER_SEC = 12.5 * 17 * 2  # 17 streams of int16, 12.5 frames a second
 _MODEL_7B_BYTES = 2 * 7_687_729_152
 
@@ -54,21 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", default=MIMI, help="name or path of the codec to look for (%(default)s)")
     parser.add_argument("--text-tokenizer", default=KYUTAI_TOKENIZER, help="SentencePiece model (%(default)s)")
     parser.add_argument("--corpus", help="index (.jsonl) whose codes must fit on the disk")
+    parser.add_argument("--data-dir", help="folder that its audio must lie in, links followed (the index's own)")
     parser.add_argument("--folder", type=Path, default=Path(), help="folder whose disk is looked at (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Prints the table."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Prints the table; returns it."""
     rows = [*versions(), *machine(), codec(arguments.codec), tokenizer(arguments.text_tokenizer), *optional()]
-    rows.append(disk(arguments.folder, arguments.corpus))
-    if arguments.json:
-        print(json.dumps({"rows": [row._asdict() for row in rows], "next": next_step(rows)}, indent=1))
-        return
+    rows.append(disk(arguments.folder, arguments.corpus, arguments.data_dir))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
     print(f"\nnext: {next_step(rows)}")
+    return {"rows": [row._asdict() for row in rows], "next": next_step(rows)}
 
 
 def installed(package: str) -> str | None:
@@ -91,9 +76,10 @@ def versions() -> Iterator[Row]:
 
 def optional() -> Iterator[Row]:
     """What is used where it is installed."""
-    for package, (purpose, remedy) in OPTIONAL.items():
+    for package, extra in EXTRAS.items():
         found = installed(package)
-        yield Row(package, "ok" if found else "absent", f"{found or '-'}, for {purpose}", "" if found else remedy)
+        state, remedy = ("ok", "") if found else ("absent", extra.command)
+        yield Row(package, state, f"{found or '-'}, for {extra.purpose}", remedy)
 
 
 def machine() -> Iterator[Row]:
@@ -150,8 +136,16 @@ def _on_the_hub(what: str, repository: str, filename: str, remedy: str) -> Row:
     return Row(what, "ok", f"{repository}: on the Hub")
 
 
-def disk(folder: Path, corpus: str | None) -> Row:
-    """Free space, and what the codes of a corpus need."""
+def disk(folder: Path, corpus: str | None, data_dir: str | None = None) -> Row:
+    """Free space, and what the codes of a corpus need.
+
+    Args:
+        corpus: its index; None for no corpus.
+        data_dir: the folder that its audio must lie in, None for the index's own.
+
+    Raises:
+        ValueError: bad index, or no line of it can be used.
+    """
     existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if corpus is None:
@@ -160,7 +154,10 @@ def disk(folder: Path, corpus: str | None) -> Row:
     from ..data.bad_files import BadFiles
     from ..data.index import read_index
 
-    duration_sec = sum(entry["duration"] for entry in read_index(corpus, BadFiles()))
+    bad = BadFiles()
+    entries = read_index(corpus, bad, data_dir)
+    bad.require_few(len(entries) + len(bad.reasons))
+    duration_sec = sum(entry["duration"] for entry in entries)
     needed = int(duration_sec * _CODES_BYTES_PER_SEC)
     found = f"{_gib(free)} free in {existing}, {_gib(needed)} for {duration_sec / 3600:,.1f} hours"
     return Row("disk", "ok" if needed < free else "short", found, "" if needed < free else "--folder on a larger disk")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shipped_files import configuration_file
-from .parser import add_device, device_of, wrong_settings
+from .parser import add_device, add_json, device_of, wrong_settings
 from .settings_help import settings_help, settings_names
 
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for results")
     parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")
     add_device(parser)
+    add_json(parser)
 
 
 def settings_of(words: list[str]) -> Any:
@@ -51,8 +52,8 @@ def settings_of(words: list[str]) -> Any:
         return parse_settings(settings)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Evaluates, and in the first process writes what was found."""
+def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Evaluates, and in the first process writes and returns what was found."""
     import torch
     from accelerate import PartialState
 
@@ -85,11 +86,12 @@ def run(arguments: argparse.Namespace) -> None:
         "codec": provenance.codec,
         "recordings": [recording.description() for recording in recordings],
     }
-    if process.is_main_process:
-        _write({**described, **found}, name, device, arguments.output)
+    if not process.is_main_process:
+        return None
+    return _write({**described, **found}, name, device, arguments.output)
 
 
-def _write(found: dict[str, Any], name: str, device: Any, output: Path) -> None:
+def _write(found: dict[str, Any], name: str, device: Any, output: Path) -> dict[str, Any]:
     from ..evaluation.report import write_report
     from ..evaluation.results_file import SCHEMA_VERSION, made_with, write_results
     from ..evaluation.results_plot import draw_pictures
@@ -102,3 +104,4 @@ def _write(found: dict[str, Any], name: str, device: Any, output: Path) -> None:
         if key.startswith("librilight_") and not key.endswith(("_interval", "_recordings")):
             print(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}")
     print(f"{output / 'report.html'}")
+    return results

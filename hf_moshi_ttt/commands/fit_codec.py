@@ -12,6 +12,9 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from .parser import add_json
 
 HELD_OUT_MINUTES = 5.0
 
@@ -24,10 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of excerpts, frames and k-means (%(default)s)")
     parser.add_argument("--num-quantizers", type=int, default=8, help="codebooks (%(default)s)")
     parser.add_argument("--codebook-size", type=int, default=2048, help="ids of a codebook (%(default)s)")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Fits, saves and measures the codec."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fits, saves and measures the codec; returns its quality."""
     from ..codec.configuration_log_mel_codec import LogMelCodecConfig
     from ..codec.log_mel_codec_fit import fit_log_mel_codec, measure_codec, read_excerpts
 
@@ -45,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     (arguments.output / "quality.json").write_text(json.dumps(asdict(quality)), encoding="utf-8")
     print(f"held-out log-mel variance kept: {quality.variance_kept:.4f} ({quality.num_frames} frames)")
     print("code perplexity by codebook:", " ".join(f"{value:.0f}" for value in quality.perplexity))
+    return {"output": str(arguments.output), "recordings": len(fitted), **asdict(quality)}
 
 
 def _audio_below(folder: Path) -> list[Path]:

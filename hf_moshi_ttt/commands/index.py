@@ -7,8 +7,11 @@ Durations are read from headers. A run that was killed continues where it stoppe
 
 import argparse
 import math
+from dataclasses import asdict
+from typing import Any
 
 from ..data.bad_files import MAX_BAD_FRACTION
+from .parser import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
     )
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Writes the index and says what is in it."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Writes the index and says what is in it; returns the counts."""
     from ..data.index import IndexOptions, build_index
 
     options = IndexOptions(
@@ -49,3 +53,4 @@ def run(arguments: argparse.Namespace) -> None:
         print(
             f"{len(summary.bad.reasons)} files cannot be used; see the list with reasons beside the index (.bad.json)"
         )
+    return {**asdict(summary), "bad": summary.bad.reasons, "output": arguments.output}

@@ -8,6 +8,9 @@ Running it again with the same sizes and seed continues where it stopped.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
+
+from .parser import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num-proc", type=int, default=2, help="processes that synthesise (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides what is read by whom, and all noise (%(default)s)")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Builds everything and prints what was made."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Builds everything; prints and returns what was made."""
     from ..demo.corpus import CorpusRequest, make_corpus
 
     request = CorpusRequest(arguments.train_hours, arguments.eval_minutes, arguments.conversations, arguments.seed)
     made = make_corpus(arguments.out_dir, request, arguments.num_proc)
     print(json.dumps({"splits": made["splits"], "stages": made["stages"]}, indent=1))
+    return made

@@ -52,6 +52,11 @@ def wrong_settings(given: Iterable[str] = (), known: Iterable[str] = ()) -> Iter
         raise UsageError(f"{error}{nearest(given, known)}") from error
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`, for a verb whose `run` returns what it found."""
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON, everything else on stderr")
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """`--device`, which `device_of` reads."""
     parser.add_argument("--device", help="where the model runs (a GPU where there is one, else cpu)")

@@ -5,15 +5,19 @@ hf-moshi-ttt plot runs/mine
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from .parser import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("run", type=Path, help="output_dir of a run, finished or not")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Draws the pictures and prints their paths."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Draws the pictures, and prints and returns their paths."""
     from ..evaluation.memory_curves import memory_by_step
     from ..evaluation.memory_plot import plot_memory
     from ..memory.diagnostics import LOG_PREFIX
@@ -28,3 +32,4 @@ def run(arguments: argparse.Namespace) -> None:
         plot_memory(memory_by_step(entries), folder / "memory.png")
         drawn.append(folder / "memory.png")
     print(*drawn, sep="\n")
+    return {"pictures": [str(path) for path in drawn]}

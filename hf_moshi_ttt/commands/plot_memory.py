@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .parser import add_json
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
@@ -17,10 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recordings", type=int, default=8, help="how many of them, from the first (%(default)s)")
     parser.add_argument("--bin-frames", type=int, default=250, help="width of a bin of positions (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder for memory.json and memory.png")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Writes memory.json and draws it."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Writes memory.json, draws it and returns what is in it."""
     from ..evaluation.memory_plot import plot_memory
 
     report, output = _curves(arguments), arguments.output
@@ -28,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     (output / "memory.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     plot_memory(report, output / "memory.png")
     print(f"{len(report['layers'])} layers at {len(report['x'])} points in {output / 'memory.png'}")
+    return report
 
 
 def _curves(arguments: argparse.Namespace) -> dict[str, Any]:

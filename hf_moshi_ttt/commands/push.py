@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .parser import add_json
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
@@ -21,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--private", action="store_true", help="nobody else sees the repository")
     parser.add_argument("--trainable-only", action="store_true", help="only the trained part, with its base by name")
     parser.add_argument("--max-shard-size", default="5GB", help="largest file of weights (%(default)s)")
+    add_json(parser)
 
 
 def results_of(folder: Path, model: Path) -> dict[str, Any]:
@@ -38,8 +41,8 @@ def results_of(folder: Path, model: Path) -> dict[str, Any]:
     raise ValueError(f"{folder}: {model} was not evaluated; {', '.join(one['path'] for one in models.values())} were.")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Uploads the model and prints the address of the commit."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Uploads the model; prints and returns the address of the commit."""
     from ..checkpoints.model_card import PLOT_NAME, ModelCardFacts
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
@@ -62,3 +65,4 @@ def run(arguments: argparse.Namespace) -> None:
         max_shard_size=arguments.max_shard_size,
     )
     print(f"{arguments.repo_id}: {commit.commit_url}")
+    return {"repo_id": arguments.repo_id, "commit_url": commit.commit_url}

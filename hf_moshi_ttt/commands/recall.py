@@ -11,6 +11,9 @@ in DIR/runs and not made again with the same settings.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
+
+from .parser import add_json
 
 ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta")
 TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural")
@@ -35,20 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speech.add_argument("--codec", help="name or path of their codec (as their provenance says)")
     speech.add_argument("--num-ids", type=int, default=64, help="groups of codebook 0's ids (%(default)s)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="sizes and schedule, such as hidden_size=192")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Trains what is not trained yet, and writes and draws what came of it."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains what is not trained yet; writes, draws and returns what came of it."""
     from ..training.recall_plot import plot_recall
     from ..training.recall_report import table
     from ..training.recall_run import run_arm
     from ..training.recall_series import RecallRequest, run_series
     from ..training.run_files import write_whole
 
-    given = {key: value for key, value in vars(arguments).items() if key not in ("output", "arms", "debug")}
+    given = {key: value for key, value in vars(arguments).items() if key not in ("output", "arms", "debug", "json")}
     output, arms = arguments.output, arguments.arms.split(",")
     results = run_series(RecallRequest.parse(arms=arms, **given), output, run_arm)
     write_whole(output / "recall.json", json.dumps(results, indent=1) + "\n")
     plot_recall(results, output / "recall.png")
     print(table(results["summary"]))
     print(f"{output / 'recall.json'}, {output / 'recall.png'}")
+    return results

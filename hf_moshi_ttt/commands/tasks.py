@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .parser import UsageError, add_device, device_of, nearest, wrong_settings
+from .parser import UsageError, add_device, add_json, device_of, nearest, wrong_settings
 
 TASKS = ("swuggy", "sblimp", "tstorycloze", "sstorycloze", "salmon")
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", help="folder that tasks' audio must lie in, links followed (the task's own)")
     parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")
     add_device(parser)
+    add_json(parser)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of reading, as for long recordings")
 
 
@@ -48,8 +49,8 @@ def tasks_of(arguments: argparse.Namespace) -> dict[str, str]:
     return {task: folder for task, _, folder in tasks}
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Evaluates and writes tasks.json."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Evaluates; writes and returns what is in tasks.json."""
     from ..data.codes import load_codes
     from ..data.compatibility import warn_where_unknown
     from ..evaluation.long_context import describe_model
@@ -79,6 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         results["dailytalk"] = evaluate_text_perplexity(model, [row["codes"] for row in rows], how.block_frames)
         print(f"DailyTalk: text perplexity {results['dailytalk']['dailytalk_text_perplexity']:.2f}")
     (arguments.output / "tasks.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    return results
 
 
 def _evaluate_task(model: Any, task: str, folder: str, arguments: argparse.Namespace, how: Any) -> dict[str, Any]:

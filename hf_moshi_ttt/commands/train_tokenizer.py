@@ -4,6 +4,9 @@ hf-moshi-ttt train-tokenizer sentences.txt --output tokenizer.model
 """
 
 import argparse
+from typing import Any
+
+from .parser import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,11 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", help="text file, one sentence or paragraph a line")
     parser.add_argument("--output", required=True, help="the .model file to write")
     parser.add_argument("--vocab-size", type=int, default=2000, help="number of pieces (%(default)s)")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Trains and writes the model."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains and writes the model; returns its file and size."""
     from ..codec.text_stream import train_text_tokenizer
 
     train_text_tokenizer(arguments.text, arguments.output, arguments.vocab_size)
     print(f"{arguments.vocab_size} pieces in {arguments.output}")
+    return {"output": arguments.output, "pieces": arguments.vocab_size}

@@ -1,22 +1,27 @@
-"""Word times for stereo conversations: from transcripts by an aligner that works offline, or from whisper-timestamped.
+"""Word times for stereo conversations: from transcripts of many forms, aligned offline where they lack word times.
 
-For the audio `NAME.wav` one of these is looked for, beside it or in a folder of transcripts with the same subfolders:
+For the audio `NAME.wav` the first of these is taken, named `NAME` or `NAME.wav` with an ending, beside it or in a
+folder of transcripts with the same subfolders:
 
-- `NAME.txt`, a turn a line: `SPEAKER_MAIN: text` (left channel) or `SPEAKER_USER: text` (right). A line may begin with
-  the turn's times in seconds, `[12.5 17.1] SPEAKER_MAIN: text`; without them the words are looked for in all of the
-  channel.
-- `NAME.words.json` or `NAME.wav.words.json`, what whisper-timestamped writes for the left channel, and, if it is there,
-  `NAME.user.words.json` for the right one.
+| ending | what it is | times of words |
+| --- | --- | --- |
+| `.words.json` | output of whisper-timestamped, or of whisper with word times; the left channel's | its own |
+| `.ctm` | NIST's words with channel, start and duration | its own |
+| `.TextGrid` | Praat's tiers, one a speaker | its own, or aligned within each interval |
+| `.vtt`, `.srt` | WebVTT or SubRip, cues that name their speaker | aligned within each cue |
+| `.txt` | a turn a line, `A: text`, with `[start_sec end_sec]` before it or not | aligned |
+
+`transcripts.py` says how turns name their speaker. `NAME.user` with the same ending is the right channel's file, if
+there is one; the first is then the left channel's alone.
 
 `NAME.json` is written beside the audio in the format of `word_times.py`. Words that the aligner does not know are put
-between their neighbours and listed as `estimated_words`; what whisper gives no usable time is listed as
-`left_out_words`.
+between their neighbours and listed as `estimated_words`; words without a usable time are listed as `left_out_words`.
 """
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,22 +33,19 @@ from ..codec.audio import SAMPLE_RATE_HZ, BadAudioError, read_audio
 from .bad_files import MAX_BAD_FRACTION, BadFiles
 from .corpora import list_entries
 from .forced_alignment import align_words, unknown_words
-from .text_files import read_json, read_text
+from .text_files import read_json
+from .text_grid import read_text_grid
+from .transcripts import Labels, Turn, read_ctm, read_cues, read_turns
 from .word_times import MAIN_SPEAKER, OTHER_SPEAKER, read_word, read_word_times, require_usable
 from .workers import run_jobs
 
 CHANNELS = {MAIN_SPEAKER: 0, OTHER_SPEAKER: 1}
-_TURN = re.compile(r"(?:\[\s*([\d.]+)\s+([\d.]+)\s*\]\s*)?(\w+):\s*(.*\S)")
 Word = tuple[str, float, float]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What a speaker says, and when if that is known."""
-
-    speaker: str
-    text: str
-    span_sec: tuple[float, float] | None = None
+_WHISPER = ".words.json"
+_READERS: dict[str, Callable[[Path, Labels], list[Turn]]] = {
+    ".ctm": read_ctm, ".TextGrid": read_text_grid, ".vtt": read_cues, ".srt": read_cues, ".txt": read_turns,
+}  # fmt: skip
+ENDINGS = (_WHISPER, *_READERS)
 
 
 @dataclass
@@ -64,10 +66,12 @@ def annotate_corpus(
     num_proc: int = 1,
     max_bad_fraction: float = MAX_BAD_FRACTION,
     data_dir: str | Path | None = None,
+    speakers: tuple[str, str] | None = None,
 ) -> AnnotateSummary:
     """Writes the word times of every conversation of an index or folder; those that are there are kept.
 
     Args:
+        speakers: how the transcripts call the speakers of the left and the right channel, None for the known names.
         data_dir: the folder that all files must lie in, links followed; None for the index's own.
 
     Raises:
@@ -83,7 +87,7 @@ def annotate_corpus(
         else:
             path = Path(entry["path"])
             folder = path.parent if transcripts_dir is None else Path(transcripts_dir, entry["name"]).parent
-            jobs.append((path, folder))
+            jobs.append((path, folder, speakers))
     with tqdm(desc="annotate", unit="file", total=len(entries), initial=summary.kept) as bar:
         for path, content in run_jobs(_annotate_file, jobs, num_proc, bar):
             if isinstance(content, str):
@@ -96,11 +100,11 @@ def annotate_corpus(
     return summary
 
 
-def _annotate_file(path: Path, folder: Path) -> tuple[Path, dict[str, Any] | str]:
+def _annotate_file(path: Path, folder: Path, speakers: tuple[str, str] | None) -> tuple[Path, dict[str, Any] | str]:
     """Annotates one file; returns its path, and what was written or why it could not be done."""
     partial = path.with_suffix(".json.part")
     try:
-        content = annotate(path, folder)
+        content = annotate(path, folder, speakers)
         partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         read_word_times(partial)
         partial.replace(path.with_suffix(".json"))
@@ -110,8 +114,11 @@ def _annotate_file(path: Path, folder: Path) -> tuple[Path, dict[str, Any] | str
     return path, content
 
 
-def annotate(path: str | Path, transcripts_dir: str | Path) -> dict[str, Any]:
+def annotate(path: str | Path, transcripts_dir: str | Path, speakers: tuple[str, str] | None = None) -> dict[str, Any]:
     """The word times of one conversation, in the format of `word_times.py`, from its transcript in a folder.
+
+    Args:
+        speakers: how the transcript calls the speakers of the left and the right channel, None for the known names.
 
     Raises:
         ValueError: no transcript, a damaged one, one that does not fit the audio, or audio without two channels.
@@ -120,60 +127,66 @@ def annotate(path: str | Path, transcripts_dir: str | Path) -> dict[str, Any]:
     samples_CS = read_audio(path)
     if len(samples_CS) != 2:
         raise BadAudioError(f"{path}: {len(samples_CS)} channels, but a conversation has 2.")
-    duration_sec = samples_CS.shape[1] / SAMPLE_RATE_HZ
-    whisper = [
-        file for file in (folder / f"{path.stem}.words.json", folder / f"{path.name}.words.json") if file.is_file()
-    ]
+    ending, file, right = _transcript_of(path, folder)
+    words: dict[str, list[Word]] = {}
     estimated: list[str] = []
     left_out: list[str] = []
-    if (folder / f"{path.stem}.txt").is_file():
-        aligner = f"pocketsphinx {version('pocketsphinx')}"
-        words, estimated = _aligned(samples_CS, read_turns(folder / f"{path.stem}.txt"))
-    elif whisper:
+    aligner = ending.removeprefix(".")
+    if ending == _WHISPER:
         aligner = "whisper-timestamped"
-        heard = {MAIN_SPEAKER: whisper[0], OTHER_SPEAKER: folder / f"{path.stem}.user.words.json"}
-        words = {}
-        for speaker, file in heard.items():
-            if speaker == MAIN_SPEAKER or file.is_file():
-                words[speaker], odd = read_whisper(file)
+        for speaker, heard in {MAIN_SPEAKER: file, OTHER_SPEAKER: right}.items():
+            if heard is not None:
+                words[speaker], odd = read_whisper(heard)
                 left_out += odd
     else:
-        raise ValueError(f"{path}: no {path.stem}.txt and no {path.stem}.words.json in {folder}.")
+        turns = _turns_of(ending, file, right, Labels(speakers, recording=path.stem))
+        words, left_out = _timed(turns, file)
+        if aligned := [turn for turn in turns if not turn.is_word]:
+            aligner = f"pocketsphinx {version('pocketsphinx')}"
+            found, estimated = _aligned(samples_CS, aligned)
+            words = {speaker: words[speaker] + found[speaker] for speaker in CHANNELS}
     listed = [[word, [start, end], speaker] for speaker, said in words.items() for word, start, end in said]
     return {
         "alignments": sorted(listed, key=lambda item: item[1][0]),
-        "labelled_until_sec": duration_sec,
+        "labelled_until_sec": samples_CS.shape[1] / SAMPLE_RATE_HZ,
         "aligner": aligner,
         "estimated_words": estimated,
         "left_out_words": left_out,
     }
 
 
-def read_turns(path: str | Path) -> list[Turn]:
-    """The turns of a transcript.
+def _transcript_of(path: Path, folder: Path) -> tuple[str, Path, Path | None]:
+    """The ending of a recording's transcript, its file, and that of the right channel, None where there is none."""
+    for ending in ENDINGS:
+        for file in (folder / f"{path.stem}{ending}", folder / f"{path.name}{ending}"):
+            if file.is_file():
+                right = folder / f"{path.stem}.user{ending}"
+                return ending, file, right if right.is_file() else None
+    raise ValueError(f"{path}: no transcript in {folder}: {path.stem} with one of {', '.join(ENDINGS)}.")
 
-    Raises:
-        ValueError: no UTF-8, or a line that is no turn of one of the two speakers.
-    """
-    turns = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        match = _TURN.fullmatch(line.strip())
-        if match is None or match[3] not in CHANNELS:
-            raise ValueError(
-                f"{path}:{number}: expected `SPEAKER_MAIN: text` or `SPEAKER_USER: text`, with `[start_sec end_sec]` "
-                f"before it or not; got {line!r}."
-            )
-        span_sec = None if match[1] is None else (float(match[1]), float(match[2]))
-        if span_sec is not None and not span_sec[0] < span_sec[1]:
-            raise ValueError(f"{path}:{number}: a turn from {span_sec[0]} s to {span_sec[1]} s is no span of time.")
-        turns.append(Turn(match[3], match[4], span_sec))
-    return turns
+
+def _turns_of(ending: str, file: Path, right: Path | None, labels: Labels) -> list[Turn]:
+    read = _READERS[ending]
+    if right is None:
+        return read(file, labels)
+    return [*read(file, replace(labels, only=MAIN_SPEAKER)), *read(right, replace(labels, only=OTHER_SPEAKER))]
+
+
+def _timed(turns: Iterable[Turn], file: Path) -> tuple[dict[str, list[Word]], list[str]]:
+    """The words of turns that are words, by speaker, and why others could not be used."""
+    words: dict[str, list[Word]] = {}
+    left_out: list[str] = []
+    for speaker in CHANNELS:
+        own = [turn for turn in turns if turn.is_word and turn.speaker == speaker]
+        words[speaker], odd = _usable(file, [(turn.text, *turn.span_sec) for turn in own if turn.span_sec])
+        left_out += odd
+    return words, left_out
 
 
 def read_whisper(path: str | Path) -> tuple[list[Word], list[str]]:
     """Words `(word, start_sec, end_sec)` of whisper-timestamped's output, in order and without overlaps.
+
+    whisper, faster-whisper and whisperX call a word's text `word` instead of `text`; both are read.
 
     Also returns why words could not be used, each with the word.
 
@@ -183,20 +196,27 @@ def read_whisper(path: str | Path) -> tuple[list[Word], list[str]]:
     content = read_json(path)
     try:
         found = [word for segment in content["segments"] for word in segment.get("words", [])]
-        said = [(str(word["text"]).strip(), word["start"], word["end"]) for word in found]
+        said = [(str(word[_text_key(word)]).strip(), word["start"], word["end"]) for word in found]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not whisper-timestamped's output ({type(error).__name__}: {error}).") from error
+    return _usable(path, [word for word in said if word[0] not in ("", "[*]")])  # [*]: a disfluency
+
+
+def _text_key(word: dict[str, Any]) -> str:
+    return "text" if "text" in word else "word"
+
+
+def _usable(path: str | Path, said: Iterable[tuple[str, Any, Any]]) -> tuple[list[Word], list[str]]:
+    """Words in order and without overlaps, and why others cannot be used."""
     words, left_out = [], []
     for text, start, end in said:
-        if text in ("", "[*]"):  # [*]: a disfluency
-            continue
         try:
             words.append(read_word(text, start, end, MAIN_SPEAKER))
         except ValueError as error:
             left_out.append(str(error))
     require_usable(path, words, left_out)
     words.sort(key=lambda word: word["start_sec"])
-    starts = [word["start_sec"] for word in words[1:]] + [np.inf]
+    starts = [*(word["start_sec"] for word in words), np.inf][1:]
     return [_until(word, after) for word, after in zip(words, starts, strict=True)], left_out
 
 

@@ -197,7 +197,7 @@ def load_codes(
         dataset: Dataset | IterableDataset = load_from_disk(str(source))
         return (dataset.to_iterable_dataset() if streaming else dataset).with_format("numpy"), provenance
     if Path(source).exists() or str(source).count("/") != 1:
-        raise ValueError(f"{source}: no encoded corpus. Make one with scripts/prepare_data.py.")
+        raise ValueError(f"{source}: no encoded corpus. Make one with hf-moshi-ttt prepare.")
     try:
         path = hf_hub_download(str(source), PROVENANCE_FILE, repo_type="dataset")
     except OSError as error:
@@ -211,7 +211,7 @@ def require_same_codec(first_name: str, first: Provenance, second_name: str, sec
         if getattr(second, key) != getattr(first, key):
             raise ValueError(
                 f"{first_name} and {second_name} do not go together: {key} is {getattr(first, key)!r} in the first and "
-                f"{getattr(second, key)!r} in the second. Encode both with one codec (scripts/prepare_data.py)."
+                f"{getattr(second, key)!r} in the second. Encode both with one codec (hf-moshi-ttt prepare)."
             )
 
 

@@ -43,7 +43,7 @@ def require_codes_of_model(
             raise ValueError(
                 f"{source}: its {pair.what} is {pair.other} (sha256 {str(pair.other_sha256)[:8]}), but the model's is "
                 f"{pair.own} (sha256 {str(pair.own_sha256)[:8]}). Encode it with the model's "
-                f"(scripts/prepare_data.py).{remedy}"
+                f"(hf-moshi-ttt prepare).{remedy}"
             )
     return [pair.unknown_in(source) for pair in pairs if pair.is_unknown]
 

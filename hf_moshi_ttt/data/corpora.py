@@ -165,7 +165,7 @@ def detect_kind(source: str | Path, data_dir: str | Path | None = None) -> str:
     if len(named) != 1:
         raise ValueError(
             f"{facts}; say which kind it is: librilight (no words, channels are mixed) or dailytalk (conversations, "
-            "whose word times scripts/annotate.py makes)."
+            "whose word times hf-moshi-ttt annotate makes)."
         )
     logger.warning("%s; its name decides: %s.", facts, named[0])
     return named[0]

@@ -148,11 +148,14 @@ def _shards(corpus: Dataset) -> list[Dataset]:
 
 
 def _fingerprint(shard: Dataset, recipe: dict[str, Any]) -> str:
-    """A name for all that a shard's rows depend on; files count by size and time of their last change."""
+    """A name for all that a shard's rows depend on; files count by size and time of their last change, or content."""
     digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode())
-    for row in shard.remove_columns("audio"):
-        path = Path(row["path"])
-        stamp = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
+    for row in shard:
+        audio, path = row.pop("audio"), Path(row["path"])
+        if audio.content is not None:
+            stamp: Any = hashlib.sha256(audio.content).hexdigest()
+        else:
+            stamp = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
         digest.update(json.dumps([stamp, row], sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -278,7 +281,7 @@ class _RowEncoder:
             "codes": codes,
             "frames": codes.shape[1],
             "path": row["name"],
-            "source_sha256": _source_sha256(row["path"], Path(row["path"]).stat().st_mtime_ns),
+            "source_sha256": _sha256_of(row),
             "tokens_beyond_end": beyond,
             "error": None,
         }
@@ -286,7 +289,8 @@ class _RowEncoder:
 
 def _channels_of(row: dict[str, Any]) -> Iterator[np.ndarray]:
     """Yields blocks of the channels that are encoded: Moshi's and the user's, or the mix of an audiobook's."""
-    for block_CS in read_blocks(row["path"], row["start_sec"], row["duration_sec"]):
+    content = row["audio"].content
+    for block_CS in read_blocks(row["path"] if content is None else content, row["start_sec"], row["duration_sec"]):
         if row["main_channel"] is None:
             if len(block_CS) > 2:
                 raise BadAudioError(f"{row['path']}: {len(block_CS)} channels, but 1 or 2 are understood.")
@@ -295,6 +299,13 @@ def _channels_of(row: dict[str, Any]) -> Iterator[np.ndarray]:
             yield block_CS[[row["main_channel"], 1 - row["main_channel"]]]
         else:
             raise BadAudioError(f"{row['path']}: {len(block_CS)} channels, but a conversation has 2.")
+
+
+def _sha256_of(row: dict[str, Any]) -> str:
+    """The hash of a row's audio file, or of its content where the corpus holds it."""
+    if row["audio"].content is not None:
+        return hashlib.sha256(row["audio"].content).hexdigest()
+    return _source_sha256(row["path"], Path(row["path"]).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

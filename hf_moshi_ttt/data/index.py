@@ -271,7 +271,7 @@ def read_index(index: str | Path, bad: BadFiles, data_dir: str | Path | None = N
     """
     index = Path(index)
     if not index.is_file():
-        raise ValueError(f"{index}: no such index. Make one with scripts/create_librilight_index.py.")
+        raise ValueError(f"{index}: no such index. Make one with hf-moshi-ttt index.")
     entries, allowed = [], os.path.realpath(data_dir or index.parent)
     for number, line in numbered_lines(index):
         try:

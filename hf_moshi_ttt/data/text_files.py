@@ -1,4 +1,5 @@
-"""Text that people and other programs wrote: UTF-8 with or without a byte order mark, its lines ended by newlines."""
+"""Text that people and other programs wrote, its lines ended by newlines: UTF-8 with or without a byte order mark, or
+UTF-16 with one (Praat and Windows write it)."""
 
 import codecs
 import json
@@ -12,13 +13,16 @@ def read_text(path: str | Path) -> str:
     """The text of a file; `\\r\\n` and `\\r` become newlines, other line separators of Unicode stay.
 
     Raises:
-        ValueError: no UTF-8.
+        ValueError: neither UTF-8 nor UTF-16 with a byte order mark.
         OSError: the file cannot be read.
     """
+    content = Path(path).read_bytes()
+    has_utf16_mark = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        text = content.decode("utf-16" if has_utf16_mark else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error}).") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: str | Path) -> Any:

@@ -10,7 +10,7 @@ from .bad_files import BadFiles, is_utf8
 from .text_files import composed
 
 OTHER_AUDIO_SUFFIXES = {
-    ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm", ".mka", ".amr", ".ape", ".wv", ".mp2", ".spx", ".sph", ".shn",
+    ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm", ".mka", ".amr", ".ape", ".wv", ".mp2", ".spx", ".shn",
     ".g722", ".gsm", ".ra", ".dsf",
 }  # fmt: skip
 _APPLE_DOUBLE = "._"
@@ -61,7 +61,7 @@ def shared_name(other: str) -> str:
 def _is_audio(name: str, left_out: Counter[str]) -> bool:
     suffix = name[name.rfind(".") :].lower()
     if suffix in OTHER_AUDIO_SUFFIXES:
-        left_out[f"{suffix} is not read: convert it to FLAC"] += 1
+        left_out[f"{suffix} is not read: convert it to FLAC (ffmpeg -i NAME{suffix} NAME.flac)"] += 1
     elif suffix in AUDIO_SUFFIXES and name.startswith(_APPLE_DOUBLE):
         left_out[f"macOS' metadata ({_APPLE_DOUBLE}*), not audio"] += 1
     else:

@@ -110,7 +110,7 @@ class RecordingSettings:
         metadata={"help": "Folder that all of that audio must lie in, links followed; by default the index's own."},
     )
     librilight_codes: str | None = field(
-        default=None, metadata={"help": "Folder of encoded recordings (scripts/prepare_data.py), or such a dataset."}
+        default=None, metadata={"help": "Folder of encoded recordings (hf-moshi-ttt prepare), or such a dataset."}
     )
     librilight_evaluation_mode: str = field(
         default="multi_book",

@@ -84,7 +84,7 @@ def _codes(
         findings.append(
             Finding(
                 f"No code is above {highest}, but the model has {size} ids a codebook",
-                "The codes seem to come from another codec; encode with the model's own (scripts/prepare_data.py)",
+                "The codes seem to come from another codec; encode with the model's own (hf-moshi-ttt prepare)",
             )
         )
     if used < 8:

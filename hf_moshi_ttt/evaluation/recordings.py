@@ -74,7 +74,7 @@ def load_recordings(
     places = {path: place for place, path in enumerate(rows["path"][:])}
     if len(places) < len(rows):
         raise ValueError(
-            "Several rows of codes are windows of one file: encode whole files (scripts/prepare_data.py without "
+            "Several rows of codes are windows of one file: encode whole files (hf-moshi-ttt prepare without "
             "--window-sec)."
         )
     _require_all(places, plans)

@@ -63,7 +63,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
         ValueError: no such file, not JSON, or not what the schema describes.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{path}: no results. Make them with scripts/evaluate_long_context.py.")
+        raise ValueError(f"{path}: no results. Make them with hf-moshi-ttt evaluate.")
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:

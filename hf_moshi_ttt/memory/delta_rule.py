@@ -20,9 +20,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .online import Learned, OnlineTokens, SlowLayer, features, unit_features
+from .online import OnlineTokens, SlowLayer, features, unit_features
 
 _CHUNK_FRAMES = 32
+
+
+class Learned(NamedTuple):
+    """What a call did: answers z `[B, H, T, F]`, the errors e `[B, H, T, F]`, and the fast weights `[B, H, I, F]`
+    after it."""
+
+    answers: Tensor
+    errors: Tensor
+    fast_weights: Tensor
 
 
 class _Chunk(NamedTuple):

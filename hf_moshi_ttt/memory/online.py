@@ -10,10 +10,6 @@ In closed form that is the delta rule (Schlag et al. 2021, "Linear Transformers 
 equation 24) on features, with the decay of Yang et al. 2024, "Gated Delta Networks". Features have norm 1 or 0 and
 0 <= b_t <= 1, so one write is bounded by the error that it mends: ||S_t||^2 <= a_t^2 ||S_{t-1}||^2 + ||v_t||^2.
 
-An `AnswerGate` scales z_t by how far it is to be trusted: as far as the memory foresaw v_t before its step, by the
-cosine of v_t and a_t S_{t-1}^T phi(k_t). A memory that did not foresee it hears something new, and answers with what
-resembles that.
-
 Legend: B batch, H heads, T frames, F head width, I width of the features, E = I / F, N inner layers.
 """
 
@@ -25,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _NORM_EPS = 1e-6
-_SMALLEST_NORM = 1e-4
 
 
 class OnlineTokens(NamedTuple):
@@ -51,30 +46,6 @@ class SlowLayer(NamedTuple):
     bias: Tensor
 
 
-class AnswerGate(NamedTuple):
-    """sigmoid(scale * agreement + bias), each `[H]`: of the cosine of a frame's value and what the memory foresaw of
-    it, the mean over heads."""
-
-    bias: Tensor
-    scale: Tensor
-
-
-class Learned(NamedTuple):
-    """What a call did: answers z `[B, H, T, F]`, the errors e `[B, H, T, F]`, and the fast weights `[B, H, I, F]`
-    after it."""
-
-    answers: Tensor
-    errors: Tensor
-    fast_weights: Tensor
-
-
-def gated(learned: Learned, v: Tensor, gate: AnswerGate) -> Tensor:
-    """The answers `[B, H, T, F]`, each as loud as it is trusted; v `[B, H, T, F]` as learned from."""
-    foreseen = v - learned.errors
-    agreement = F.cosine_similarity(v, foreseen, dim=-1, eps=_SMALLEST_NORM).mean(1, keepdim=True)
-    return learned.answers * torch.sigmoid(torch.addcmul(gate.bias[:, None], gate.scale[:, None], agreement))[..., None]
-
-
 def features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> tuple[Tensor, Tensor]:
     """phi(x) as features `[B, H, T, I]` and the factor `[B, H, T]` on them, of x `[B, H, T, F]`.
 
@@ -95,14 +66,14 @@ def unit_features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> Tensor:
     return found * factor[..., None]
 
 
-def naive_online(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor) -> Learned:
-    """The definition: one frame at a time, without the gate."""
+def naive_online(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The definition: one frame at a time. z `[B, H, T, F]`, and S after the last frame."""
     phi_q, phi_k = (unit_features(x, slow_layers) for x in (tokens.q, tokens.k))
-    retention, answers, errors = tokens.log_retention.exp(), [], []
+    retention, answers = tokens.log_retention.exp(), []
     for t in range(tokens.v.shape[2]):
         key = phi_k[:, :, t, :, None]
         kept = retention[:, :, t, None, None] * fast_weights
-        errors.append(tokens.v[:, :, t, None] - key.mT @ kept)
-        fast_weights = kept + tokens.write[:, :, t, None, None] * key @ errors[-1]
+        error = tokens.v[:, :, t, None] - key.mT @ kept
+        fast_weights = kept + tokens.write[:, :, t, None, None] * key @ error
         answers.append(phi_q[:, :, t, None] @ fast_weights)
-    return Learned(torch.cat(answers, dim=2), torch.cat(errors, dim=2), fast_weights)
+    return torch.cat(answers, dim=2), fast_weights

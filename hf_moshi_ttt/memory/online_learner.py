@@ -22,10 +22,12 @@ from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
+from .answer_gate import AnswerGate
+from .delta_kernels import learn
 from .delta_rule import delta_rule
 from .front_end import FrontEnd, FrontEndState, Span, running_mean, spanning
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
-from .online import AnswerGate, OnlineTokens, SlowLayer, gated, unit_features
+from .online import OnlineTokens, SlowLayer, unit_features
 from .projections import InnerParameters, fp32, inner_dtype
 from .recomputation import walk
 from .retention import LearnedRetention
@@ -34,7 +36,6 @@ from .retention import LearnedRetention
 # any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
 _INITIAL_SLOW_BIAS = -1.0
 _INITIAL_WRITE_LOGIT = 1.0
-_INITIAL_GATE = -9.0, 20.0  # half open at a cosine of 0.45
 _NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
 
@@ -47,11 +48,13 @@ class OnlineState(StreamState):
         fast_weights: S, `[B, H, I, F]` in float32 at least.
         front_end: what the front end needs of the frames before, where there is one.
         value_mean: m `[B, H, F]`, where the inner model has a bias.
+        answer: that to the last frame `[B, H, F]`, ungated, where a gate compares it with the next value.
     """
 
     fast_weights: Tensor
     front_end: FrontEndState | None = None
     value_mean: Tensor | None = None
+    answer: Tensor | None = None
 
 
 def normed_values(v: Tensor) -> Tensor:
@@ -111,8 +114,9 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         self.has_mean = ttt_config.output_bias and ttt_config.centering_horizon_frames > 0
         if self.has_mean:
             self.mean_scale = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.answer_gate = None
         if ttt_config.answer_gate == "agreement":
-            self.answer_gate = InnerParameters(torch.empty(num_heads) for _ in AnswerGate._fields)
+            self.answer_gate = AnswerGate(num_heads, ttt_config.same_frame_heads)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -123,9 +127,8 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         self.reset_retention()
         if self.has_mean:
             init.ones_(self.mean_scale)
-        if self.config.answer_gate == "agreement":
-            for parameter, value in zip(self.answer_gate, _INITIAL_GATE, strict=True):
-                init.constant_(parameter, value)
+        if self.answer_gate is not None:
+            self.answer_gate.reset_parameters()
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineState:
         """A fresh memory of `batch_size` rows, in float32 at least."""
@@ -136,7 +139,12 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         if self.front_end is None:
             return OnlineState(fast_weights)
         front_end = self.front_end.init_state(batch_size, fast_weights.device, dtype)
-        return OnlineState(fast_weights, front_end, torch.zeros_like(front_end.mean) if self.has_mean else None)
+        return OnlineState(
+            fast_weights,
+            front_end,
+            value_mean=torch.zeros_like(front_end.mean) if self.has_mean else None,
+            answer=torch.zeros_like(front_end.mean) if self.answer_gate is not None else None,
+        )
 
     def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, gates_BHTR: Tensor, lr_scale: float = 1.0) -> OnlineTokens:
         """What the inner model is given.
@@ -168,11 +176,10 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
         tokens, means = self._less_mean(tokens, state)
         weights = () if self.front_end is None else self.front_end.convolutions()
-        gate = self.answer_gate() if self.config.answer_gate == "agreement" else ()
-        parameters = (*weights, *gate, *(x for layer in self.slow_layers() for x in layer))
-        before = tuple(replace(state, value_mean=None).named_tensors().values())
+        parameters = (*weights, *(x for layer in self.slow_layers() for x in layer))
+        before = tuple(OnlineState(state.fast_weights, state.front_end).named_tensors().values())
         answers, after = walk(
-            partial(_step, None if self.front_end is None else self.front_end.span, bool(gate)),
+            partial(_step, None if self.front_end is None else self.front_end.span),
             tuple(tokens),
             before,
             parameters,
@@ -180,10 +187,14 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         )
         state_after = _state(after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None
+        z = answers
+        if self.answer_gate is not None and state.answer is not None:
+            z = answers * self.answer_gate(answers, tokens.v, state.answer)
+            state_after = replace(state_after, answer=answers[:, :, -1].clone())
         if means is not None:
-            answers = torch.addcmul(answers, means, fp32(self.mean_scale)[:, None])
+            z = torch.addcmul(z, means, fp32(self.mean_scale)[:, None])
             state_after = replace(state_after, value_mean=means[:, :, -1].clone())
-        return self.scaled(answers), state_after, found
+        return self.scaled(z), state_after, found
 
     def _less_mean(self, tokens: OnlineTokens, state: OnlineState) -> tuple[OnlineTokens, Tensor | None]:
         """The tokens with values less their running mean, and that mean `[B, H, T, F]`.
@@ -233,25 +244,19 @@ def _state(tensors: Sequence[Tensor]) -> OnlineState:
 
 
 def _step(
-    span: Span | None,
-    has_gate: bool,
-    frames: tuple[Tensor, ...],
-    state: tuple[Tensor, ...],
-    parameters: tuple[Tensor, ...],
+    span: Span | None, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One segment of `recomputation.walk`: the front end, where there is one, then the rule, then the gate."""
-    tokens, before, front_end = OnlineTokens(*frames), _state(state), None
-    num_weights = 2 if span is not None and span.width > 1 else 0
-    first_slow = num_weights + (len(AnswerGate._fields) if has_gate else 0)
+    """One segment of `recomputation.walk`: the front end, where there is one, then the rule."""
+    tokens, before, num_weights = OnlineTokens(*frames), _state(state), 0
+    front_end = None
     if span is not None and before.front_end is not None:
+        num_weights = 2 if span.width > 1 else 0
         q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, parameters[:num_weights], span)
         tokens = tokens._replace(q=q, k=k)
-    slow = parameters[first_slow:]
+    slow = parameters[num_weights:]
     layers = [SlowLayer(weight, bias) for weight, bias in zip(slow[::2], slow[1::2], strict=True)]
-    learned = delta_rule(layers, tokens, before.fast_weights)
-    after = OnlineState(learned.fast_weights, front_end)
-    answers = gated(learned, tokens.v, AnswerGate(*parameters[num_weights:first_slow])) if has_gate else learned.answers
-    return answers, tuple(after.named_tensors().values())
+    answers, fast_weights = learn(layers, tokens, before.fast_weights)
+    return answers, tuple(OnlineState(fast_weights, front_end).named_tensors().values())
 
 
 @dataclass

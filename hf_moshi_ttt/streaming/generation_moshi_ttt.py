@@ -6,16 +6,19 @@ mixture; the others (-2, free) are chosen by the model.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import GenerationConfig
 from transformers.utils import ModelOutput
 
 from ..memory.naive import MemoryDiagnostics
 from ..special_ids import FREE_ID, NO_INPUT_ID
+from ..transformer.constants import constant
 from .state import MoshiTTTState
 
 
@@ -26,17 +29,21 @@ class Sampling:
     Args:
         temperature, text_temperature: 0 takes the most likely code.
         top_k, text_top_k: the number of most likely codes that are drawn from, also where more are as likely.
-        generator: source of the draws, on the model's device.
+        text_pad_bias: added to the text's logit of PAD (no word goes on): above 0 the model waits longer.
+        text_epad_bias: added to that of EPAD (a word comes next): above 0 it speaks earlier and more.
+        generator: source of the draws, on the model's device; or one a row, for rows whose draws are independent.
 
     Raises:
-        ValueError: a temperature below 0, or none at all to draw from.
+        ValueError: a temperature below 0, none at all to draw from, or a bias that is not finite.
     """
 
     temperature: float = 0.8
     top_k: int = 250
     text_temperature: float = 0.7
     text_top_k: int = 25
-    generator: torch.Generator | None = field(default=None, compare=False)
+    text_pad_bias: float = 0.0
+    text_epad_bias: float = 0.0
+    generator: torch.Generator | Sequence[torch.Generator] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("temperature", "text_temperature"):
@@ -45,6 +52,36 @@ class Sampling:
         for name in ("top_k", "text_top_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}, but at least 1 code must be left to draw from.")
+        for name in ("text_pad_bias", "text_epad_bias"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r}, but it must be a finite number; 0 changes nothing.")
+
+    @classmethod
+    def from_generation_config(
+        cls, config: GenerationConfig, generator: torch.Generator | None = None, **changes: float
+    ) -> "Sampling":
+        """The settings in a model's `generation_config`; `do_sample=False` takes the most likely codes.
+
+        Args:
+            changes: settings in place of those in the file.
+
+        Raises:
+            ValueError: a value that is no number, or as for the class itself.
+        """
+        values: dict[str, Any] = {name: getattr(config, name, None) for name in _SETTINGS}
+        values = {name: value for name, value in values.items() if value is not None}
+        if config.do_sample is False:
+            values |= {"temperature": 0, "text_temperature": 0}
+        values |= changes
+        for name, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, int if name.endswith("top_k") else (int, float)):
+                kind = "whole number" if name.endswith("top_k") else "number"
+                raise ValueError(f"{name}={value!r} in the generation config, but it must be a {kind}.")
+        return cls(**values, generator=generator)
+
+    def to_generation_config(self) -> GenerationConfig:
+        """These settings in transformers' form, which is saved as generation_config.json."""
+        return GenerationConfig(do_sample=True, **{name: getattr(self, name) for name in _SETTINGS})
 
     def draw(self, logits_BV: Tensor, is_text: bool) -> Tensor:
         """Ids `[B]` drawn from logits `[B, V]`."""
@@ -54,9 +91,17 @@ class Sampling:
         probabilities = (logits_BV.float() / temperature).softmax(-1)
         # transformers' TopKLogitsWarper keeps every code as likely as the k-th: in bfloat16 often more than k.
         likeliest, ids = probabilities.topk(min(top_k, probabilities.shape[-1]))
-        return ids.gather(-1, torch.multinomial(likeliest, 1, generator=self.generator))[:, 0]
+        return ids.gather(-1, self._drawn(likeliest))[:, 0]
+
+    def _drawn(self, weights_BN: Tensor) -> Tensor:
+        """Indices `[B, 1]` drawn with these weights."""
+        if self.generator is None or isinstance(self.generator, torch.Generator):
+            return torch.multinomial(weights_BN, 1, generator=self.generator)
+        rows = zip(weights_BN, self.generator, strict=True)
+        return torch.stack([torch.multinomial(row_N, 1, generator=generator) for row_N, generator in rows])
 
 
+_SETTINGS = tuple(item.name for item in fields(Sampling) if item.name != "generator")
 GREEDY = Sampling(temperature=0, text_temperature=0)
 
 
@@ -96,6 +141,7 @@ class MoshiTTTStreamingMixin:
 
     if TYPE_CHECKING:  # what the model has
         config: Any
+        generation_config: GenerationConfig
         model: Any
         lm_head: Any
         depth_decoder: Any
@@ -124,19 +170,19 @@ class MoshiTTTStreamingMixin:
         Raises:
             ValueError: wrong shape or ids, or a state without a window.
         """
-        self._check_frame(codes_frame, state)
-        delays = torch.tensor(self.config.delays, device=codes_frame.device)
+        self.check_frame(codes_frame, state)
+        delays = constant(self.config.delays, codes_frame.device)
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
         newest = around.shape[2] - 1
         inputs = _at_delay(around, newest - 1 - delays)
         hidden, memory, window, memory_diagnostics = self.model(inputs[:, :, None], state, diagnostics)
         given = _at_delay(around, newest - delays)[:, : 1 + self.config.num_codebooks]
-        text_logits = self.lm_head(hidden[:, 0])
-        text = _chosen(given[:, 0], sampling.draw(text_logits, is_text=True))
-        audio_logits, audio = self.depth_decoder.step(
-            hidden[:, 0], text, lambda i, logits: _chosen(given[:, 1 + i], sampling.draw(logits, is_text=False))
+        hidden = hidden[:, 0]
+        text_logits = self.lm_head(hidden)
+        drawn_text = sampling.draw(self._with_biases(text_logits, sampling), is_text=True)
+        audio_logits, codes = self.depth_decoder.step(
+            hidden, drawn_text, given, lambda logits: sampling.draw(logits, is_text=False)
         )
-        codes = torch.cat([text[:, None], audio], dim=1)
         around = _with_codes(around, codes, newest - delays[: codes.shape[1]])
         new = MoshiTTTState(memory, window, around[:, :, 1:], state.initial, state.frames + 1)
         frames = state.frames[:, None] - delays[: codes.shape[1]]
@@ -150,7 +196,23 @@ class MoshiTTTStreamingMixin:
             diagnostics=memory_diagnostics or None,
         )
 
-    def _check_frame(self, codes_frame: Tensor, state: MoshiTTTState) -> None:
+    def _with_biases(self, text_logits_BV: Tensor, sampling: Sampling) -> Tensor:
+        biases = {
+            self.config.pad_token_id: sampling.text_pad_bias,
+            self.config.end_pad_token_id: sampling.text_epad_bias,
+        }
+        if any(biases.values()):
+            text_logits_BV = text_logits_BV.clone()
+            for token, bias in biases.items():
+                text_logits_BV[:, token] += bias
+        return text_logits_BV
+
+    def check_frame(self, codes_frame: Tensor, state: MoshiTTTState) -> None:
+        """Whether `step_with_logits` takes a frame.
+
+        Raises:
+            ValueError: wrong shape or ids, or a state without a window.
+        """
         expected = (state.batch_size, self.config.num_streams)
         if tuple(codes_frame.shape) != expected or codes_frame.dtype != torch.int64:
             raise ValueError(
@@ -159,9 +221,9 @@ class MoshiTTTStreamingMixin:
         if state.window is None:
             raise ValueError("This state has no attention window (window=False): stream from init_state(batch_size).")
         if codes_frame.device.type == "cpu":
-            user = codes_frame[:, 1 + self.config.num_codebooks :]
-            lowest = min(int(codes_frame.amin()), int(user.amin()) - 1)
-            if lowest < FREE_ID or (codes_frame > self.initial_codes()).any():
+            own, user = 1 + self.config.num_codebooks, self.config.num_codebooks
+            lowest = constant([FREE_ID] * own + [NO_INPUT_ID] * user, codes_frame.device)
+            if not ((codes_frame >= lowest) & (codes_frame <= self.initial_codes())).all():
                 raise ValueError(
                     f"codes_frame must hold ids, -1 (no input) or, in Moshi's own rows, -2 (free); "
                     f"got {codes_frame.amin(0).tolist()} to {codes_frame.amax(0).tolist()} by row."
@@ -184,7 +246,7 @@ class MoshiTTTStreamingMixin:
             state: the stream before the prompt, or None for a fresh one.
             max_new_frames: frames of 80 ms; 0 reads the prompt alone and returns codes `[B, K, 0]`.
             user_codes: `[B, Q, max_new_frames + max_delay]`, the user's side of the new frames; absent (-1) if None.
-            sampling: how codes are drawn; Kyutai's temperatures if None.
+            sampling: how codes are drawn; as the model's `generation_config` says if None.
             progress: whether to show a progress bar.
 
         Raises:
@@ -192,7 +254,7 @@ class MoshiTTTStreamingMixin:
         """
         if isinstance(max_new_frames, bool) or not isinstance(max_new_frames, int) or max_new_frames < 0:
             raise ValueError(f"max_new_frames={max_new_frames!r}, but it must be a whole number of frames, 0 or more.")
-        sampling = sampling or Sampling()
+        sampling = sampling or Sampling.from_generation_config(self.generation_config)
         stream: MoshiTTTState = state or self.init_state(1 if codes is None else codes.shape[0])
         if codes is not None:
             stream = self.forward(codes, state=stream).state
@@ -231,7 +293,3 @@ def _with_codes(around_BKT: Tensor, codes_BQ: Tensor, columns_Q: Tensor) -> Tens
     own = around_BKT[:, : codes_BQ.shape[1]]
     own = own.scatter(2, columns_Q[None, :, None].expand(own.shape[0], -1, 1), codes_BQ[:, :, None])
     return torch.cat([own, around_BKT[:, codes_BQ.shape[1] :]], dim=1)
-
-
-def _chosen(given_B: Tensor, drawn_B: Tensor) -> Tensor:
-    return torch.where(given_B == FREE_ID, drawn_B, given_B)

@@ -56,6 +56,17 @@ class MoshiTTTState(StreamState):
 
         return self.map(chosen)
 
+    def with_user_codes(self, codes_BQ: Tensor, rows_B: Tensor) -> "MoshiTTTState":
+        """This state with the user's codes of its last frame, for the rows that are True and have a frame.
+
+        A live stream hears the user's frame s - 1 just before step s.
+        """
+        user = slice(-codes_BQ.shape[1], None)
+        heard_B = self.row_mask(rows_B) & (self.frames > 0)
+        history = self.history.clone()
+        history[:, user, -1] = torch.where(heard_B[:, None], codes_BQ, history[:, user, -1])
+        return replace(self, history=history)
+
     def num_bytes_by_layer(self) -> dict[str, int]:
         """Bytes of each TTT layer's memory, in order, and of each temporal layer's window: `memory.0`, `window.0`.
 

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
+from ..extras import require_extras
 from ..settings import typed_values
 
 TRAINABLE = ("lora", "ttt", "lora+ttt", "full")
@@ -28,7 +29,11 @@ class ModelArguments:
         metadata={"help": "Configuration keys to change; `ttt` changes single keys of its section, null removes it."},
     )
     trainable: str = field(
-        default="full", metadata={"help": "What is trained, see adapters.py.", "choices": list(TRAINABLE)}
+        default="full",
+        metadata={
+            "help": "What is trained: 'lora', 'ttt' (the TTT blocks), 'lora+ttt', or 'full' (everything).",
+            "choices": list(TRAINABLE),
+        },
     )
     lora_rank: int = field(default=64, metadata={"help": "Rank of LoRA, where trained."})
     lora_scaling: float | int = field(default=2.0, metadata={"help": "What LoRA's output is multiplied by."})
@@ -55,7 +60,7 @@ class DataArguments:
 
     train_codes: str | dict[str, float | int] = field(
         metadata={
-            "help": "Folder of encoded recordings (scripts/prepare_data.py), a dataset of them on the Hub, or a "
+            "help": "Folder of encoded recordings (hf-moshi-ttt prepare), a dataset of them on the Hub, or a "
             "mixture of several as {folder: fraction of the time}."
         }
     )
@@ -154,6 +159,16 @@ class MoshiTTTTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "After how many steps each to log eval_librilight_* of the recordings in eval_codes."},
     )
+    sample_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "After how many steps each to continue recordings of eval_codes: wavs and text in "
+            "output_dir/samples, and in the trackers."
+        },
+    )
+    sample_recordings: int = field(default=2, metadata={"help": "How many recordings samples continue."})
+    sample_prompt_sec: float | int = field(default=10.0, metadata={"help": "How much of each is given, in seconds."})
+    sample_new_sec: float | int = field(default=5.0, metadata={"help": "How much the model adds, in seconds."})
     stop_at_step: int | None = field(
         default=None, metadata={"help": "Save a checkpoint and stop at this step, with the schedule of the whole run."}
     )
@@ -183,10 +198,13 @@ class MoshiTTTTrainingArguments(TrainingArguments):
             value = getattr(self, key)
             if not isinstance(value, (int, float)) or not value >= 0:
                 raise ValueError(f"{key}={value!r}, but it must be a number, 0 or more.")
-        for key in ("stop_at_step", "eval_long_context_steps"):
+        for key in ("stop_at_step", "eval_long_context_steps", "sample_steps"):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{key}={value!r}, but it must be at least 1.")
+        for key in ("sample_recordings", "sample_prompt_sec", "sample_new_sec"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)!r}, but it must be above 0.")
         if not isinstance(self.inner_lr_warmup_steps, int) or self.inner_lr_warmup_steps < 0:
             raise ValueError(f"inner_lr_warmup_steps={self.inner_lr_warmup_steps!r}, but it must be 0 or more steps.")
         if not 0 <= self.state_reset_probability <= 1:
@@ -196,6 +214,13 @@ class MoshiTTTTrainingArguments(TrainingArguments):
                 raise ValueError(f"{key}={getattr(self, key)!r} is not supported: {why}.")
         self._require_one_way_to_start()
         super().__post_init__()
+        accelerator: Any = self.accelerator_config
+        if accelerator.split_batches:
+            raise ValueError(
+                "accelerator_config.split_batches=True is not supported: lanes and steps count "
+                f"per_device_train_batch_size={self.per_device_train_batch_size} rows for each process. Divide that by "
+                "the number of processes instead."
+            )
 
     def _require_one_way_to_start(self) -> None:
         for key in ("reset_optimizer", "reset_step"):
@@ -221,7 +246,8 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
     """Settings as arguments.
 
     Raises:
-        ValueError: an unknown key (with the known ones), a missing one, or a value out of bounds.
+        ValueError: an unknown key (with the known ones), a missing one, a value out of bounds, or a tracker that is not
+            installed.
     """
     names = {kind: {item.name for item in fields(kind) if item.init} for kind in SETTINGS}
     unknown = sorted(set(settings) - set().union(*names.values()))
@@ -229,7 +255,7 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
         own = sorted(set().union(*names.values()) - {item.name for item in fields(TrainingArguments)})
         raise ValueError(f"Unknown settings {unknown}. Known: {', '.join(own)}, and transformers' TrainingArguments.")
     if "train_codes" not in settings:
-        raise ValueError("train_codes is missing: the folder of encoded recordings (scripts/prepare_data.py).")
+        raise ValueError("train_codes is missing: the folder of encoded recordings (hf-moshi-ttt prepare).")
     chosen = [{key: value for key, value in settings.items() if key in names[kind]} for kind in SETTINGS]
     typed = [typed_values(kind, values) for kind, values in zip(SETTINGS, chosen, strict=True)]
     if isinstance(section := typed[0].get("config"), dict):
@@ -237,6 +263,7 @@ def parse_settings(settings: dict[str, Any]) -> tuple[ModelArguments, DataArgume
     model, data, training = (kind(**values) for kind, values in zip(SETTINGS, typed, strict=True))
     _require_one_model(model, training)
     _require_held_out_data(data, training)
+    require_extras(training.report_to)
     if len(data.stages()) > 1 and training.max_steps < 1:
         raise ValueError("duration_sec has stages, which need max_steps to end.")
     return model, data, training
@@ -255,11 +282,13 @@ def _require_one_model(model: ModelArguments, training: MoshiTTTTrainingArgument
 
 def _require_held_out_data(data: DataArguments, training: MoshiTTTTrainingArguments) -> None:
     strategy, steps = IntervalStrategy(training.eval_strategy), training.eval_long_context_steps
-    if (strategy != IntervalStrategy.NO or steps is not None) != (data.eval_codes is not None):
+    samples = training.sample_steps
+    is_read = strategy != IntervalStrategy.NO or steps is not None or samples is not None
+    if is_read != (data.eval_codes is not None):
         raise ValueError(
-            f"eval_codes={data.eval_codes!r}, eval_strategy={strategy.value!r} and eval_long_context_steps={steps!r}: "
-            "held-out data is read where eval_strategy ('steps' or 'epoch') or eval_long_context_steps say when. Give "
-            "data and one of them, or none."
+            f"eval_codes={data.eval_codes!r}, eval_strategy={strategy.value!r}, eval_long_context_steps={steps!r} and "
+            f"sample_steps={samples!r}: held-out data is read where eval_strategy ('steps' or 'epoch'), "
+            "eval_long_context_steps or sample_steps say when. Give data and one of them, or none."
         )
     if training.metric_for_best_model is not None and training.save_total_limit == 1:
         raise ValueError(

@@ -19,7 +19,7 @@ def plot_recall(results: dict[str, Any], path: str | Path) -> None:
     Bars are the range over seeds.
 
     Args:
-        results: what `scripts/recall.py` writes.
+        results: what `hf-moshi-ttt recall` writes.
     """
     summary = results["summary"]
     tests = list(next(iter(summary.values())))

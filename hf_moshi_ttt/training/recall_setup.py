@@ -1,4 +1,4 @@
-"""What `scripts/recall.py` can run: the tasks with the size and the schedule of their models, and the arms.
+"""What `hf-moshi-ttt recall` can run: the tasks with the size and the schedule of their models, and the arms.
 
 An arm is written `NAME` or `NAME+key=value+key=value`, where the keys are those of the configuration's `ttt` section:
 `ttt+key_lag_frames=0` is the arm `ttt` with one of its parts switched back.

@@ -55,7 +55,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(folder, METRICS_FILE)
     if not path.is_file():
-        raise ValueError(f"{folder}: no {METRICS_FILE}. It is no run of scripts/train.py, or has logged nothing yet.")
+        raise ValueError(f"{folder}: no {METRICS_FILE}. It is no run of hf-moshi-ttt train, or has logged nothing yet.")
     *lines, rest = path.read_bytes().split(b"\n")
     if rest.endswith(b"}"):
         lines.append(rest)

@@ -23,7 +23,7 @@ def plot_training(entries: Sequence[dict[str, Any]], path: str | Path, title: st
     logged = [entry for entry in entries if "loss" in entry]
     if not logged:
         raise ValueError(
-            "No step was logged, there are no curves to draw: train with a lower logging_steps (scripts/train.py)."
+            "No step was logged, there are no curves to draw: train with a lower logging_steps (hf-moshi-ttt train)."
         )
     names = {name for entry in logged for name in entry}
     losses = sorted(name for name in names if name == "loss" or name.endswith("_loss"))

@@ -125,7 +125,7 @@ def test_adapters_are_saved_loaded_and_merged(tmp_path: Path, lm_model: Any) -> 
     base = save_kyutai(tmp_path / "base", lm_model)
     model = wake(make_trainable(load(base, ttt_config=SECTION), "lora+ttt"))
     save_adapter(model, tmp_path / "adapter")
-    files = {"adapter_model.safetensors", "adapter_config.json", "config.json", "README.md"}
+    files = {"adapter_model.safetensors", "adapter_config.json", "config.json", "generation_config.json", "README.md"}
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == files
     expected = logits(model)
     ours, info = load(tmp_path / "adapter", output_loading_info=True)

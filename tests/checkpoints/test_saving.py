@@ -45,7 +45,8 @@ def test_the_trained_part_is_put_back_over_its_base(tmp_path: Path, lm_model: An
     base, part = save_kyutai(tmp_path / "base", lm_model), tmp_path / "part"
     model = with_trained_ttt(base)
     model.save_pretrained(part, trainable_only=True)
-    assert {path.name for path in part.iterdir()} == {"config.json", "trained_part.safetensors"}
+    files = {"config.json", "generation_config.json", "trained_part.safetensors"}
+    assert {path.name for path in part.iterdir()} == files
     assert set(load_file(part / "trained_part.safetensors")) == {n for n in model.state_dict() if ".ttt" in n}
     again, info = load(part, output_loading_info=True)
     assert (info["layout"], info["missing_keys"], again.origin.name) == ("trained part", set(), str(base))
@@ -281,7 +282,12 @@ def test_pushed_files_are_those_that_are_saved_byte_for_byte(pushed: tuple[HubSt
     assert model.config.text_tokenizer == str(folder / "words.model") and not hasattr(model.config, "auto_map")
     exported = {path.name: path.read_bytes() for path in (folder / "kyutai").iterdir()}
     assert hub.repos["user/exported"] == exported
-    assert set(hub.repos["user/part"]) == {"config.json", "trained_part.safetensors", "README.md"}
+    assert set(hub.repos["user/part"]) == {
+        "config.json",
+        "generation_config.json",
+        "trained_part.safetensors",
+        "README.md",
+    }
     assert "base_model: user/base" in hub.repos["user/part"]["README.md"].decode()
     model.save_model_card(tmp_path, "user/whole", ModelCardFacts())
     assert "Its base is not recorded." in (tmp_path / "README.md").read_text()  # a folder is not what it started from
@@ -314,11 +320,14 @@ def test_the_cards_block_runs_where_the_package_is_not_installed(
         run(_HIDE + "import hf_moshi_ttt", hub, tmp_path)
 
 
-def test_a_card_that_is_there_is_kept_unless_another_is_given(
-    pushed: tuple[HubStandIn, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_push_replaces_the_weights_of_other_layouts_and_keeps_a_card_unless_another_is_given(
+    pushed: tuple[HubStandIn, Path], tmp_path: Path
 ) -> None:
     hub, folder = pushed
-    hub.commit("user/part", {"README.md": b"mine"})
+    outdated = ["adapter_config.json", "adapter_model.safetensors", "model-00001-of-00002.safetensors"]
+    outdated.append("model.safetensors.index.json")
+    hub.commit("user/part", {"README.md": b"mine", "notes.txt": b"mine", **dict.fromkeys(outdated, b"{}")})
+    assert "trained_part.safetensors" in hub.repos["user/part"]
     push = """
 import sys
 from hf_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -327,6 +336,7 @@ model = MoshiTTTForConditionalGeneration.from_pretrained(sys.argv[1])
 model.push_to_hub("user/part", with_code=False)
 """
     run(push, hub, tmp_path, str(folder / "trained"))
+    assert set(hub.repos["user/part"]) == {"README.md", "notes.txt", "config.json", "model.safetensors"}
     assert hub.repos["user/part"]["README.md"] == b"mine"
     run(
         push.replace("with_code=False", "with_code=False, card=ModelCardFacts()"),

@@ -55,7 +55,7 @@ def test_chunks_after_the_samples_may_be_cut(tmp_path: Path, wav: bytes) -> None
     assert read_audio(tmp_path / "a.wav").shape == (1, 24_001)
 
 
-@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "RIFX"])
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "RIFX", "NIST"])
 @pytest.mark.parametrize("kept_share", [0.5, 0.98])
 def test_a_cut_is_found_under_any_name(tmp_path: Path, container: str, kept_share: float) -> None:
     options = {"format": "WAV", "endian": "BIG"} if container == "RIFX" else {"format": container}
@@ -72,9 +72,20 @@ def test_a_cut_is_found_under_any_name(tmp_path: Path, container: str, kept_shar
 
 
 def test_formats_that_do_not_show_a_cut_are_refused(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", SAMPLES, 24_000, format="NIST")
-    with pytest.raises(BadAudioError, match=r"a\.wav: a NIST file, which does not show whether it is whole; convert"):
+    soundfile.write(tmp_path / "a.wav", SAMPLES, 24_000, format="PVF")
+    with pytest.raises(BadAudioError, match=r"a\.wav: a PVF file, which does not show whether it is whole; convert"):
         read_audio(tmp_path / "a.wav")
+
+
+def test_a_sphere_file_needs_its_number_of_samples(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.sph", SAMPLES, 24_000, "ULAW", format="NIST")
+    assert read_audio(tmp_path / "a.sph").shape == (1, 24_001)
+    content = (tmp_path / "a.sph").read_bytes()
+    (tmp_path / "a.sph").write_bytes(content.replace(b"sample_count -i", b"sample_sum00 -i"))
+    with pytest.raises(
+        BadAudioError, match=r"a\.sph: (a SPHERE file whose header does not say how long it is|not a re|da)"
+    ):
+        read_audio(tmp_path / "a.sph")
 
 
 def write_ogg(path: Path, subtype: str = "VORBIS") -> bytes:

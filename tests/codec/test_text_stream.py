@@ -265,7 +265,7 @@ def test_training_twice_gives_the_same_tokenizer(tmp_path: Path) -> None:
 
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=re.escape("no.model: no SentencePiece model. Train one with scripts/train_text")
+        ValueError, match=re.escape("no.model: no SentencePiece model. Train one with hf-moshi-ttt train-tok")
     ):
         load_text_tokenizer(tmp_path / "no.model")
 

@@ -1,6 +1,7 @@
 """The console command and the scripts are the same; help is light; errors are one line with their exit codes."""
 
 import importlib
+import inspect
 import json
 import re
 import runpy
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hf_moshi_ttt.commands.console import PROGRAM, VERBS, main, parser_of
+from hf_moshi_ttt.commands.console import PROGRAM, VERBS, main, module_of, parser_of
 
 from ..test_auto_classes import HEAVY
 
@@ -112,6 +113,41 @@ def test_an_unexpected_error_is_named_by_its_type(
     monkeypatch.setattr(module, "run", lambda arguments: {}["missing"])
     assert main(["plot", "somewhere"]) == 1
     assert capsys.readouterr().err == "hf-moshi-ttt plot: error: KeyError: 'missing' (--debug shows where)\n"
+
+
+def test_a_missing_optional_package_is_named_with_the_command_that_gets_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(arguments: Any) -> None:
+        try:
+            raise ModuleNotFoundError("No module named 'moshi'", name="moshi")
+        except ImportError as error:
+            raise ImportError("Kyutai's package is missing") from error
+
+    module = importlib.import_module("hf_moshi_ttt.commands.plot")
+    monkeypatch.setattr(module, "run", run)
+    assert main(["plot", "somewhere"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("hf-moshi-ttt plot: error: moshi is not installed, ") and "--no-deps moshi==" in said
+
+
+def test_json_is_all_that_stdout_holds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(arguments: Any) -> dict[str, Any]:
+        print("for people")
+        return {"path": Path("a")}
+
+    monkeypatch.setattr(importlib.import_module("hf_moshi_ttt.commands.plot"), "run", run)
+    assert main(["plot", "somewhere", "--json"]) == 0
+    assert capsys.readouterr() == ('{\n "path": "a"\n}\n', "for people\n")
+    assert main(["plot", "somewhere"]) == 0
+    assert capsys.readouterr() == ("for people\n", "")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_with_facts_has_json(verb: str) -> None:
+    """`--json` and what `run` returns belong together."""
+    found = inspect.signature(module_of(verb).run).return_annotation
+    assert ("--json" in parser_of(verb).format_help()) == ("dict[str, typing.Any]" in str(found)), found
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

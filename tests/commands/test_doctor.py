@@ -61,6 +61,16 @@ def test_the_disk_must_hold_a_corpus(tmp_path: Path) -> None:
     assert "codes of" in doctor.disk(tmp_path, None).found
 
 
+def test_a_corpus_of_links_needs_the_folder_that_holds_both(tmp_path: Path) -> None:
+    index = tmp_path / "index" / "i.jsonl"
+    index.parent.mkdir()
+    (tmp_path / "a.wav").touch()
+    write_index([{"path": "a.wav", "duration": 3600.0}], index, tmp_path)
+    with pytest.raises(ValueError, match="1 of 1 files cannot be used.*\\n.*outside of .*give data_dir"):
+        doctor.disk(tmp_path, str(index))
+    assert "for 1.0 hours" in doctor.disk(tmp_path, str(index), str(tmp_path)).found
+
+
 def test_files_on_this_machine_are_found(tmp_path: Path) -> None:
     (tmp_path / "t.model").touch()
     assert doctor.tokenizer(str(tmp_path / "t.model")).state == "ok"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_moshi_ttt.data.annotation import Turn, annotate, annotate_corpus, read_turns, read_whisper
+from hf_moshi_ttt.data.annotation import annotate, annotate_corpus, read_whisper
 from hf_moshi_ttt.data.corpora import load_dailytalk
 from hf_moshi_ttt.data.word_times import read_word_times
 from hf_moshi_ttt.demo.debian_packages import PROMPTS_PACKAGE
@@ -107,26 +107,38 @@ def test_other_json_is_not_taken_for_whispers(tmp_path: Path, content: str) -> N
         read_whisper(tmp_path / "a.words.json")
 
 
-def test_turns_with_and_without_times(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("SPEAKER_MAIN: Hello: you!\n\n[1.5 2] SPEAKER_USER:  Hi.  \n", encoding="utf-8")
-    assert read_turns(tmp_path / "a.txt") == [
-        Turn("SPEAKER_MAIN", "Hello: you!"),
-        Turn("SPEAKER_USER", "Hi.", (1.5, 2.0)),
-    ]
+def test_words_of_whisper_itself_and_its_relatives_are_taken(tmp_path: Path) -> None:
+    words = [{"word": " Hi", "start": 0.1, "end": 0.5, "probability": 0.9}]
+    (tmp_path / "a.words.json").write_text(json.dumps({"segments": [{"words": words}]}))
+    assert read_whisper(tmp_path / "a.words.json") == ([("Hi", 0.1, 0.5)], [])
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("Hello", "a.txt:1: expected `SPEAKER_MAIN: text` or `SPEAKER_USER: text`"),
-        ("ALICE: Hello", "a.txt:1: expected `SPEAKER_MAIN: text`"),
-        ("[2 1] SPEAKER_MAIN: Hello", "a.txt:1: a turn from 2.0 s to 1.0 s is no span of time"),
-    ],
-)
-def test_lines_that_are_no_turn_are_refused(tmp_path: Path, line: str, message: str) -> None:
-    (tmp_path / "a.txt").write_text(line)
-    with pytest.raises(ValueError, match=message):
-        read_turns(tmp_path / "a.txt")
+def test_word_times_of_other_forms_are_taken_as_they_are(heard: Path) -> None:
+    (heard / "talk.wav.words.json").unlink()
+    (heard / "talk.ctm").write_text("talk A 0.10 0.20 Hi 0.9\ntalk B 0.15 0.10 you\ntalk A 0.25 0.30 there\n")
+    content = annotate(heard / "talk.wav", heard)
+    main = [["Hi", [0.1, 0.25], "SPEAKER_MAIN"], ["there", [0.25, 0.55], "SPEAKER_MAIN"]]
+    assert content["alignments"] == [main[0], ["you", [0.15, 0.25], "SPEAKER_USER"], main[1]]
+    assert (content["aligner"], content["estimated_words"]) == ("ctm", [])
+
+
+def test_cues_are_aligned_within_their_times(talks: Path, conversation: Conversation) -> None:
+    """One file a channel, as speech recognition writes them: they need no labels, and come before the text file."""
+    first = 0
+    cues: dict[str, list[str]] = {"SPEAKER_MAIN": [], "SPEAKER_USER": []}
+    for speaker, text in conversation.turns:
+        words = conversation.truth[first : first + len(text.split())]
+        first += len(words)
+        span = f"00:00:{words[0][2] - 0.1:06.3f} --> 00:00:{words[-1][3] + 0.1:06.3f}".replace(".", ",")
+        cues[speaker].append(f"{len(cues[speaker]) + 1}\n{span}\n{text}\n")
+    (talks / "talk.srt").write_text("\n".join(cues["SPEAKER_MAIN"]))
+    (talks / "talk.user.srt").write_text("\n".join(cues["SPEAKER_USER"]))
+    content = annotate(talks / "talk.wav", talks)
+    truth = sorted(conversation.truth, key=lambda item: item[2])
+    assert [(word, speaker) for word, _, speaker in content["alignments"]] == [(word, who) for who, word, *_ in truth]
+    starts = [start for _, (start, _), _ in content["alignments"]]
+    assert starts == pytest.approx([item[2] for item in truth], abs=0.3)
+    assert content["aligner"].startswith("pocketsphinx ")
 
 
 def test_one_odd_word_of_whisper_is_left_out_and_listed(heard: Path) -> None:
@@ -136,11 +148,6 @@ def test_one_odd_word_of_whisper_is_left_out_and_listed(heard: Path) -> None:
     summary = annotate_corpus(heard)
     assert (summary.annotated, summary.left_out_words) == (1, 1)
     assert json.loads((heard / "talk.json").read_text())["left_out_words"][0].startswith("'b' from -1.0 s")
-
-
-def test_line_separators_of_unicode_stay_within_a_turn(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("\ufeffSPEAKER_MAIN: a\u2028b\x85c\x0bd\r\nSPEAKER_USER: e".encode())
-    assert [turn.text.split() for turn in read_turns(tmp_path / "a.txt")] == [["a", "b", "c", "d"], ["e"]]
 
 
 def test_word_times_that_are_there_are_kept(heard: Path) -> None:
@@ -177,7 +184,8 @@ def damage(folder: Path) -> dict[str, Any]:
     (folder / "latin.txt").write_bytes(b"SPEAKER_MAIN: caf\xe9\n")
     return {
         "mono.wav": "1 channels, but a conversation has 2", "silent.wav": "words were to be aligned in",
-        "bare.wav": r"no bare.txt and no bare.words.json in", "latin.wav": "codec can't decode byte",
+        "bare.wav": "bare with one of .words.json, .ctm, .TextGrid, .vtt, .srt, .txt.",
+        "latin.wav": "codec can't decode byte",
     }  # fmt: skip
 
 

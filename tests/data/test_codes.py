@@ -133,7 +133,7 @@ def test_the_hash_of_a_codec_is_that_of_its_weights(codec_path: str, mimi_path: 
 
 
 def test_a_folder_without_codes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no encoded corpus\. Make one with scripts/prepare_data\.py"):
+    with pytest.raises(ValueError, match=r"no encoded corpus\. Make one with hf-moshi-ttt prepare"):
         load_codes(tmp_path)
 
 

@@ -190,7 +190,7 @@ def test_what_is_left_out_of_a_folder_is_said(books: Path, caplog: pytest.LogCap
     (books / "i.jsonl").unlink()
     (books / "9" / "emma" / "3.m4a").touch()
     assert len(load_librilight(books)) == 2
-    assert "left out: {'.m4a is not read: convert it to FLAC': 1}" in caplog.text
+    assert "left out: {'.m4a is not read: convert it to FLAC (ffmpeg -i NAME.m4a NAME.flac)': 1}" in caplog.text
 
 
 def words_of(row: dict[str, Any]) -> list[str]:

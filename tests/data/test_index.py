@@ -327,9 +327,7 @@ def test_a_line_that_is_no_entry_is_counted_with_its_number(tmp_path: Path, line
 
 
 def test_missing_and_empty_indexes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"i\.jsonl: no such index\. Make one with scripts/create_librilight_index\.py"
-    ):
+    with pytest.raises(ValueError, match=r"i\.jsonl: no such index\. Make one with hf-moshi-ttt index"):
         read_index(tmp_path / "i.jsonl", BadFiles())
     (tmp_path / "i.jsonl").touch()
     with pytest.raises(ValueError, match=r"i\.jsonl: holds no entries"):

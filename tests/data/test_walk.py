@@ -28,8 +28,8 @@ def test_other_formats_and_macos_metadata_are_counted(tmp_path: Path) -> None:
     found, bad, left_out = walked(tmp_path, "a.flac", "._a.flac", "__MACOSX/._a.flac", "b.m4a", "c.M4A", "d.webm")
     assert (found, bad) == (["a.flac"], {})
     assert left_out == {
-        "macOS' metadata (._*), not audio": 2, ".m4a is not read: convert it to FLAC": 2,
-        ".webm is not read: convert it to FLAC": 1,
+        "macOS' metadata (._*), not audio": 2, ".m4a is not read: convert it to FLAC (ffmpeg -i NAME.m4a NAME.flac)": 2,
+        ".webm is not read: convert it to FLAC (ffmpeg -i NAME.webm NAME.flac)": 1,
     }  # fmt: skip
 
 

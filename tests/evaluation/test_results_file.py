@@ -78,7 +78,7 @@ def test_other_results_are_neither_written_nor_read(
 
 
 def test_what_is_no_results_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none.json: no results. Make them with scripts/evaluate_long_context.py"):
+    with pytest.raises(ValueError, match=r"none.json: no results. Make them with hf-moshi-ttt evaluate"):
         read_results(tmp_path / "none.json")
     for text, message in (("{", "not JSON"), ("[1]", "expected an object, got list")):
         (tmp_path / "x.json").write_text(text)

@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
 from hf_moshi_ttt.memory.front_end import naive_front_end
 from hf_moshi_ttt.memory.layer import TTTLayer
-from hf_moshi_ttt.memory.online import AnswerGate, gated, naive_online, unit_features
-from hf_moshi_ttt.memory.online_learner import normed_values
+from hf_moshi_ttt.memory.online import naive_online, unit_features
+from hf_moshi_ttt.memory.online_learner import OnlineLearner, normed_values
 
 from ..fixtures.online_cases import EVERY, HEADS, ONLINE, WIDTH, make_input, make_layer
 from ..fixtures.ttt_cases import float64_rule
@@ -29,13 +29,23 @@ def naive(layer: TTTLayer, x: Tensor) -> tuple[Tensor, Tensor]:
         tokens = tokens._replace(q=q, k=k)
     fast = tokens.v.new_zeros(len(x), HEADS, learner.feature_dim, learner.head_dim)
     means = naive_mean(tokens.v, learner.config.centering_horizon_frames) if learner.has_mean else 0 * tokens.v
-    learned = naive_online(learner.slow_layers(), tokens._replace(v=tokens.v - means), fast)
-    z = learned.answers
-    if learner.config.answer_gate == "agreement":
-        z = gated(learned, tokens.v - means, AnswerGate(*learner.answer_gate()))
+    answers, fast = naive_online(learner.slow_layers(), tokens._replace(v=tokens.v - means), fast)
+    z = answers * naive_gate(learner, answers, tokens.v - means) if learner.answer_gate is not None else answers
     if learner.has_mean:
         z = z + learner.mean_scale[:, None] * means
-    return learner.scaled(z), learned.fast_weights
+    return learner.scaled(z), fast
+
+
+def naive_gate(learner: OnlineLearner, answers: Tensor, v: Tensor) -> Tensor:
+    """The gate, frame by frame, from answers and values of the heads that are about the next frame."""
+    gate, first, factors = learner.answer_gate, learner.config.same_frame_heads, []
+    before = torch.zeros_like(v[:, :, 0])
+    for t in range(v.shape[2]):
+        product = (v[:, first:, t] * before[:, first:]).sum(-1)
+        sizes = v[:, first:, t].norm(dim=-1).clamp_min(1e-4) * before[:, first:].norm(dim=-1).clamp_min(1e-4)
+        factors.append(torch.sigmoid(gate.bias + gate.scale * (product / sizes).mean(1)[:, None]))
+        before = answers[:, :, t]
+    return torch.stack(factors, dim=2)[..., None]
 
 
 def naive_mean(v: Tensor, horizon_frames: int) -> Tensor:
@@ -321,7 +331,7 @@ def test_diagnostics_are_those_of_the_definition(options: dict) -> None:
     if learner.has_mean:
         tokens = tokens._replace(v=tokens.v - naive_mean(tokens.v, learner.config.centering_horizon_frames))
     own = tokens._replace(q=k, k=k)
-    asked_after, _, fast_weights = naive_online(learner.slow_layers(), own, learner.init_state(2).fast_weights)
+    asked_after, fast_weights = naive_online(learner.slow_layers(), own, learner.init_state(2).fast_weights)
     torch.testing.assert_close(found.loss_after, (tokens.v - asked_after).square().mean(-1))
     asked_before = naive_online(
         learner.slow_layers(),

@@ -9,25 +9,24 @@ from typing import Any
 
 import pytest
 
-from hf_moshi_ttt.commands.console import VERBS, parser_of
+from hf_moshi_ttt.commands.console import PROGRAM, VERBS, parser_of
 from hf_moshi_ttt.evaluation.long_context_settings import KINDS, LongContextSettings
 from hf_moshi_ttt.training.arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments
 
 from ..test_architecture import MODULES, PACKAGE, name_of
 
-VERB_OF = {Path(script).stem: verb for verb, script in VERBS.items() if script is not None}
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "train": (ModelArguments, DataArguments, MoshiTTTTrainingArguments),
     "recall": (ModelArguments, DataArguments, MoshiTTTTrainingArguments),  # it trains; errors name what it has set
-    "evaluate_long_context": KINDS,
-    "evaluate_tasks": (LongContextSettings,),
+    "evaluate": KINDS,
+    "tasks": (LongContextSettings,),
 }
 
 
-def options_of(script: str) -> set[str]:
+def options_of(verb: str) -> set[str]:
     """The options of a command, as `snake_case`, and the keys of its settings."""
-    names = {action.dest for action in parser_of(VERB_OF[script])._actions}
-    return names | {item.name for kind in SETTINGS.get(script, ()) for item in fields(kind)}
+    names = {action.dest for action in parser_of(verb)._actions}
+    return names | {item.name for kind in SETTINGS.get(verb, ()) for item in fields(kind)}
 
 
 Place = tuple[str, str]  # module and function or class; methods belong to their class
@@ -59,9 +58,9 @@ class Package:
                     texts = [part.value for part in ast.walk(inner) if isinstance(part, ast.Constant)]
                     self.raises[place].add("".join(text for text in texts if isinstance(text, str)))
 
-    def texts_of(self, command: str) -> set[str]:
+    def texts_of(self, verb: str) -> set[str]:
         """The texts that a command may end with."""
-        seen: set[Place] = {(f"commands.{VERB_OF[command].replace('-', '_')}", "run")}
+        seen: set[Place] = {(f"commands.{verb.replace('-', '_')}", "run")}
         waiting = list(seen)
         while waiting:
             fresh = self.refers[waiting.pop()] - seen
@@ -82,13 +81,14 @@ def package() -> Package:
     return Package()
 
 
-OPTIONS = {script: options_of(script) for script in VERB_OF}
+OPTIONS = {verb: options_of(verb) for verb in VERBS}
+NAMED_VERB = re.compile(rf"\b{PROGRAM} ([\w-]*\w)")
 KNOWN = set().union(*OPTIONS.values())
 # Texts that name options, but that no command can end with, or that speak of Python.
 NOT_OF_COMMANDS = {
     "The embeddings of TTT-Moshi cannot be resized": "transformers' method, which no command calls",
-    "trainable_only=True, but": "save_pretrained in Python; push_to_hub.py has the option",
-    "The model was quantized when it was loaded": "save_pretrained in Python; push_to_hub.py has the option",
+    "trainable_only=True, but": "save_pretrained in Python; `push` has the option",
+    "The model was quantized when it was loaded": "save_pretrained in Python; `push` has the option",
     "stream from init_state(batch_size)": "a call in Python",
     'user_stream="silence" needs silence_codes': "a key of the model's configuration",
     "its configuration names no text_tokenizer": "a key of the model's configuration",
@@ -96,6 +96,7 @@ NOT_OF_COMMANDS = {
     "main_speaker": "nor have they speakers with labels",
     "num_proc is ": "a value that is given",
     "text_stream=, but a recording brings its own text": "the evaluation while training has no such setting",
+    "could not be written:": "saving a checkpoint, which `info` does not and `train` has the option for",
     "The evaluation needs memory for batch_size": "LongContextCallback takes other settings in Python",
 }
 
@@ -106,23 +107,28 @@ def named_options(text: str) -> set[str]:
     return {word.lstrip("-").replace("-", "_") for word in words} & KNOWN
 
 
-@pytest.mark.parametrize("command", sorted(OPTIONS))
-def test_a_command_has_every_option_that_its_errors_name(package: Package, command: str) -> None:
-    """An option may have a prefix (`librilight_data_dir`); where a script is named, it is that script's."""
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_a_command_has_every_option_that_its_errors_name(package: Package, verb: str) -> None:
+    """An option may have a prefix (`librilight_data_dir`); where another verb is named, it is that verb's."""
     missing = {}
-    for text in package.texts_of(command):
-        scripts = [OPTIONS[name] for name in re.findall(r"scripts/(\w+)\.py", text)]
-        own = set().union(OPTIONS[command], *scripts)
+    for text in package.texts_of(verb):
+        own = set().union(OPTIONS[verb], *(OPTIONS[name] for name in NAMED_VERB.findall(text)))
         lacking = {name for name in named_options(text) if not any(f"_{option}".endswith(f"_{name}") for option in own)}
         if lacking and not any(part in text for part in NOT_OF_COMMANDS):
             missing[text] = lacking
     assert missing == {}
 
 
-def test_every_script_that_an_error_names_exists(package: Package) -> None:
+def test_every_command_that_an_error_names_exists(package: Package) -> None:
     texts = [text for texts in package.raises.values() for text in texts]
-    named = {name for text in texts for name in re.findall(r"scripts/(\w+)\.py", text)}
-    assert {"prepare_data", "train_text_tokenizer"} <= named <= OPTIONS.keys()
+    named = {name for text in texts for name in NAMED_VERB.findall(text)}
+    assert {"prepare", "train-tokenizer"} <= named <= OPTIONS.keys()
+
+
+def test_texts_name_the_command_not_a_script_of_the_checkout() -> None:
+    """An installed package has no scripts."""
+    naming = {name_of(path) for path in MODULES if re.search(r"\bscripts/\w+\.py", path.read_text())}
+    assert naming == set()
 
 
 def test_exceptions_are_texts_of_the_package(package: Package) -> None:
@@ -132,8 +138,8 @@ def test_exceptions_are_texts_of_the_package(package: Package) -> None:
 
 def test_errors_are_found_behind_the_functions_that_a_command_calls(package: Package) -> None:
     """Else the test above could not fail."""
-    for command in ("annotate", "prepare_data", "evaluate_long_context", "create_librilight_index"):
-        assert any("give data_dir" in text for text in package.texts_of(command)), command
+    for verb in ("annotate", "prepare", "evaluate", "index"):
+        assert any("give data_dir" in text for text in package.texts_of(verb)), verb
     assert any("resume_from_checkpoint=true" in text for text in package.texts_of("train"))
     assert named_options("leads to , outside of ; give data_dir, or --swap") == {"data_dir", "swap"}
     assert named_options("save_steps=, but; set reset_step=true") == {"reset_step"}

@@ -1,6 +1,7 @@
 """Frame by frame: steps equal the whole forward, forced and free codes mix, and generation continues itself."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,6 +120,16 @@ def test_draws_are_those_of_moshi(dtype: torch.dtype, is_text: bool, top_k: int)
     assert sampling.draw(logits[:1].expand(2000, -1), is_text).unique().numel() == min(top_k, 40)
 
 
+def test_rows_with_generators_of_their_own_draw_as_if_alone() -> None:
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(0))
+    generators = [torch.Generator().manual_seed(seed) for seed in (4, 5, 4)]
+    together = [Sampling(generator=generators).draw(logits, is_text=False).tolist() for _ in range(20)]
+    alone = Sampling(generator=torch.Generator().manual_seed(5))
+    assert [drawn[1] for drawn in together] == [alone.draw(logits[1:2], is_text=False).item() for _ in range(20)]
+    with pytest.raises(ValueError, match="shorter"):
+        Sampling(generator=generators[:2]).draw(logits, is_text=True)
+
+
 @pytest.mark.parametrize("key", ["temperature", "text_temperature"])
 @pytest.mark.parametrize("value", [-0.5, float("nan"), float("inf")])
 def test_impossible_temperatures_are_refused(key: str, value: float) -> None:
@@ -130,6 +141,56 @@ def test_impossible_temperatures_are_refused(key: str, value: float) -> None:
 def test_drawing_from_no_code_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match=f"{key}=0, but at least 1 code must be left to draw from"):
         Sampling(**{key: 0})
+
+
+@pytest.mark.parametrize("key", ["text_pad_bias", "text_epad_bias"])
+def test_biases_must_be_finite(key: str) -> None:
+    with pytest.raises(ValueError, match=f"{key}=nan, but it must be a finite number; 0 changes nothing"):
+        Sampling(**{key: float("nan")})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_a_bias_moves_its_own_token_and_leaves_the_logits(make_model: MakeModel, temperature: float) -> None:
+    model = make_model()
+    pad, epad = model.config.pad_token_id, model.config.end_pad_token_id
+
+    def text(**biases: float) -> set[int]:
+        torch.manual_seed(0)
+        sampling = Sampling(text_temperature=temperature, **biases)
+        return set(model.generate(max_new_frames=12, sampling=sampling).codes[0, 0].tolist())
+
+    assert text(text_pad_bias=1e4) == {pad} and text(text_epad_bias=1e4) == {epad}
+    assert not text(text_pad_bias=-1e4, text_epad_bias=-1e4) & {pad, epad}
+    assert text(text_pad_bias=0.0) == text()
+    frame = torch.full((1, 17), -2).index_fill(1, torch.arange(9, 17), 0)
+    plain = model.step_with_logits(frame, model.init_state(1))
+    biased = model.step_with_logits(frame, model.init_state(1), Sampling(temperature=0, text_pad_bias=1e4))
+    assert torch.equal(plain.text_logits, biased.text_logits) and biased.codes[0, 0] == pad
+
+
+@torch.no_grad()
+def test_settings_are_saved_with_the_model_and_used_by_it(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model()
+    assert Sampling.from_generation_config(model.generation_config) == Sampling()
+    model.generation_config = Sampling(0.5, 7, text_pad_bias=1e4, text_epad_bias=-0.25).to_generation_config()
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    found = Sampling.from_generation_config(loaded.generation_config)
+    assert found == Sampling(0.5, 7, 0.7, 25, 1e4, -0.25)
+    assert set(loaded.generate(max_new_frames=5).codes[0, 0].tolist()) == {model.config.pad_token_id}
+    loaded.generation_config.do_sample = False
+    assert Sampling.from_generation_config(loaded.generation_config, text_pad_bias=0.0) == Sampling(
+        0, 7, 0, 25, 0.0, -0.25
+    )
+
+
+@pytest.mark.parametrize(("key", "value"), [("text_pad_bias", "2"), ("top_k", 2.5), ("temperature", True)])
+def test_settings_that_are_no_numbers_are_refused(key: str, value: object) -> None:
+    config = Sampling().to_generation_config()
+    setattr(config, key, value)
+    with pytest.raises(ValueError, match=f"{key}={value!r} in the generation config, but it must be a"):
+        Sampling.from_generation_config(config)
 
 
 class Int8Linear(torch.nn.Linear):

@@ -126,3 +126,43 @@ def test_new_segment_carries_the_memory_alone(make_model: MakeModel) -> None:
     assert not torch.equal(remembered.text_logits, fresh.text_logits)
     with pytest.raises(ValueError, match="no attention window"):
         model.step_with_logits(codes[:, :, 0], segment)
+
+
+def test_a_compiled_model_streams_rows_and_frames_of_any_number(make_model: MakeModel) -> None:
+    """Each number is traced anew: loops over mini-batches are unrolled."""
+    model = make_model(num_hidden_layers=1, ttt={"layers": [0]})
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager")
+    for batch, frames in ((2, 3), (3, 2)):
+        codes = random_codes(model.config, batch, 2 * frames)
+        with torch.no_grad():
+            state = model(codes[:, :, :frames], state=model.init_state(batch), text_only=True).state
+            found, expected = (
+                m(codes=codes[:, :, frames:], state=state.clone(), text_only=True) for m in (compiled, model)
+            )
+        assert torch.equal(found.text_logits, expected.text_logits)
+        later, plain = found.state.named_tensors(), expected.state.named_tensors()
+        assert all(torch.equal(tensor, plain[name]) for name, tensor in later.items())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1
+
+
+@torch.no_grad()
+def test_the_users_last_frame_is_heard_late(make_model: MakeModel) -> None:
+    """Codes of the user that come just before the step that reads them give the stream that knew them before."""
+    model = make_model()
+    codes = random_codes(model.config, 2, 12)
+    state, expected = model.init_state(2), model.init_state(2)
+    for frame in range(12):
+        late = codes[:, :, frame].clone()
+        late[:, 9:] = -1
+        before = state.history.clone()
+        heard = state.with_user_codes(codes[:, 9:, frame - 1], torch.tensor([True, True]))
+        assert torch.equal(state.history, before)
+        output, known = model.step_with_logits(late, heard), model.step_with_logits(codes[:, :, frame], expected)
+        assert torch.equal(output.text_logits, known.text_logits)
+        assert torch.equal(output.audio_logits.nan_to_num(), known.audio_logits.nan_to_num())
+        state, expected = output.state, known.state
+    one = state.with_user_codes(codes[:, 9:, 3], torch.tensor([False, True]))
+    assert torch.equal(one.history[0], state.history[0]) and torch.equal(one.history[1, 9:, -1], codes[1, 9:, 3])
+    fresh = model.init_state(2)
+    assert torch.equal(fresh.with_user_codes(codes[:, 9:, 3], torch.tensor([True, True])).history, fresh.history)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from hf_moshi_ttt import extras
 from hf_moshi_ttt.checkpoints import adapters
 from hf_moshi_ttt.settings import read_settings
 from hf_moshi_ttt.training.arguments import (
@@ -58,7 +59,7 @@ def test_unknown_settings_are_refused_with_the_known_ones(tmp_path: Path) -> Non
 
 def test_the_training_data_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"train_codes is missing: the folder of encoded recordings \(scripts/prepare_"
+        ValueError, match=r"train_codes is missing: the folder of encoded recordings \(hf-moshi-ttt prep"
     ):
         parse_settings({"preset": "tiny", "output_dir": str(tmp_path)})
 
@@ -81,6 +82,10 @@ def test_the_training_data_must_be_named(tmp_path: Path) -> None:
         ({"lora_parts": ["ffn", "nose"]}, "lora_parts=.*'nose'.*some of attention, ffn, depth, text_head"),
         ({"fp16": True}, "fp16=True is not supported: Moshi's weights need the range of bfloat16: use bf16"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size=True is not supported: lanes and exact resumption need"),
+        (
+            {"accelerator_config": {"split_batches": True}},
+            "split_batches=True is not supported: .* count per_device_train_batch_size=8 rows for each process. Divide",
+        ),
         ({"reset_step": True}, "reset_step=true, but there is nothing to reset: it belongs to resume_from"),
         ({"resume_from": "a", "reset_step": True}, "reset_step=true with reset_optimizer=false: moments belong to"),
         ({"resume_from": "a", "resume_from_checkpoint": "b"}, "both name a run to start from: give one of them"),
@@ -153,3 +158,11 @@ def test_stages_of_lengths(tmp_path: Path) -> None:
     stages = [{"duration_sec": 5, "steps": 3}, {"duration_sec": 9.5}]
     assert parsed(tmp_path, duration_sec=stages, max_steps=7)[1].stages() == [(5, 3), (9.5, None)]
     assert parsed(tmp_path, duration_sec=4)[1].stages() == [(4, None)]
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda module: None)
+    with pytest.raises(ValueError, match=r"trackio is not installed, .*pip install 'hf_moshi_ttt\[trackers\]'"):
+        parsed(tmp_path, report_to="trackio")

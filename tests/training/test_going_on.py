@@ -89,7 +89,7 @@ def test_fresh_moments_need_no_saved_schedule(tmp_path: Path, codes: Path, pretr
     assert rates(tmp_path / "run") == rates(pretrained)
     with pytest.raises(ValueError, match=r"it lacks the step \(trainer_state.json\). It was not written by this train"):
         bare = without_parts(checkpoint, tmp_path / "bare" / "checkpoint-4", ["trainer_state.json"])
-        prepare({**settings, "resume_from": str(bare)})
+        prepare({**settings, "resume_from": str(bare), "output_dir": str(tmp_path / "other")})
 
 
 def test_the_first_rate_after_going_on_is_that_of_the_longer_schedule(

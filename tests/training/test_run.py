@@ -205,8 +205,8 @@ def test_a_ttt_mismatch_is_reported_as_for_checkpoints(tmp_path: Path, codes: Pa
 
 
 def test_where_a_run_may_start(tmp_path: Path, codes: Path, pretrained: Path) -> None:
-    with pytest.raises(ValueError, match=r"run holds checkpoint-6 of another run. Continue it \(resume_from_che"):
-        prepare(going_on(pretrained, codes))
+    with pytest.raises(ValueError, match=r"of another run \(learning_rate is 0.001, asked for 0.002\). Continue it"):
+        prepare(going_on(pretrained, codes, learning_rate=2e-3))
     with pytest.raises(ValueError, match="nowhere: no such checkpoint"):
         prepare(going_on(tmp_path, codes, resume_from=str(tmp_path / "nowhere")))
     trainer, start = prepare(going_on(tmp_path, codes, resume_from_checkpoint=True))
@@ -217,6 +217,19 @@ def test_where_a_run_may_start(tmp_path: Path, codes: Path, pretrained: Path) ->
     (shards / "checkpoint-1" / "files.json").write_text("{}")
     with pytest.raises(ValueError, match="checkpoint-1: holds weights in shards, which only FSDP continues"):
         prepare(going_on(tmp_path, codes, resume_from=str(shards), **both))
+
+
+def test_the_same_settings_again_find_a_finished_run(tmp_path: Path, codes: Path) -> None:
+    settings = going_on(tmp_path / "run", codes, max_steps=2)
+    run(settings)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert run(settings) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    both = {"preset": None, "reset_optimizer": True, "reset_step": True}
+    with pytest.raises(
+        ValueError, match=r"\(preset is 'tiny', asked for None; reset_optimizer is False, asked for True"
+    ):
+        run({**settings, **both, "resume_from": str(tmp_path / "run")})
 
 
 def tiny_file(folder: Path, settings: dict[str, Any], codes: Path, base: Path, source: Path) -> str:

@@ -1,0 +1,236 @@
+# mypy: disable-error-code="no-untyped-def"
+"""The delta rule on features in Triton: a kernel that walks the chunks, its backward pass, and one for a live frame.
+
+What does not depend on the fast weights is computed by torch for all chunks at once, with its own derivative. With the
+notation of `delta_rule.py`, one triangular system per chunk gives
+
+    (1 + tril(d_ij (k_i . k_j) b_j, -1)) [U | R] = [v | d_i k_i]
+
+so that only this is left to be done in order, with S in float32 on the chip:
+
+    E = U - R S;   z = Q S + P E;   S' = a S + K^T E                               Q = d_i q_i, K = d_Ci b_i k_i
+    dE = P^T dz + K dS';   dS = a dS' + Q^T dz - R^T dE                            P = d_ij (q_i . k_j) b_j, j <= i
+
+A program owns `_COLUMNS` columns of S of one row and head; columns do not need each other. Products are float32 in
+three TF32 terms. The kernels are plain functions until they first run: the module loads where Triton is absent.
+
+Legend: B batch, H heads, N = B * H, T frames, M chunks, C frames of a chunk, F head width, I width of the features.
+"""
+
+from __future__ import annotations  # the kernels name types of Triton
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .online import OnlineTokens
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # delta_kernels.py does not come here then
+    triton = tl = None
+
+_CHUNK_FRAMES = 32
+_COLUMNS = 16  # tl.dot takes no fewer
+_BLOCK = 64  # features whose products are one warp's, so that their operands fit its registers
+_PRECISION = "tf32x3"
+
+Features = tuple[Tensor, Tensor]  # `[B, H, T, I]` and the factor `[B, H, T]` on them, as `online.features` gives them
+
+
+class _Chunks(NamedTuple):
+    """What is walked: U `[N, M, C, F]`, R, Q, K `[N, M, C, I]`, P `[N, M, C, C]` and a `[N, M]`."""
+
+    values: Tensor
+    readers: Tensor
+    queries: Tensor
+    keys: Tensor
+    mixing: Tensor
+    kept: Tensor
+
+
+def triton_chunks(q: Features, k: Features, tokens: OnlineTokens, fast_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Answers `[B, H, T, F]` and the fast weights after all frames, with gradients.
+
+    Args:
+        tokens: of which values, retention and write are read.
+        fast_weights: S before the first frame, `[B, H, I, F]` float32.
+    """
+    shape = tokens.v.shape
+    chunks = _chunks(*q, *k, tokens.v, tokens.log_retention, tokens.write)
+    answers, after = _Walk.apply(*chunks, fast_weights.flatten(0, 1))
+    return answers.flatten(1, 2)[:, : shape[2]].reshape(shape), after.view(fast_weights.shape)
+
+
+def triton_single_frame(q: Features, k: Features, tokens: OnlineTokens, fast_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for T = 1 without gradients: each fast weight is read and written once."""
+    _, _, features, width = shape = fast_weights.shape
+    frame = [x.contiguous() for x in (*q, *k, tokens.v, tokens.log_retention, tokens.write, fast_weights)]
+    answers, after = torch.empty_like(frame[4]), torch.empty_like(frame[7])
+    grid = (shape[0] * shape[1], triton.cdiv(width, _COLUMNS))
+    _jit(_frame_kernel)[grid](*frame, answers, after, features, width, _power_of_two(features), _COLUMNS)
+    return answers, after
+
+
+def _chunks(*frames: Tensor) -> _Chunks:
+    """The chunks of q, its factor, k, its factor, v, log retention and write, `[B, H, T, ...]`.
+
+    Frames that fill the last chunk write nothing and forget nothing.
+    """
+    missing = -frames[0].shape[2] % _CHUNK_FRAMES
+    padded = (F.pad(x, (0, 0) * (x.dim() - 3) + (0, missing)).flatten(0, 1) for x in frames)
+    q, factor_q, k, factor_k, v, log_retention, write = (x.unflatten(1, (-1, _CHUNK_FRAMES)) for x in padded)
+    log_kept = log_retention.cumsum(-1)
+    decay = (log_kept[..., :, None] - log_kept[..., None, :]).tril().exp().tril()
+    kept, writes = log_kept.exp(), write * factor_k
+    overlaps = torch.matmul(k, k.mT) * (decay * factor_k[..., None] * writes[..., None, :])
+    start = torch.cat([v, k * (kept * factor_k)[..., None]], dim=-1)
+    solved = torch.linalg.solve_triangular(overlaps.tril(-1), start, upper=False, unitriangular=True)
+    values, readers = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
+    queries, keys = q * (kept * factor_q)[..., None], k * (decay[..., -1, :] * writes)[..., None]
+    mixing = torch.matmul(q, k.mT) * (decay * factor_q[..., None] * writes[..., None, :])
+    return _Chunks(values, readers, queries, keys, mixing, kept[..., -1])
+
+
+class _Walk(torch.autograd.Function):
+    """Answers `[N, M, C, F]` and S `[N, I, F]` after the last chunk, of the tensors of `_Chunks` and S before them."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        *chunks, fast = (x.contiguous() for x in tensors)
+        values, readers = chunks[:2]
+        answers, errors, after = torch.empty_like(values), torch.empty_like(values), torch.empty_like(fast)
+        needs_grad = any(ctx.needs_input_grad)
+        before = fast.new_empty(*readers.shape[:2], *fast.shape[1:]) if needs_grad else fast
+        _launch(_walk_kernel, readers, fast, (*chunks, fast, answers, errors, before, after), needs_grad)
+        if needs_grad:
+            ctx.save_for_backward(*chunks[1:], errors, before)
+        return answers, after
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_answers: Tensor, grad_after: Tensor) -> tuple[Tensor, ...]:
+        readers, queries, keys, mixing, kept, errors, before = ctx.saved_tensors
+        grad_answers, grad_after = grad_answers.contiguous(), grad_after.contiguous()
+        grad_errors, grad_fast, grad_before = (torch.empty_like(x) for x in (grad_answers, before, grad_after))
+        chunks = (readers, queries, keys, mixing, kept)
+        _launch(
+            _walk_back_kernel, readers, grad_after,
+            (*chunks, grad_answers, grad_after, grad_errors, grad_fast, grad_before),
+        )  # fmt: skip
+        return (
+            grad_errors,
+            -torch.matmul(grad_errors, before.mT),
+            torch.matmul(grad_answers, before.mT),
+            torch.matmul(errors, grad_fast.mT),
+            torch.matmul(grad_answers, errors.mT),
+            (before * grad_fast).sum((-2, -1)),
+            grad_before,
+        )
+
+
+def _launch(kernel: Any, readers: Tensor, fast: Tensor, tensors: tuple[Tensor, ...], *flags: bool) -> None:
+    (rows, chunks, frames, features), width = readers.shape, fast.shape[-1]
+    grid = (rows, triton.cdiv(width, _COLUMNS))
+    block = min(_BLOCK, _power_of_two(features))
+    blocks = _power_of_two(features) // block
+    sizes = (chunks, features, width, frames, blocks, block, _COLUMNS)
+    _jit(kernel)[grid](*tensors, *sizes, _PRECISION, *flags, num_warps=max(4, blocks), num_stages=1)
+
+
+def _power_of_two(size: int) -> int:
+    """The smallest that holds `size` and that tl.dot takes."""
+    return max(16, triton.next_power_of_2(size))
+
+
+@functools.cache
+def _jit(kernel: Any) -> Any:
+    return triton.jit(kernel)
+
+
+def _walk_kernel(
+    values, readers, queries, keys, mixing, kept, fast, answers, errors, before, after,
+    num_chunks, features, width,
+    C: tl.constexpr, NB: tl.constexpr, BI: tl.constexpr, BF: tl.constexpr, PRECISION: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """E, z and S for `BF` columns of a row and head; with KEEP, S before each chunk."""
+    n = tl.program_id(0).to(tl.int64)
+    c, f = tl.arange(0, C), tl.program_id(1) * BF + tl.arange(0, BF)
+    i = tl.arange(0, NB)[:, None] * BI + tl.arange(0, BI)[None, :]
+    fast_offsets, fast_mask = i[:, :, None] * width + f, (i[:, :, None] < features) & (f < width)
+    wide = c[None, :, None] * features + i[:, None, :]
+    wide_mask = (c[None, :, None] >= 0) & (i[:, None, :] < features)
+    narrow, narrow_mask = c[:, None] * width + f[None, :], (c[:, None] >= 0) & (f[None, :] < width)
+    square = c[:, None] * C + c[None, :]
+    S = tl.load(fast + n * features * width + fast_offsets, mask=fast_mask, other=0.0)
+    for m in range(num_chunks):
+        chunk = n * num_chunks + m
+        if KEEP:
+            tl.store(before + chunk * features * width + fast_offsets, S, mask=fast_mask)
+        R = tl.load(readers + chunk * C * features + wide, mask=wide_mask, other=0.0)
+        E = tl.load(values + chunk * C * width + narrow, mask=narrow_mask, other=0.0)
+        E -= tl.sum(tl.dot(R, S, input_precision=PRECISION), 0)
+        tl.store(errors + chunk * C * width + narrow, E, mask=narrow_mask)
+        Q = tl.load(queries + chunk * C * features + wide, mask=wide_mask, other=0.0)
+        z = tl.sum(tl.dot(Q, S, input_precision=PRECISION), 0)
+        P = tl.load(mixing + chunk * C * C + square)
+        z += tl.dot(P, E, input_precision=PRECISION)
+        tl.store(answers + chunk * C * width + narrow, z, mask=narrow_mask)
+        K = tl.load(keys + chunk * C * features + wide, mask=wide_mask, other=0.0)
+        S *= tl.load(kept + chunk)
+        S += tl.dot(tl.permute(K, 0, 2, 1), tl.broadcast_to(E[None], NB, C, BF), input_precision=PRECISION)
+    tl.store(after + n * features * width + fast_offsets, S, mask=fast_mask)
+
+
+def _walk_back_kernel(
+    readers, queries, keys, mixing, kept, grad_answers, grad_after, grad_errors, grad_fast, grad_before,
+    num_chunks, features, width,
+    C: tl.constexpr, NB: tl.constexpr, BI: tl.constexpr, BF: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dE of each chunk, dS' after each and dS before the first, for `BF` columns of a row and head."""
+    n = tl.program_id(0).to(tl.int64)
+    c, f = tl.arange(0, C), tl.program_id(1) * BF + tl.arange(0, BF)
+    i = tl.arange(0, NB)[:, None] * BI + tl.arange(0, BI)[None, :]
+    fast_offsets, fast_mask = i[:, :, None] * width + f, (i[:, :, None] < features) & (f < width)
+    wide = c[None, :, None] * features + i[:, None, :]
+    wide_mask = (c[None, :, None] >= 0) & (i[:, None, :] < features)
+    narrow, narrow_mask = c[:, None] * width + f[None, :], (c[:, None] >= 0) & (f[None, :] < width)
+    square = c[:, None] * C + c[None, :]
+    dS = tl.load(grad_after + n * features * width + fast_offsets, mask=fast_mask, other=0.0)
+    for step in range(num_chunks):
+        chunk = n * num_chunks + num_chunks - 1 - step
+        tl.store(grad_fast + chunk * features * width + fast_offsets, dS, mask=fast_mask)
+        dz = tl.load(grad_answers + chunk * C * width + narrow, mask=narrow_mask, other=0.0)
+        P = tl.load(mixing + chunk * C * C + square)
+        K = tl.load(keys + chunk * C * features + wide, mask=wide_mask, other=0.0)
+        dE = tl.dot(tl.trans(P), dz, input_precision=PRECISION)
+        dE += tl.sum(tl.dot(K, dS, input_precision=PRECISION), 0)
+        tl.store(grad_errors + chunk * C * width + narrow, dE, mask=narrow_mask)
+        dS *= tl.load(kept + chunk)
+        Q = tl.load(queries + chunk * C * features + wide, mask=wide_mask, other=0.0)
+        dS += tl.dot(tl.permute(Q, 0, 2, 1), tl.broadcast_to(dz[None], NB, C, BF), input_precision=PRECISION)
+        R = tl.load(readers + chunk * C * features + wide, mask=wide_mask, other=0.0)
+        dS -= tl.dot(tl.permute(R, 0, 2, 1), tl.broadcast_to(dE[None], NB, C, BF), input_precision=PRECISION)
+    tl.store(grad_before + n * features * width + fast_offsets, dS, mask=fast_mask)
+
+
+def _frame_kernel(
+    queries, factor_q, keys, factor_k, values, log_retention, write, fast, answers, after,
+    features, width, BI: tl.constexpr, BF: tl.constexpr,
+):  # fmt: skip
+    """One frame for `BF` columns of a row and head."""
+    n = tl.program_id(0).to(tl.int64)
+    i, f = tl.arange(0, BI), tl.program_id(1) * BF + tl.arange(0, BF)
+    fast_offsets, fast_mask = i[:, None] * width + f[None, :], (i[:, None] < features) & (f[None, :] < width)
+    S = tl.load(fast + n * features * width + fast_offsets, mask=fast_mask, other=0.0)
+    S *= tl.exp(tl.load(log_retention + n))
+    k = tl.load(keys + n * features + i, mask=i < features, other=0.0) * tl.load(factor_k + n)
+    q = tl.load(queries + n * features + i, mask=i < features, other=0.0) * tl.load(factor_q + n)
+    error = tl.load(values + n * width + f, mask=f < width, other=0.0) - tl.sum(S * k[:, None], 0)
+    S += k[:, None] * (tl.load(write + n) * error)[None, :]
+    tl.store(answers + n * width + f, tl.sum(S * q[:, None], 0), mask=f < width)
+    tl.store(after + n * features * width + fast_offsets, S, mask=fast_mask)
