@@ -73,6 +73,9 @@ def test_more_one_frame_heads_than_heads_are_refused() -> None:
         MoshiTTTConfig.from_preset("tiny", ttt={"same_frame_heads": 3})
     with pytest.raises(ValueError, match=message):
         TTTLayer(32, 2, TTTConfig(same_frame_heads=3))
+    with pytest.raises(ValueError, match="must be below the 2 heads with answer_gate='agreement'"):
+        TTTLayer(32, 2, TTTConfig(same_frame_heads=2))
+    TTTLayer(32, 2, TTTConfig(same_frame_heads=2, answer_gate="none"))
 
 
 def test_a_section_of_0_1_0_is_what_it_was() -> None:
