@@ -17,20 +17,18 @@ from .strict_config import StrictConfig, merged
 
 _MINI_BATCH_BASE_LR = 3.0
 _FRONT_END_KEY = "key_convolution_width"  # stored sections are whole: one without this key is of 0.1.0
+_PUBLISHED: dict[str, Any] = {
+    "update": "all", "step": "mean", "key_convolution_width": 1, "key_lag_frames": 0, "centering_horizon_frames": 0,
+    "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
+}  # fmt: skip
 # What a key of the TTT section is where it is not given, by preset.
 _BY_PRESET: dict[str, dict[str, Any]] = {
     "default": {
         "update": "last", "step": "online", "forget": "learned", "key_convolution_width": 4, "key_lag_frames": 1,
         "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "initial_gating_alpha": 1.0,
     },
-    "mini_batch": {
-        "update": "all", "step": "mean", "forget": "learned", "key_convolution_width": 1, "key_lag_frames": 0,
-        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
-    },
-    "paper": {
-        "update": "all", "step": "mean", "forget": "none", "key_convolution_width": 1, "key_lag_frames": 0,
-        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
-    },
+    "mini_batch": {**_PUBLISHED, "forget": "learned"},
+    "paper": {**_PUBLISHED, "forget": "none"},
 }  # fmt: skip
 
 
@@ -90,10 +88,8 @@ class TTTConfig(StrictConfig):
     renamed_keys: ClassVar[dict[str, str]] = {"initial_keep_factor": "initial_retention"}
 
     state_free_keys: ClassVar[frozenset[str]] = frozenset(
-        {
-            "layers", "initial_retention", "key_convolution_init", "query_start", "initial_gating_alpha",
-            "persistent_states",
-        }
+        {"layers", "initial_retention", "key_convolution_init", "query_start", "initial_gating_alpha",
+         "persistent_states"}
     )  # fmt: skip
 
     layers: str | list[int] = "middle"
@@ -199,10 +195,8 @@ class TTTConfig(StrictConfig):
             "base_lr", not online or self.base_lr <= 1, "at most 1 with step='online', so that a write is bounded"
         )
 
-        self.require(
-            "answer_gate", self._foretells() or self.answer_gate == "none",
-            "'none' without step='online' and key_lag_frames=1: no answer is about the next frame",
-        )  # fmt: skip
+        allowed = "'none' without step='online' and key_lag_frames=1: no answer is about the next frame"
+        self.require("answer_gate", self._foretells() or self.answer_gate == "none", allowed)
 
     def _require_front_end(self) -> None:
         self.require("key_convolution_width", self.key_convolution_width >= 1, "at least 1 frame (1 for none)")
@@ -211,18 +205,14 @@ class TTTConfig(StrictConfig):
         self.require("centering_horizon_frames", horizon == 0 or horizon >= 2, "0 (no centring) or at least 2 frames")
         self.require("same_frame_heads", self.same_frame_heads >= 0, "0 or more")
         spans = self.key_convolution_width > 1 or self.key_lag_frames > 0
-        self.require(
-            "same_frame_heads", spans or self.same_frame_heads == 0,
-            "0 without key_convolution_width or key_lag_frames: then all heads keep one frame",
-        )  # fmt: skip
+        allowed = "0 without key_convolution_width or key_lag_frames: then all heads keep one frame"
+        self.require("same_frame_heads", spans or self.same_frame_heads == 0, allowed)
 
     def require_heads(self, num_heads: int) -> None:
         """Raises ValueError where more heads keep one frame than there are."""
         self.require("same_frame_heads", self.same_frame_heads <= num_heads, f"at most the {num_heads} heads")
-        self.require(
-            "same_frame_heads", self.answer_gate == "none" or self.same_frame_heads < num_heads,
-            f"below the {num_heads} heads with answer_gate='agreement': one answer at least is about the next frame",
-        )  # fmt: skip
+        all_keep_one = self.same_frame_heads == num_heads and self.answer_gate != "none"
+        self.require("same_frame_heads", not all_keep_one, f"below the {num_heads} heads with answer_gate='agreement'")
 
     def layer_indices(self, num_hidden_layers: int) -> list[int]:
         """The temporal layers that carry a TTT block.
