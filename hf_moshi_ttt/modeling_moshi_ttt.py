@@ -28,13 +28,16 @@ from .checkpoints.saving import MoshiTTTSavingMixin
 from .configuration_moshi_ttt import MoshiTTTConfig
 from .memory.layer import TTTLayer
 from .memory.naive import MemoryDiagnostics
-from .memory.projections import TTTProjection
+from .memory.projections import TTTGate, TTTProjection
 from .special_ids import FREE_ID, NO_INPUT_ID
 from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin, Sampling
 from .streaming.state import MoshiTTTState
 from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
-from .transformer.depth_transformer import CodeEmbedding, DepthTransformer
-from .transformer.losses import target_losses, weighted_mean
+from .transformer.constants import constant
+from .transformer.delays import delayed, delayed_after, late_logits, undelayed, undelayed_logits
+from .transformer.depth_transformer import CodeEmbedding, DepthTransformer, embed_codes
+from .transformer.frame_positions import FramePositions
+from .transformer.losses import head_losses, target_weights, weighted_mean
 from .transformer.stream_state import StreamState
 
 
@@ -71,22 +74,6 @@ class MoshiTTTOutput(ModelOutput):
     diagnostics: tuple[MemoryDiagnostics, ...] | None = None
 
 
-class TTTGate(nn.Module):
-    """Scales each channel of the TTT branch by `tanh` of a trained weight."""
-
-    def __init__(self, hidden_size: int, initial_alpha: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((hidden_size,), initial_alpha, dtype=torch.float32))
-
-    def factor(self) -> Tensor:
-        """`[D]`, in float32."""
-        return torch.tanh(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., D]` -> `[..., D]`."""
-        return self.factor() * x
-
-
 class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
     """Attention, the TTT block where this layer has one, feed-forward; each as a branch of the residual stream."""
 
@@ -115,10 +102,11 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         frames_B: Tensor | None = None,
         diagnostics: bool = False,
         inner_lr_scale: float = 1.0,
+        positions: FramePositions | None = None,
     ) -> tuple[Tensor, KVCache | None, StreamState | None, MemoryDiagnostics | None]:
         """`[B, T, D]` -> `[B, T, D]`, with the window and the memory after the last frame, and what the memory did."""
         memory_diagnostics = None
-        attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B)
+        attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B, positions)
         x_BTD = x_BTD + attended
         if self.has_ttt:
             learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics, inner_lr_scale)
@@ -211,17 +199,19 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
 
         The last value holds what the memories did, where asked for.
         """
-        x = self.embed_text(inputs_BKT[:, 0])
-        for row, embed in enumerate(self.embed_audio, start=1):
-            x = x + embed(inputs_BKT[:, row])
+        x = embed_codes([self.embed_text, *self.embed_audio], inputs_BKT).sum(0)
         memories = iter(state.memory) if state else None
         windows = state.window if state else None
         frames = state.frames if state and windows else None
+        attention: Any = self.layers[0].self_attn
+        positions = attention.positions(x.shape[1], x.device, frames)
         new_memories, new_windows, memory_diagnostics = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None
             window = windows[index] if windows else None
-            x, window, memory, layer_diagnostics = layer(x, window, memory, frames, diagnostics, inner_lr_scale)
+            x, window, memory, layer_diagnostics = layer(
+                x, window, memory, frames, diagnostics, inner_lr_scale, positions
+            )
             if memory is not None:
                 new_memories.append(memory)
             if window is not None:
@@ -260,8 +250,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
     def initial_codes(self) -> Tensor:
         """The codes before the first frame, `[K]`."""
         config = self.config
-        audio = [config.codebook_size] * (config.num_streams - 1)
-        return torch.tensor([config.text_vocab_size, *audio], device=self.device)
+        return constant([config.text_vocab_size] + [config.codebook_size] * (config.num_streams - 1), self.device)
 
     def init_state(
         self, batch_size: int, window: bool = True, device: torch.device | str | None = None
@@ -296,6 +285,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         output_hidden_states: bool | int | list[int] | None = None,
         inner_lr_scale: float = 1.0,
         text_only: bool = False,
+        return_logits: bool = True,
     ) -> MoshiTTTOutput:
         """Teacher-forced logits of all frames, alone or as the next frames of a stream.
 
@@ -309,33 +299,62 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
                 `return_dict`.
             inner_lr_scale: what the TTT layers' `base_lr` is multiplied by; training warms the inner steps up with it.
             text_only: whether to leave out the depth transformer, and with it the audio logits.
+            return_logits: whether to return logits beside the losses; without them much less memory is held.
 
         Raises:
-            ValueError: wrong shapes, ids out of range, or labels with `text_only`.
+            ValueError: wrong shapes, ids out of range, labels with `text_only`, or no logits without labels.
         """
         self._check_codes(codes, state)
         if text_only and labels is not None:
             raise ValueError("text_only leaves out the audio, and so the losses: give it without labels.")
+        if labels is None and not return_logits:
+            raise ValueError("return_logits=False leaves the losses alone: give it with labels.")
+        if labels is not None and labels.shape != codes.shape:
+            raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
         sequence = self._delayed(codes, state)  # [B, K, T + 1]
         hidden, memory, window, memory_diagnostics = self.model(sequence[:, :, :-1], state, diagnostics, inner_lr_scale)
-        text_logits = self.lm_head(hidden)
-        output = MoshiTTTOutput(
-            text_logits=text_logits, last_hidden_state=hidden, diagnostics=memory_diagnostics or None
-        )
-        if not text_only:
-            step_logits = self.depth_decoder(hidden, sequence[:, : self.config.num_codebooks, 1:])
-            audio_logits, late = self._undelayed(step_logits, state)
-            output.audio_logits, output.late_audio_logits = audio_logits, None if state is None else late
+        output = MoshiTTTOutput(last_hidden_state=hidden, diagnostics=memory_diagnostics or None)
+        own_codes = sequence[:, : self.config.num_codebooks, 1:]
         if labels is not None:
-            if labels.shape != codes.shape:
-                raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
-            output.losses, weights = target_losses(text_logits, audio_logits, labels, self.config)
-            output.text_loss = weighted_mean(output.losses[:, :1], weights[:, :1])
-            output.audio_loss = weighted_mean(output.losses[:, 1:], weights[:, 1:])
-            output.loss = self.config.text_loss_weight * output.text_loss + output.audio_loss
+            self._add_losses(output, own_codes, labels, return_logits, state)
+        else:
+            output.text_logits = self.lm_head(hidden)
+            if not text_only:
+                self._add_audio_logits(output, self.depth_decoder(hidden, own_codes).logits, state)
         if state is not None:
             output.state = self._advanced(state, codes, memory, window)
         return output
+
+    def _add_losses(
+        self,
+        output: MoshiTTTOutput,
+        own_codes_BQT: Tensor,
+        labels: Tensor,
+        return_logits: bool,
+        state: MoshiTTTState | None,
+    ) -> None:
+        config, hidden = self.config, output.last_hidden_state
+        assert hidden is not None
+        delays = config.delays[1 : 1 + config.num_codebooks]
+        targets_BQT = delayed(labels[:, 1 : 1 + config.num_codebooks], delays, NO_INPUT_ID)
+        output.text_logits, text_losses = head_losses(
+            self.lm_head, hidden, labels[:, 0], config.text_vocab_size, return_logits
+        )
+        depth = self.depth_decoder(hidden, own_codes_BQT, targets_BQT, return_logits)
+        if return_logits:
+            self._add_audio_logits(output, depth.logits, state)
+        output.losses = torch.cat([text_losses[:, None], undelayed(depth.losses, delays)], dim=1)
+        weights = target_weights(labels, config)
+        output.text_loss = weighted_mean(output.losses[:, :1], weights[:, :1])
+        output.audio_loss = weighted_mean(output.losses[:, 1:], weights[:, 1:])
+        output.loss = config.text_loss_weight * output.text_loss + output.audio_loss
+
+    def _add_audio_logits(self, output: MoshiTTTOutput, steps: tuple[Tensor, ...], state: MoshiTTTState | None) -> None:
+        """Step logits as logits of the chunk's frames and, in a stream, of the `max_delay` frames before it."""
+        delays, depth = self.config.delays[1 : 1 + len(steps)], self.config.max_delay_frames
+        output.audio_logits = undelayed_logits(steps, delays)
+        if state is not None:
+            output.late_audio_logits = late_logits(steps, delays, depth, state.frames)
 
     def _check_codes(self, codes: Tensor, state: MoshiTTTState | None) -> None:
         streams = self.config.num_streams
@@ -365,26 +384,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         sequence = torch.cat([past, codes], dim=2)
         if past.device.type == "cpu" and (past == FREE_ID).any():
             raise ValueError("The stream's last frame is not complete: continue with step_with_logits or generate.")
-        length, depth = codes.shape[2] + 1, self.config.max_delay_frames
-        return torch.stack(
-            [sequence[:, k, depth - d : depth - d + length] for k, d in enumerate(self.config.delays)], 1
-        )
-
-    def _undelayed(self, logits_BQTV: Tensor, state: MoshiTTTState | None) -> tuple[Tensor, Tensor]:
-        """Step logits as logits of the chunk's frames and of the `max_delay` frames before it; NaN where unknown."""
-        batch, _, length, size = logits_BQTV.shape
-        depth = self.config.max_delay_frames
-        unknown = logits_BQTV.new_full((batch, depth, size), math.nan)
-        aligned, late = [], []
-        for logits, delay in zip(logits_BQTV.unbind(1), self.config.delays[1:], strict=False):
-            around = torch.cat([unknown[:, : depth - delay], logits, unknown[:, :delay]], dim=1)
-            late.append(around[:, :depth])
-            aligned.append(around[:, depth : depth + length])
-        late_BQMV = torch.stack(late, dim=1)
-        if state is not None:
-            started = state.frames[:, None] >= torch.arange(depth, 0, -1, device=state.frames.device)
-            late_BQMV = late_BQMV.masked_fill(~started[:, None, :, None], math.nan)
-        return torch.stack(aligned, dim=1), late_BQMV
+        return delayed_after(sequence, self.config.delays, codes.shape[2] + 1)
 
     def _advanced(
         self, state: MoshiTTTState, codes: Tensor, memory: tuple[StreamState, ...], window: tuple[KVCache, ...]

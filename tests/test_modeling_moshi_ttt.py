@@ -1,7 +1,6 @@
 """Laws 2, 3, 5 and 7 of the whole model: causal, the same in any chunks, plain Moshi when fresh, saved and loaded."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
-from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput, TTTGate
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
+from hf_moshi_ttt.transformer.losses import code_losses, mask_unpredicted
 
 from .conftest import random_codes
 
@@ -62,6 +62,26 @@ def test_any_chunks_equal_the_whole(make_model: MakeModel, ttt: dict | None, chu
     text, audio = in_chunks(model, codes, chunks)
     torch.testing.assert_close(text, whole.text_logits, **CLOSE)
     torch.testing.assert_close(audio, whole.audio_logits, **CLOSE)
+
+
+@pytest.mark.parametrize("delays", [None, [0, 0, 2, 1, 2, 1, 1, 1, 1, 0, 1, 1, 1, 2, 1, 1, 1]], ids=["usual", "longer"])
+def test_losses_are_the_same_without_logits(make_model: MakeModel, delays: list[int] | None) -> None:
+    model = make_model(**({} if delays is None else {"delays": delays}))
+    codes, found = random_codes(model.config, batch=2, frames=30), []
+    for return_logits in (True, False):
+        output = model(codes, labels=codes, state=model.init_state(2), return_logits=return_logits)
+        logits = (output.text_logits, output.audio_logits, output.late_audio_logits)
+        assert [x is None for x in logits] == [not return_logits] * 3
+        output.loss.backward()
+        found.append((output.losses, *(p.grad for p in model.parameters() if p.grad is not None)))
+        if return_logits:
+            own = mask_unpredicted(codes[:, 1:9], model.config)
+            torch.testing.assert_close(output.losses[:, 1:], code_losses(output.audio_logits, own))
+        model.zero_grad()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="return_logits=False leaves the losses alone: give it with labels."):
+        model(codes, return_logits=False)
 
 
 @torch.no_grad()
@@ -132,11 +152,6 @@ def test_closed_gate_equals_plain_moshi_bit_for_bit(make_model: MakeModel) -> No
     assert_same_logits(trained(codes), plain(codes))
 
 
-def test_gate_is_the_tanh_of_its_weight() -> None:
-    x = torch.randn(2, 3, 8)
-    torch.testing.assert_close(TTTGate(8, 0.7)(x), math.tanh(0.7) * x)
-
-
 def assert_same_logits(a: MoshiTTTOutput, b: MoshiTTTOutput) -> None:
     assert torch.equal(a.text_logits, b.text_logits)
     assert torch.equal(a.audio_logits.nan_to_num(), b.audio_logits.nan_to_num())
@@ -196,7 +211,7 @@ def test_gradient_checkpointing_changes_nothing(make_model: MakeModel) -> None:
 def test_save_and_load_give_the_same_logits(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model(text_stream="pad")
     model.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "generation_config.json", "model.safetensors"}
     codes = random_codes(model.config, batch=2, frames=40)
     loaded = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path)
     own = [config.to_dict() for config in (loaded.config, model.config)]

@@ -12,7 +12,7 @@ _OPEN_GATE_LOGIT = 2.0
 
 def inner_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of memories: float32, or the given one where it is more exact."""
-    return torch.promote_types(dtype, torch.float32)
+    return dtype if dtype == torch.float64 else torch.float32
 
 
 def fp32(x: Tensor) -> Tensor:
@@ -72,3 +72,19 @@ class OutputGate(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`, in float32 at least."""
         return torch.sigmoid(fp32(self.up_proj(self.down_proj(x_BTD))))
+
+
+class TTTGate(nn.Module):
+    """Scales each channel of the TTT branch by `tanh` of a trained weight."""
+
+    def __init__(self, hidden_size: int, initial_alpha: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((hidden_size,), initial_alpha, dtype=torch.float32))
+
+    def factor(self) -> Tensor:
+        """`[D]`, in float32."""
+        return torch.tanh(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., D]` -> `[..., D]`."""
+        return self.factor() * x

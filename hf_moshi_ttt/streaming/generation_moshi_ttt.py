@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from ..memory.naive import MemoryDiagnostics
 from ..special_ids import FREE_ID, NO_INPUT_ID
+from ..transformer.constants import constant
 from .state import MoshiTTTState
 
 
@@ -170,18 +171,18 @@ class MoshiTTTStreamingMixin:
             ValueError: wrong shape or ids, or a state without a window.
         """
         self.check_frame(codes_frame, state)
-        delays = torch.tensor(self.config.delays, device=codes_frame.device)
+        delays = constant(self.config.delays, codes_frame.device)
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
         newest = around.shape[2] - 1
         inputs = _at_delay(around, newest - 1 - delays)
         hidden, memory, window, memory_diagnostics = self.model(inputs[:, :, None], state, diagnostics)
         given = _at_delay(around, newest - delays)[:, : 1 + self.config.num_codebooks]
-        text_logits = self.lm_head(hidden[:, 0])
-        text = _chosen(given[:, 0], sampling.draw(self._with_biases(text_logits, sampling), is_text=True))
-        audio_logits, audio = self.depth_decoder.step(
-            hidden[:, 0], text, lambda i, logits: _chosen(given[:, 1 + i], sampling.draw(logits, is_text=False))
+        hidden = hidden[:, 0]
+        text_logits = self.lm_head(hidden)
+        drawn_text = sampling.draw(self._with_biases(text_logits, sampling), is_text=True)
+        audio_logits, codes = self.depth_decoder.step(
+            hidden, drawn_text, given, lambda logits: sampling.draw(logits, is_text=False)
         )
-        codes = torch.cat([text[:, None], audio], dim=1)
         around = _with_codes(around, codes, newest - delays[: codes.shape[1]])
         new = MoshiTTTState(memory, window, around[:, :, 1:], state.initial, state.frames + 1)
         frames = state.frames[:, None] - delays[: codes.shape[1]]
@@ -220,9 +221,9 @@ class MoshiTTTStreamingMixin:
         if state.window is None:
             raise ValueError("This state has no attention window (window=False): stream from init_state(batch_size).")
         if codes_frame.device.type == "cpu":
-            user = codes_frame[:, 1 + self.config.num_codebooks :]
-            lowest = min(int(codes_frame.amin()), int(user.amin()) - 1)
-            if lowest < FREE_ID or (codes_frame > self.initial_codes()).any():
+            own, user = 1 + self.config.num_codebooks, self.config.num_codebooks
+            lowest = constant([FREE_ID] * own + [NO_INPUT_ID] * user, codes_frame.device)
+            if not ((codes_frame >= lowest) & (codes_frame <= self.initial_codes())).all():
                 raise ValueError(
                     f"codes_frame must hold ids, -1 (no input) or, in Moshi's own rows, -2 (free); "
                     f"got {codes_frame.amin(0).tolist()} to {codes_frame.amax(0).tolist()} by row."
@@ -292,7 +293,3 @@ def _with_codes(around_BKT: Tensor, codes_BQ: Tensor, columns_Q: Tensor) -> Tens
     own = around_BKT[:, : codes_BQ.shape[1]]
     own = own.scatter(2, columns_Q[None, :, None].expand(own.shape[0], -1, 1), codes_BQ[:, :, None])
     return torch.cat([own, around_BKT[:, codes_BQ.shape[1] :]], dim=1)
-
-
-def _chosen(given_B: Tensor, drawn_B: Tensor) -> Tensor:
-    return torch.where(given_B == FREE_ID, drawn_B, given_B)

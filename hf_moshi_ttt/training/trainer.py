@@ -188,7 +188,12 @@ class MoshiTTTTrainer(ExactTrainer):
         diagnostics = model.training and self._is_logged_step()
         scale = self.inner_lr_scale() if model.training else 1.0
         outputs = model(
-            codes=inputs["codes"], labels=inputs["labels"], state=state, diagnostics=diagnostics, inner_lr_scale=scale
+            codes=inputs["codes"],
+            labels=inputs["labels"],
+            state=state,
+            diagnostics=diagnostics,
+            inner_lr_scale=scale,
+            return_logits=return_outputs or not model.training,
         )
         if lanes:
             lanes.keep(outputs.state, inputs)

@@ -3,20 +3,22 @@
 Codebook i is predicted from the hidden state and codebooks 0..i-1 of the same step (codebook 0 from the text token).
 Every linear has its own weights per codebook, kept as ordinary `nn.Linear`s so that adapters find them by name.
 
-Legend: B batch, T frames, Q codebooks, D depth width, V codebook size.
+Legend: B batch, T frames, N = B * T, Q codebooks, D depth width, V codebook size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import GradientCheckpointingLayer
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
-from ..special_ids import NO_INPUT_ID
+from ..special_ids import FREE_ID, NO_INPUT_ID
 from .attention import GatedMLP, RMSNorm
-
-KeysValues = tuple[Tensor, Tensor]
+from .codebook_linears import linear_per_codebook, mlp_per_codebook
+from .losses import head_losses
 
 
 class CodeEmbedding(nn.Embedding):
@@ -25,13 +27,30 @@ class CodeEmbedding(nn.Embedding):
     def __init__(self, num_codes: int, hidden_size: int) -> None:
         super().__init__(num_codes + 1, hidden_size)
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """`[...]` int64 -> `[..., D]`."""
+    def forward(self, codes: Tensor, any_absent: bool = True) -> Tensor:
+        """`[...]` int64 -> `[..., D]`; without `any_absent` no code may be -1."""
+        if not any_absent:
+            return super().forward(codes)
         present = (codes != NO_INPUT_ID)[..., None]
         return super().forward(codes.clamp_min(0)).masked_fill(~present, 0)
 
 
-class DepthLayer(nn.Module):
+def embed_codes(embeddings: Sequence[nn.Module], codes_BRT: Tensor) -> Tensor:
+    """`[R, B, T, D]`: each of R streams in its own embedding; zero where a code is absent (-1)."""
+    present = (codes_BRT != NO_INPUT_ID).transpose(0, 1)[..., None]
+    streams = zip(embeddings, codes_BRT.clamp_min(0).unbind(1), strict=True)
+    return torch.stack([embed(codes, any_absent=False) for embed, codes in streams]) * present
+
+
+class DepthOutput(NamedTuple):
+    """What the depth transformer says of all steps: its logits `[B, T, V]` of each codebook, where asked for, and the
+    losses `[B, Q, T]` at its targets, where there are any."""
+
+    logits: tuple[Tensor, ...] | None
+    losses: Tensor | None
+
+
+class DepthLayer(GradientCheckpointingLayer):
     """One layer, with its own linears for each codebook."""
 
     def __init__(self, config: MoshiTTTConfig) -> None:
@@ -45,28 +64,33 @@ class DepthLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(width, config.rms_norm_eps)
         self.mlp = nn.ModuleList(GatedMLP(width, depth.ffn_dim) for _ in range(count))
 
-    def forward(self, x_NQD: Tensor, first: int = 0, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
-        """Codebooks `first`, `first + 1`, ... of `x` `[N, Q, D]`.
+    def forward(
+        self, x: Tensor, codebook: int | None = None, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """All codebooks of `x` `[Q, N, D]`, or one codebook of `x` `[N, D]` after those before it.
 
         Args:
-            past: keys and values `[N, H, first, F]` of the codebooks before; given unless `first` is 0.
+            past: keys and values `[N, 2 * H, codebook, F]` of the codebooks before; given unless `codebook` is 0.
 
         Returns:
-            `[N, Q, D]` and the keys and values of all codebooks so far.
+            x after the layer, and of one codebook the keys and values of all so far.
         """
-        normed = self.input_layernorm(x_NQD)
-        qkv = _per_codebook(self.qkv_proj, normed, first)
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        if past is not None:
-            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=x_NQD.shape[1] > 1)
-        x_NQD = x_NQD + _per_codebook(self.o_proj, out.transpose(1, 2).flatten(-2), first)
-        x_NQD = x_NQD + _per_codebook(self.mlp, self.post_attention_layernorm(x_NQD), first)
-        return x_NQD, (k, v)
+        return (self._all(x), None) if codebook is None else self._one(x, codebook, past)
 
+    def _all(self, x_QND: Tensor) -> Tensor:
+        qkv = linear_per_codebook(self.qkv_proj, self.input_layernorm(x_QND))
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 1, 3, 0, 4)  # [3, N, H, Q, F]
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True).permute(2, 0, 1, 3)
+        x_QND = x_QND + linear_per_codebook(self.o_proj, out.flatten(-2))
+        return x_QND + mlp_per_codebook(self.mlp, self.post_attention_layernorm(x_QND))
 
-def _per_codebook(modules: nn.ModuleList, x_NQD: Tensor, first: int) -> Tensor:
-    return torch.stack([modules[first + i](x) for i, x in enumerate(x_NQD.unbind(1))], dim=1)
+    def _one(self, x_ND: Tensor, codebook: int, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        heads = self.qkv_proj[codebook](self.input_layernorm(x_ND)).view(len(x_ND), 3 * self.num_heads, 1, -1)
+        q, new = heads.split([self.num_heads, 2 * self.num_heads], dim=1)
+        past = new if past is None else torch.cat([past, new], dim=2)
+        out = F.scaled_dot_product_attention(q, *past.chunk(2, dim=1))
+        x_ND = x_ND + self.o_proj[codebook](out.flatten(1))
+        return x_ND + self.mlp[codebook](self.post_attention_layernorm(x_ND)), past
 
 
 class DepthTransformer(nn.Module):
@@ -75,53 +99,61 @@ class DepthTransformer(nn.Module):
     def __init__(self, config: MoshiTTTConfig) -> None:
         super().__init__()
         width, count = config.depth_decoder_config.hidden_size, config.num_codebooks
+        self.codebook_size = config.codebook_size
         self.input_projections = nn.ModuleList(nn.Linear(config.hidden_size, width, bias=False) for _ in range(count))
         self.embed_text = CodeEmbedding(config.text_vocab_size, width)
         self.embed_audio = nn.ModuleList(CodeEmbedding(config.codebook_size, width) for _ in range(count - 1))
         self.layers = nn.ModuleList(DepthLayer(config) for _ in range(config.depth_decoder_config.num_hidden_layers))
         self.lm_heads = nn.ModuleList(nn.Linear(width, config.codebook_size, bias=False) for _ in range(count))
 
-    def forward(self, hidden_BTD: Tensor, codes_BQT: Tensor) -> Tensor:
-        """Teacher-forced logits of all codebooks of all steps.
+    def forward(
+        self, hidden_BTD: Tensor, codes_BQT: Tensor, targets_BQT: Tensor | None = None, return_logits: bool = True
+    ) -> DepthOutput:
+        """All codebooks of all steps, teacher-forced.
 
         Args:
             hidden_BTD: `[B, T, temporal width]` output of the temporal transformer.
             codes_BQT: text and all codebooks but the last of the same steps, `[B, Q, T]`.
-
-        Returns:
-            `[B, Q, T, V]`.
+            targets_BQT: the codebooks to predict, below 0 where there is no loss; None for no losses.
+            return_logits: without them, those of large inputs are never held all at once.
         """
-        batch, length = hidden_BTD.shape[:2]
-        embeddings = [self.embed_text, *self.embed_audio]
-        inputs = [
-            project(hidden_BTD) + embed(codes)
-            for project, embed, codes in zip(self.input_projections, embeddings, codes_BQT.unbind(1), strict=True)
-        ]
-        x = torch.stack(inputs, dim=2).flatten(0, 1)  # [B * T, Q, D]
+        embedded = embed_codes([self.embed_text, *self.embed_audio], codes_BQT)
+        projected = torch.stack([project(hidden_BTD) for project in self.input_projections])
+        x = (projected + embedded).flatten(1, 2)  # [Q, N, D]
         for layer in self.layers:
             x, _ = layer(x)
-        logits = [head(x[:, i]).unflatten(0, (batch, length)) for i, head in enumerate(self.lm_heads)]
-        return torch.stack(logits, dim=1)
+        states = x.unflatten(1, hidden_BTD.shape[:2]).unbind(0)
+        if targets_BQT is None:
+            return DepthOutput(tuple(head(state) for head, state in zip(self.lm_heads, states, strict=True)), None)
+        predictions = zip(self.lm_heads, states, targets_BQT.unbind(1), strict=True)
+        found = [head_losses(*one, self.codebook_size, return_logits) for one in predictions]
+        logits, losses = zip(*found, strict=True)
+        return DepthOutput(logits if return_logits else None, torch.stack(losses, dim=1))
 
-    def step(self, hidden_BD: Tensor, text_B: Tensor, choose: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def step(
+        self, hidden_BD: Tensor, drawn_text_B: Tensor, given_BR: Tensor, draw: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """One step, codebook by codebook.
 
         Args:
             hidden_BD: `[B, temporal width]`.
-            text_B: the step's text ids.
-            choose: from a codebook's index and its logits `[B, V]` to its ids `[B]`.
+            drawn_text_B: the text ids drawn for the step.
+            given_BR: text and codebooks that are known, `[B, 1 + Q]`; -2 (free) for those that are drawn.
+            draw: from logits `[B, V]` of a codebook to ids `[B]`.
 
         Returns:
-            Logits `[B, Q, V]` and the chosen ids `[B, Q]`.
+            Logits `[B, Q, V]`, and the ids `[B, 1 + Q]`, given or drawn.
         """
-        past: list[KeysValues | None] = [None] * len(self.layers)
-        token, logits, chosen = text_B, [], []
-        for i, head in enumerate(self.lm_heads):
+        is_free, present = given_BR == FREE_ID, (given_BR != NO_INPUT_ID).to(hidden_BD.dtype)
+        columns = [x.unbind(1) for x in (is_free, given_BR.clamp_min(0), present[:, :, None])]
+        past: list[Tensor | None] = [None] * len(self.layers)
+        logits, drawn = [], [drawn_text_B]
+        for i, (free, given, factor) in enumerate(zip(*(x[:-1] for x in columns), strict=True)):
             embed = self.embed_audio[i - 1] if i else self.embed_text
-            x = (self.input_projections[i](hidden_BD) + embed(token))[:, None]
+            token = embed(torch.where(free, drawn[-1], given), any_absent=False)
+            x = torch.addcmul(self.input_projections[i](hidden_BD), token, factor)
             for index, layer in enumerate(self.layers):
-                x, past[index] = layer(x, first=i, past=past[index])
-            logits.append(head(x[:, 0]))
-            token = choose(i, logits[-1])
-            chosen.append(token)
-        return torch.stack(logits, dim=1), torch.stack(chosen, dim=1)
+                x, past[index] = layer(x, i, past[index])
+            logits.append(self.lm_heads[i](x))
+            drawn.append(draw(logits[-1]))
+        return torch.stack(logits, dim=1), torch.where(is_free, torch.stack(drawn, dim=1), given_BR)

@@ -10,17 +10,26 @@ from torch import Tensor
 
 
 def rope_phases(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines `[B, 1, T, head_dim / 2]` in float32 for integer positions."""
+    """Cosines and signed sines `[B, 1, T, head_dim]` in float32 for integer positions: each of a pair, -sin and sin."""
     pairs = torch.arange(head_dim // 2, device=positions_BT.device, dtype=torch.float32)
     frequencies = torch.exp(pairs * (-math.log(theta) * 2 / head_dim))
     phases = positions_BT[:, None, :, None].double() * frequencies.double()
-    return phases.cos().float(), phases.sin().float()
+    cos, sin = phases.cos(), phases.sin()
+    return torch.stack([cos, cos], -1).flatten(-2).float(), torch.stack([-sin, sin], -1).flatten(-2).float()
 
 
 def apply_rope(x_BHTF: Tensor, phases: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotates pairs (0, 1), (2, 3), ... of the last axis in float32 at least; returned in the input's dtype."""
+    """Rotates pairs (0, 1), (2, 3), ... of the last axis in float32 at least; returned in the input's dtype.
+
+    Args:
+        x_BHTF: `[..., B, H, T, F]`.
+    """
     cos, sin = phases
-    pairs = x_BHTF.to(torch.promote_types(x_BHTF.dtype, torch.float32)).unflatten(-1, (-1, 2))
-    real, imaginary = pairs.unbind(-1)
-    rotated = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
-    return rotated.flatten(-2).to(x_BHTF.dtype)
+    wide = x_BHTF.to(wide_dtype(x_BHTF.dtype))
+    swapped = wide.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(wide * cos, swapped, sin).to(x_BHTF.dtype)
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 for itself, float32 for every other floating-point dtype."""
+    return dtype if dtype == torch.float64 else torch.float32

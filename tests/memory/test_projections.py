@@ -1,8 +1,10 @@
 """What TTT layers are built of starts as it says and computes in float32."""
 
+import math
+
 import torch
 
-from hf_moshi_ttt.memory.projections import InnerParameters, OutputGate, TTTProjection, WideLayerNorm, fp32
+from hf_moshi_ttt.memory.projections import InnerParameters, OutputGate, TTTGate, TTTProjection, WideLayerNorm, fp32
 
 
 def test_projections_start_normal_with_zero_bias() -> None:
@@ -25,3 +27,8 @@ def test_parameters_and_norms_are_read_in_float32() -> None:
     assert fp32(torch.ones(1).double()).dtype == torch.float64
     norm = WideLayerNorm(8).bfloat16()
     assert norm(torch.randn(2, 8)).dtype == torch.float32
+
+
+def test_gate_is_the_tanh_of_its_weight() -> None:
+    x = torch.randn(2, 3, 8)
+    torch.testing.assert_close(TTTGate(8, 0.7)(x), math.tanh(0.7) * x)

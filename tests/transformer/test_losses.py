@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.transformer.losses import code_losses, mask_unpredicted, target_losses, weighted_mean
+from hf_moshi_ttt.transformer.losses import code_losses, head_losses, mask_unpredicted, target_weights, weighted_mean
 
 from ..conftest import random_codes
 
@@ -26,18 +26,18 @@ def text_loss(logits_BTV: Tensor, codes_BT: Tensor, config: MoshiTTTConfig) -> T
     batch, length, _ = logits_BTV.shape
     labels = torch.full((batch, 7, length), -100)
     labels[:, 0] = codes_BT
-    found, weights = target_losses(logits_BTV, torch.zeros(batch, 3, length, 4), labels, config)
-    assert not weights[:, 1:].any() and not found[:, 1:].any()
-    return weighted_mean(found[:, :1], weights[:, :1])
+    weights = target_weights(labels, config)
+    assert not weights[:, 1:].any()
+    return weighted_mean(code_losses(logits_BTV, codes_BT), weights[:, 0])
 
 
 def audio_loss(logits_BQTV: Tensor, codes_BQT: Tensor, config: MoshiTTTConfig) -> Tensor:
     batch, _, length, _ = logits_BQTV.shape
     labels = torch.full((batch, 7, length), -100)
     labels[:, 1:4] = codes_BQT
-    found, weights = target_losses(torch.zeros(batch, length, 4), logits_BQTV, labels, config)
-    assert not weights[:, :1].any() and not found[:, :1].any()
-    return weighted_mean(found[:, 1:], weights[:, 1:])
+    weights = target_weights(labels, config)
+    assert not weights[:, :1].any()
+    return weighted_mean(code_losses(logits_BQTV, mask_unpredicted(codes_BQT, config)), weights[:, 1:])
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -177,7 +177,8 @@ def test_without_any_frame_to_learn_the_audio_loss_is_zero() -> None:
 def test_chunks_change_nothing_and_keep_no_float32_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     codes, found = integers(500, 2, 3, 40, absent=-1), []
     for values in (2**24, 500 * 7):
-        monkeypatch.setattr("hf_moshi_ttt.transformer.losses._CHUNK_VALUES", values)
+        for limit in ("_CHUNK_VALUES", "_KEPT_VALUES"):
+            monkeypatch.setattr(f"hf_moshi_ttt.transformer.losses.{limit}", values)
         logits, kept = normal(2, 3, 40, 500).bfloat16().requires_grad_(), []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x) or x, lambda x: x):
             losses = code_losses(logits, codes)
@@ -186,3 +187,24 @@ def test_chunks_change_nothing_and_keep_no_float32_copy(monkeypatch: pytest.Monk
         copies = [x for x in kept if x.dtype == torch.float32 and x.numel() >= logits.numel()]
         assert bool(copies) == (values == 2**24)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("values", [2**24, 50 * 7])
+def test_a_head_gives_the_same_losses_and_gradients_without_its_logits(
+    monkeypatch: pytest.MonkeyPatch, values: int
+) -> None:
+    for limit in ("_CHUNK_VALUES", "_KEPT_VALUES"):
+        monkeypatch.setattr(f"hf_moshi_ttt.transformer.losses.{limit}", values)
+    torch.manual_seed(0)
+    head, states, codes = torch.nn.Linear(4, 50, bias=False), normal(2, 40, 4), integers(50, 2, 40, absent=-1)
+    found, kept = [], []
+    for return_logits in (True, False):
+        leaf, shapes = states.clone().requires_grad_(), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, s=shapes: s.append(x.numel()) or x, lambda x: x):
+            logits, losses = head_losses(head, leaf, codes, 50, return_logits)
+        assert (logits is None) != return_logits
+        found.append((losses, *torch.autograd.grad(losses.sum(), [leaf, head.weight])))
+        kept.append(max(shapes))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert (kept[1] < 2 * 40 * 50) == (values == 50 * 7)
