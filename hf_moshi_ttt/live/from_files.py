@@ -95,7 +95,7 @@ def _of_length(samples_S: np.ndarray, length: int) -> np.ndarray:
 def continue_prompt(
     session: MoshiTTTSession, prompt: Prompt, new_frames: int, *, watch: bool = False, progress: bool = False
 ) -> Continuation:
-    """The next frames of a session of one row; the user is silent after the end of his sound.
+    """The next frames of a session of one row; the user is silent once their sound ends.
 
     Args:
         watch: whether to take `memory_stats` after each step.

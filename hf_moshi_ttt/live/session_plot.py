@@ -28,6 +28,7 @@ def plot_session(path: str | Path, frame_ms: Sequence[float], memory: Sequence[S
         _draw_layers(axes, seconds, memory, name)
         axes.set_ylabel(label)
     for axes in (times, *panels):
+        axes.margins(y=0.2)
         axes.set_ylim(bottom=0)
         if axes.lines:
             axes.legend()

@@ -61,7 +61,7 @@ def test_a_prompt_goes_on_as_if_it_had_been_said_live(open_session: OpenSession,
     assert at_once.memory_stats(0)[0]["age_sec"] == live.memory_stats(0)[0]["age_sec"]
 
 
-def test_a_user_alone_is_heard_from_his_first_sample(open_session: OpenSession, files: Path) -> None:
+def test_a_user_alone_is_heard_from_the_first_sample(open_session: OpenSession, files: Path) -> None:
     live, ours = open_session(sampling=GREEDY), open_session(sampling=GREEDY)
     user = voices(1, 6)
     frames = [live.step(sound) for sound in (torch.zeros(1, 1920), *user.unbind(1))]
@@ -69,7 +69,7 @@ def test_a_user_alone_is_heard_from_his_first_sample(open_session: OpenSession, 
     assert torch.equal(result.codes_BKT[0, 1:9].T, torch.cat([frame.codes_BQ for frame in frames[1:]]))
 
 
-def test_without_a_user_his_codes_are_absent(open_session: OpenSession, files: Path) -> None:
+def test_without_a_user_the_codes_are_absent(open_session: OpenSession, files: Path) -> None:
     """As `model.generate` continues a prompt."""
     session = open_session(sampling=GREEDY)
     prompt = read_prompt(session.processor, files / "own.wav", prompt_frames=Frames(7))
