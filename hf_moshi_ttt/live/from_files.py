@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..codec.audio import FRAME_SAMPLES, Frames, read_audio, sec_from_frames, whole_frames
-from .session import MoshiTTTSession
+
+if TYPE_CHECKING:
+    from .session import MoshiTTTSession
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _of_length(samples_S: np.ndarray, length: int) -> np.ndarray:
 
 
 def continue_prompt(
-    session: MoshiTTTSession, prompt: Prompt, new_frames: int, *, watch: bool = False, progress: bool = False
+    session: "MoshiTTTSession", prompt: Prompt, new_frames: int, *, watch: bool = False, progress: bool = False
 ) -> Continuation:
     """The next frames of a session of one row; the user is silent once their sound ends.
 
@@ -122,7 +124,7 @@ def continue_prompt(
     return Continuation(codes_BKT, [frame.text[0] for frame in new], frame_ms[1:], memory[1:])
 
 
-def _heard(session: MoshiTTTSession, prompt: Prompt, steps: int) -> np.ndarray:
+def _heard(session: "MoshiTTTSession", prompt: Prompt, steps: int) -> np.ndarray:
     """The user's frames `[steps, 1920]`: each is heard one step after Moshi's frame beside it was chosen."""
     begun = bool((session.state.frames > 0).any())
     first = 0 if begun else -1 if prompt.codes_BKT is None else prompt.codes_BKT.shape[2] - 1

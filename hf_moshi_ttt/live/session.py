@@ -12,15 +12,13 @@ Axes: B batch, Q Moshi's codebooks, N samples of a frame.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, sec_from_frames
-from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from ..processing_moshi_ttt import MoshiTTTProcessor
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from ..streaming.generation_moshi_ttt import Sampling
 from ..streaming.state import MoshiTTTState
@@ -29,6 +27,10 @@ from .memory_stats import memory_stats, write_strength
 from .memory_switch import silenced_rows
 from .saved_rows import SavedRowsMixin
 from .text_pieces import TextPieces
+
+if TYPE_CHECKING:
+    from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+    from ..processing_moshi_ttt import MoshiTTTProcessor
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class MoshiTTTSession(SavedRowsMixin):
 
     def __init__(
         self,
-        model: MoshiTTTForConditionalGeneration,
-        processor: MoshiTTTProcessor,
+        model: "MoshiTTTForConditionalGeneration",
+        processor: "MoshiTTTProcessor",
         *,
         batch_size: int = 1,
         sampling: Sampling | None = None,
