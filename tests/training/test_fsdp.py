@@ -44,8 +44,8 @@ def test_a_killed_run_equals_one_never_stopped(tmp_path: Path, codes: Path, fsdp
 
 @pytest.mark.parametrize("fsdp", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
 def test_bfloat16_adapters_train_and_go_on(tmp_path: Path, codes: Path, fsdp: str) -> None:
-    """LoRA and TTT over a frozen base, checkpointed and accumulated: everything moves but the base; memories start and go
-    on in float32."""
+    """LoRA and TTT over a frozen base, checkpointed and accumulated: all but the base moves; memories start and go on
+    in float32."""
     torch.manual_seed(0)
     model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny", ttt=None)).bfloat16()
     model.save_pretrained(tmp_path / "base")
