@@ -159,6 +159,16 @@ class MoshiTTTTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "After how many steps each to log eval_librilight_* of the recordings in eval_codes."},
     )
+    sample_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "After how many steps each to continue recordings of eval_codes: wavs and text in "
+            "output_dir/samples, and in the trackers."
+        },
+    )
+    sample_recordings: int = field(default=2, metadata={"help": "How many recordings samples continue."})
+    sample_prompt_sec: float | int = field(default=10.0, metadata={"help": "How much of each is given, in seconds."})
+    sample_new_sec: float | int = field(default=5.0, metadata={"help": "How much the model adds, in seconds."})
     stop_at_step: int | None = field(
         default=None, metadata={"help": "Save a checkpoint and stop at this step, with the schedule of the whole run."}
     )
@@ -188,10 +198,13 @@ class MoshiTTTTrainingArguments(TrainingArguments):
             value = getattr(self, key)
             if not isinstance(value, (int, float)) or not value >= 0:
                 raise ValueError(f"{key}={value!r}, but it must be a number, 0 or more.")
-        for key in ("stop_at_step", "eval_long_context_steps"):
+        for key in ("stop_at_step", "eval_long_context_steps", "sample_steps"):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{key}={value!r}, but it must be at least 1.")
+        for key in ("sample_recordings", "sample_prompt_sec", "sample_new_sec"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)!r}, but it must be above 0.")
         if not isinstance(self.inner_lr_warmup_steps, int) or self.inner_lr_warmup_steps < 0:
             raise ValueError(f"inner_lr_warmup_steps={self.inner_lr_warmup_steps!r}, but it must be 0 or more steps.")
         if not 0 <= self.state_reset_probability <= 1:
@@ -262,11 +275,13 @@ def _require_one_model(model: ModelArguments, training: MoshiTTTTrainingArgument
 
 def _require_held_out_data(data: DataArguments, training: MoshiTTTTrainingArguments) -> None:
     strategy, steps = IntervalStrategy(training.eval_strategy), training.eval_long_context_steps
-    if (strategy != IntervalStrategy.NO or steps is not None) != (data.eval_codes is not None):
+    samples = training.sample_steps
+    is_read = strategy != IntervalStrategy.NO or steps is not None or samples is not None
+    if is_read != (data.eval_codes is not None):
         raise ValueError(
-            f"eval_codes={data.eval_codes!r}, eval_strategy={strategy.value!r} and eval_long_context_steps={steps!r}: "
-            "held-out data is read where eval_strategy ('steps' or 'epoch') or eval_long_context_steps say when. Give "
-            "data and one of them, or none."
+            f"eval_codes={data.eval_codes!r}, eval_strategy={strategy.value!r}, eval_long_context_steps={steps!r} and "
+            f"sample_steps={samples!r}: held-out data is read where eval_strategy ('steps' or 'epoch'), "
+            "eval_long_context_steps or sample_steps say when. Give data and one of them, or none."
         )
     if training.metric_for_best_model is not None and training.save_total_limit == 1:
         raise ValueError(
