@@ -30,7 +30,7 @@ from .wire import ChatProtocol
 _WATCH_SEC = 0.25
 _GOODBYE_SEC = 1.0
 _COMMANDS = 8  # that may wait
-_CLOSED_BY_CLIENT = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
+_CLOSED_BY_CLIENT = (WSCloseCode.OK, WSCloseCode.GOING_AWAY, 0, 1005)  # 0 and 1005: without a code
 logger = logging.getLogger(__name__)
 
 
@@ -199,6 +199,13 @@ class Connection:
         self._loop.call_soon_threadsafe(self._on_item, item)
 
     def _on_item(self, item: Answer | MemoryReport | SessionEnded) -> None:
+        try:
+            self._pass_on(item)
+        except Exception:
+            logger.exception("An answer could not be written.")
+            self.end(SessionEnded(endings.SERVER_ERROR))
+
+    def _pass_on(self, item: Answer | MemoryReport | SessionEnded) -> None:
         if isinstance(item, SessionEnded):
             self.end(item)
         elif isinstance(item, Answer):
