@@ -221,7 +221,7 @@ class Connection:
                 content = await self._done(command)
                 self.post([PageProtocol.event(command["type"], **content)])
             except (ValueError, OSError) as error:
-                logger.warning("Command %s: %s", command["type"], error)
+                logger.info("Command %s: %s", command["type"], error)
                 text = str(error) if isinstance(error, ValueError) else "The server cannot read or write the memory."
                 self.post([PageProtocol.event("refused", command=command["type"], text=text)])
 
