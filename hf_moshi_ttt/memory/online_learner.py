@@ -33,6 +33,7 @@ _INITIAL_SLOW_BIAS = -1.0
 _INITIAL_WRITE_LOGIT = 1.0
 _NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
+_SEGMENT_FRAMES_ON_GPUS = 4096  # of all rows together: fewer and longer kernels, 0.3 GB a tensor of features at the 7B
 
 
 @dataclass
@@ -166,7 +167,7 @@ class OnlineLearner(_SlowFeatures):
             tuple(tokens),
             before,
             parameters,
-            _SEGMENT_FRAMES,
+            _segment_frames(q),
         )
         state_after = _state(after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None
@@ -195,6 +196,13 @@ class OnlineLearner(_SlowFeatures):
             answer_norm_written=answers.norm(dim=-1).mean(2),
             answer_norm_unwritten=other_answers.norm(dim=-1).mean(2),
         )  # fmt: skip
+
+
+def _segment_frames(x_BHTF: Tensor) -> int:
+    """Frames that are learned in one go."""
+    if x_BHTF.device.type == "cpu":
+        return _SEGMENT_FRAMES
+    return max(_SEGMENT_FRAMES, _SEGMENT_FRAMES_ON_GPUS // len(x_BHTF))
 
 
 def _at_least_fp32(state: OnlineState) -> OnlineState:

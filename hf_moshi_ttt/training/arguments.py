@@ -68,7 +68,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Held-out recordings: the losses of their segments are logged at eval_strategy, the long-context "
-            "numbers of whole ones every eval_long_context_steps."
+            "numbers of whole ones every eval_long_context_steps, turn-taking every eval_turn_taking_steps."
         },
     )
     overlap_sec: float | int = field(
@@ -159,6 +159,13 @@ class MoshiTTTTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "After how many steps each to log eval_librilight_* of the recordings in eval_codes."},
     )
+    eval_turn_taking_steps: int | None = field(
+        default=None,
+        metadata={"help": "After how many steps each to log eval_* of turn-taking in conversations of eval_codes."},
+    )
+    eval_turn_taking_conversations: int = field(
+        default=4, metadata={"help": "How many of them, from the first: each is answered in real steps of 80 ms."}
+    )
     sample_steps: int | None = field(
         default=None,
         metadata={
@@ -198,7 +205,8 @@ class MoshiTTTTrainingArguments(TrainingArguments):
             value = getattr(self, key)
             if not isinstance(value, (int, float)) or not value >= 0:
                 raise ValueError(f"{key}={value!r}, but it must be a number, 0 or more.")
-        for key in ("stop_at_step", "eval_long_context_steps", "sample_steps"):
+        counts = ("stop_at_step", "eval_long_context_steps", "sample_steps")
+        for key in (*counts, "eval_turn_taking_steps", "eval_turn_taking_conversations"):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{key}={value!r}, but it must be at least 1.")
@@ -214,6 +222,13 @@ class MoshiTTTTrainingArguments(TrainingArguments):
                 raise ValueError(f"{key}={getattr(self, key)!r} is not supported: {why}.")
         self._require_one_way_to_start()
         super().__post_init__()
+        accelerator: Any = self.accelerator_config
+        if accelerator.split_batches:
+            raise ValueError(
+                "accelerator_config.split_batches=True is not supported: lanes and steps count "
+                f"per_device_train_batch_size={self.per_device_train_batch_size} rows for each process. Divide that by "
+                "the number of processes instead."
+            )
 
     def _require_one_way_to_start(self) -> None:
         for key in ("reset_optimizer", "reset_step"):
@@ -273,15 +288,20 @@ def _require_one_model(model: ModelArguments, training: MoshiTTTTrainingArgument
         )
 
 
+_HELD_OUT_STEPS = ("eval_long_context_steps", "eval_turn_taking_steps", "sample_steps")
+
+
 def _require_held_out_data(data: DataArguments, training: MoshiTTTTrainingArguments) -> None:
-    strategy, steps = IntervalStrategy(training.eval_strategy), training.eval_long_context_steps
-    samples = training.sample_steps
-    is_read = strategy != IntervalStrategy.NO or steps is not None or samples is not None
+    strategy = IntervalStrategy(training.eval_strategy)
+    steps = {key: getattr(training, key) for key in _HELD_OUT_STEPS}
+    is_read = strategy != IntervalStrategy.NO or any(step is not None for step in steps.values())
     if is_read != (data.eval_codes is not None):
+        *given, last = (f"{key}={value!r}" for key, value in steps.items())
         raise ValueError(
-            f"eval_codes={data.eval_codes!r}, eval_strategy={strategy.value!r}, eval_long_context_steps={steps!r} and "
-            f"sample_steps={samples!r}: held-out data is read where eval_strategy ('steps' or 'epoch'), "
-            "eval_long_context_steps or sample_steps say when. Give data and one of them, or none."
+            f"eval_codes={data.eval_codes!r}, eval_strategy={strategy.value!r}, {', '.join(given)} and {last}: "
+            "held-out data is read where "
+            f"eval_strategy ('steps' or 'epoch') or one of {', '.join(steps)} says when. Give data and one of them, or "
+            "none."
         )
     if training.metric_for_best_model is not None and training.save_total_limit == 1:
         raise ValueError(

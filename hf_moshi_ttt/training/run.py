@@ -257,7 +257,7 @@ def _add_callbacks(trainer: MoshiTTTTrainer, held_out: Any, silence_codes: Seque
     """What is measured and made of whole held-out recordings while the model trains.
 
     Raises:
-        ValueError: samples under FSDP, or a codec that cannot be opened.
+        ValueError: samples or turn-taking under FSDP, or a codec that cannot be opened.
     """
     args: Any = trainer.args
     if (every_steps := args.eval_long_context_steps) is not None:
@@ -265,6 +265,8 @@ def _add_callbacks(trainer: MoshiTTTTrainer, held_out: Any, silence_codes: Seque
         trainer.add_callback(
             LongContextCallback(trainer, recordings, every_steps, silence_codes=silence_codes, report=report)
         )
+    if args.eval_turn_taking_steps is not None:
+        _watch_turn_taking(trainer, held_out, silence_codes)
     if args.sample_steps is not None:
         if trainer.is_fsdp_enabled:
             raise ValueError(
@@ -274,6 +276,21 @@ def _add_callbacks(trainer: MoshiTTTTrainer, held_out: Any, silence_codes: Seque
         options = SampleOptions(args.sample_steps, args.sample_recordings, args.sample_prompt_sec, args.sample_new_sec)
         chosen = [row["codes"] for row in held_out.select(range(min(options.recordings, len(held_out))))]
         trainer.add_callback(SampleCallback(trainer, chosen, options, silence_codes))
+
+
+def _watch_turn_taking(trainer: MoshiTTTTrainer, held_out: Any, silence_codes: Sequence[int]) -> None:
+    from ..evaluation.conversation_runs import Corpus
+    from .turn_taking_callback import TurnTakingCallback
+
+    args: Any = trainer.args
+    if trainer.is_fsdp_enabled:
+        raise ValueError(
+            f"eval_turn_taking_steps={args.eval_turn_taking_steps} needs the whole model in every process, which FSDP "
+            "shares out: leave it out, and measure a checkpoint with hf-moshi-ttt turn-taking."
+        )
+    count = min(args.eval_turn_taking_conversations, len(held_out))
+    corpus = Corpus([held_out[place]["codes"] for place in range(count)], silence_codes)
+    trainer.add_callback(TurnTakingCallback(trainer, corpus, args.eval_turn_taking_steps))
 
 
 def _segment_frames(trainer: MoshiTTTTrainer) -> int:

@@ -19,7 +19,6 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from ..codec.audio import frames_from_sec
 from ..data.collator import MoshiTTTCollator
 from ..evaluation.long_context import evaluation_mode
-from ..processing_moshi_ttt import MoshiTTTProcessor
 from ..streaming.generation_moshi_ttt import Sampling
 from .trackers import Exhibit, show
 
@@ -55,6 +54,8 @@ class SampleCallback(TrainerCallback):
         options: SampleOptions,
         silence_codes: Sequence[int] | None = None,
     ) -> None:
+        from ..processing_moshi_ttt import MoshiTTTProcessor
+
         self.trainer, self.options = trainer, options
         self.recordings = list(recordings)[: options.recordings]
         config: Any = _whole(trainer.model).config

@@ -27,7 +27,13 @@ from ..data.segments import InOrderSampler, LaneSampler, SegmentDataset, Shuffle
 from ..memory.diagnostics import log_key, means_by_layer, present_frames
 from .arguments import MoshiTTTTrainingArguments
 from .exact_trainer import ExactTrainer
-from .fsdp import require_every_parameter, require_what_was_asked, set_up_plugin, shard_learners
+from .fsdp import (
+    require_every_parameter,
+    require_what_was_asked,
+    set_up_plugin,
+    shard_learners,
+    take_sharded_parameters,
+)
 from .lane_memory import LaneMemory
 from .length_stages import StagedSegments, staged_sampler
 from .log_window import LogWindow
@@ -290,6 +296,12 @@ class MoshiTTTTrainer(ExactTrainer):
         if self.is_fsdp_enabled:
             require_every_parameter(self.optimizer, self.model)
         return prepared
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """transformers' schedule, made once the model is sharded and before a checkpoint is loaded."""
+        if self.is_fsdp_enabled:
+            take_sharded_parameters(self.optimizer, parameter_groups(self.model, self.args))
+        return super().create_scheduler(num_training_steps, optimizer)
 
     # Steps
 
