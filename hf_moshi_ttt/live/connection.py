@@ -153,9 +153,13 @@ class Connection:
     async def _send(self) -> None:
         try:
             while True:
-                await self._send_one(await self._outbox.get())
+                message = await self._outbox.get()
+                async with asyncio.timeout(self.shared.limits.unread_sec):
+                    await self._send_one(message)
         except ConnectionError as error:
             raise SessionEnded(endings.LOST) from error
+        except TimeoutError as error:
+            raise SessionEnded(endings.UNREAD) from error
 
     async def _send_one(self, message: bytes | str) -> None:
         await (self.socket.send_bytes(message) if isinstance(message, bytes) else self.socket.send_str(message))

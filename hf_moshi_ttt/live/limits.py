@@ -19,7 +19,8 @@ class Limits:
             quarters are slow, as 16 kHz are that are taken for 24.
         unheard_bytes: of Ogg Opus without a decoded sample.
         backlog_frames: frames that wait for the engine in one row; beyond it they are dropped, and counted.
-        outgoing: messages that wait for a client to read.
+        outgoing: messages that wait for a client to read; a backlog that is answered at once is two a frame.
+        unread_sec: that one message may wait for it.
         heartbeat_sec: between pings; a client has half of it to answer.
         memory_bytes: of one saved memory.
         memories: saved memories of one token.
@@ -38,7 +39,8 @@ class Limits:
     window_sec: float = 10.0
     unheard_bytes: int = 65536
     backlog_frames: int = 50
-    outgoing: int = 100
+    outgoing: int = 400
+    unread_sec: float = 5.0
     heartbeat_sec: float = 10.0
     memory_bytes: int = 1 << 30
     memories: int = 20

@@ -296,9 +296,10 @@ class BlockedSocket:
         self.closed_with = code
 
 
-def test_a_client_that_reads_nothing_is_ended_and_cut_off() -> None:
+@pytest.mark.parametrize("limits", [Limits(outgoing=5), Limits(unread_sec=0.3)], ids=["number", "time"])
+def test_a_client_that_reads_nothing_is_ended_and_cut_off(limits: Limits) -> None:
     async def scene() -> None:
-        async with serving(limits=Limits(outgoing=5)) as server:
+        async with serving(limits=limits) as server:
             connection = Connection(server.shared, BlockedSocket(), PageProtocol(24_000), "me")  # type: ignore[arg-type]
             running = asyncio.create_task(connection.run())
             await asyncio.sleep(0.05)
