@@ -25,7 +25,7 @@ from ..fixtures.live_server import FRAME_SEC, PageClient, page_client, serving, 
 from ..fixtures.live_stand_in import BROKEN, FRAME_SAMPLES, StandInSession
 
 QUICK = Limits(
-    queue=64, hello_sec=1.0, window_sec=2.0, ahead_sec=1.5, heartbeat_sec=1.5, messages_per_sec=60, outgoing=25
+    queue=64, hello_sec=1.0, window_sec=2.0, ahead_sec=1.5, heartbeat_sec=1.5, messages_per_sec=60, unread_sec=1.0
 )
 TOKEN, OTHER = "first-token-0123456789", "other-token-0123456789"
 
