@@ -29,7 +29,7 @@ from tests.fixtures.bad_clients import BAD_CLIENTS  # noqa: E402
 from tests.fixtures.live_server import FRAME_SEC, page_client, serving, url  # noqa: E402
 from tests.fixtures.live_stand_in import StandInSession  # noqa: E402
 
-LIMITS = Limits(queue=100, hello_sec=5, window_sec=5, heartbeat_sec=5)
+LIMITS = Limits(queue=100)
 LONGEST_SEC = 40
 
 
