@@ -225,11 +225,14 @@ def recall_line(recall: dict[str, Any]) -> str:
 
 
 def long_context_line(comparison: dict[str, Any]) -> str:
-    """What a comparison with the control says; no more than that where its interval holds 0."""
-    beyond = comparison.get("beyond_window")
+    """What a comparison with the control says: nothing where its interval holds 0, and a number, no verdict, elsewhere.
+
+    The interval is over recordings; one seed is trained, so the luck of training is not in it.
+    """
+    beyond, said = comparison.get("beyond_window"), comparison["verdict"].partition(": ")[2]
     if beyond is None or beyond["low"] is None or beyond["low"] <= 0 <= beyond["high"]:
-        return f"long context: too young to tell ({comparison['verdict'].removeprefix('cannot be told: ')})"
-    return f"long context, one seed: {comparison['verdict']}"
+        return f"long context: too young to tell: {said} against static"
+    return f"long context: {said} against static, of one seed: the luck of training is not in the interval"
 
 
 def run_stages(stages: Sequence[Stage], root: Path, say: Callable[[str], None], run: Run) -> list[dict[str, Any]]:
@@ -287,7 +290,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _seconds(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"{sum(row[key] for row in rows):.0f} s" for key in ("sec", "cpu_sec")]
+    return [f"{sum(row.get(key, 0.0) for row in rows):.0f} s" for key in ("sec", "cpu_sec")]
 
 
 def _json(path: Path) -> dict[str, Any]:

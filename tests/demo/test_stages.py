@@ -101,17 +101,27 @@ def test_the_memory_recalls_where_its_interval_lies_below_that_of_the_control() 
 @pytest.mark.parametrize(
     ("low", "high", "verdict", "line"),
     [
-        (-0.01, 0.02, "cannot be told: +0.0050", "long context: too young to tell (+0.0050)"),
-        (-0.03, -0.01, "x helps: -0.0200", "long context, one seed: x helps: -0.0200"),
-        (0.01, 0.03, "x hurts: +0.0200", "long context, one seed: x hurts: +0.0200"),
-        (None, None, "cannot be told: n=1", "long context: too young to tell (n=1)"),
+        (-0.01, 0.02, "cannot be told: +0.0050", "long context: too young to tell: +0.0050 against static"),
+        (None, None, "cannot be told: n=1", "long context: too young to tell: n=1 against static"),
+        (
+            -0.03,
+            -0.01,
+            "x helps: -0.02",
+            "long context: -0.02 against static, of one seed: the luck of training is not in",
+        ),
+        (
+            0.01,
+            0.03,
+            "x hurts: +0.02",
+            "long context: +0.02 against static, of one seed: the luck of training is not in",
+        ),
     ],
 )
 def test_a_difference_whose_interval_holds_0_is_none(
     low: float | None, high: float | None, verdict: str, line: str
 ) -> None:
-    assert long_context_line({"verdict": verdict, "beyond_window": {"low": low, "high": high}}) == line
-    assert long_context_line({"verdict": verdict}).startswith("long context: too young to tell (")
+    assert long_context_line({"verdict": verdict, "beyond_window": {"low": low, "high": high}}).startswith(line)
+    assert long_context_line({"verdict": verdict}).startswith("long context: too young to tell: ")
 
 
 def test_the_demo_closes_with_recall_and_the_long_context() -> None:
