@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from .streaming.state import MoshiTTTState
 
 METRIC_LIBRILIGHT = str(shipped_folder("metrics") / "librilight_long_context")  # for evaluate.load
+METRIC_TURN_TAKING = str(shipped_folder("metrics") / "turn_taking")
 
 __all__ = [
     "GREEDY",
     "METRIC_LIBRILIGHT",
+    "METRIC_TURN_TAKING",
     "MoshiTTTConfig",
     "MoshiTTTForConditionalGeneration",
     "MoshiTTTOutput",

@@ -23,14 +23,15 @@ def register_with_transformers() -> None:
 
 
 def _register() -> None:
-    from transformers import AutoConfig, AutoModel, AutoProcessor
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 
     from .configuration_moshi_ttt import MoshiTTTConfig
     from .modeling_moshi_ttt import MoshiTTTForConditionalGeneration
     from .processing_moshi_ttt import MoshiTTTProcessor
 
     AutoConfig.register(MoshiTTTConfig.model_type, MoshiTTTConfig)
-    AutoModel.register(MoshiTTTConfig, MoshiTTTForConditionalGeneration)
+    for auto_class in (AutoModel, AutoModelForCausalLM):  # those of transformers' own Moshi
+        auto_class.register(MoshiTTTConfig, MoshiTTTForConditionalGeneration)
     AutoProcessor.register(MoshiTTTConfig, MoshiTTTProcessor)
 
 

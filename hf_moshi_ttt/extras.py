@@ -35,6 +35,8 @@ EXTRAS = {
     "chatterbot-corpus": _extra("chatterbot_corpus", "demo: conversations", "demo"),
     "hibari-tts": _extra("hibari", "demo: narrated books", "demo"),
     "rdata": _extra("rdata", "demo: texts of books", "demo"),
+    "silero-vad": _extra("silero_vad", "turn-taking: --vad silero", "turn-taking"),
+    "onnxruntime": _extra("onnxruntime", "turn-taking: --vad silero", "turn-taking"),
     "flash-linear-attention": Extra("fla", "gated_delta at full speed on GPUs", "pip install flash-linear-attention"),
     "triton": Extra("triton", "kernels of flash-linear-attention and torch.compile on GPUs", "pip install triton"),
     "torchcodec": Extra(

@@ -86,6 +86,11 @@ class MoshiTTTProcessor(ProcessorMixin):
             ValueError: no such codec, one of other rates than Moshi's, or another than the model was trained on.
             OSError: a name that cannot be reached.
         """
+        if Path(self.config.codec).is_absolute() and not Path(self.config.codec).is_dir():
+            raise ValueError(
+                f"{self.config.codec}: the codec that the model was trained with is a folder, which is not on this "
+                "machine. Copy it here, and set processor.config.codec to its path."
+            )
         codec = load_codec(self.config.codec)
         self._require_hash("codec", self.config.codec_sha256, codec_sha256, codec)
         return codec

@@ -22,6 +22,7 @@ from hf_moshi_ttt.data.codes import Provenance
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
 from .fixtures.checkpoints import lm_model, tiny_mimi, transformers_moshi  # noqa: F401  fixtures
+from .fixtures.planted_conversations import quiet_codec_path  # noqa: F401  fixture
 
 torch.set_num_threads(1)
 

@@ -34,10 +34,11 @@ for order, statement in orders.items():
     if os.fork() == 0:
         exec(statement)
         from transformers import AutoConfig, AutoModel, AutoProcessor
-        from transformers.models.auto.modeling_auto import MODEL_MAPPING
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
         from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
         config = AutoConfig.for_model("moshi_ttt")
-        classes = [type(config), MODEL_MAPPING[type(config)], PROCESSOR_MAPPING[type(config)]]
+        mappings = [MODEL_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PROCESSOR_MAPPING]
+        classes = [type(config), *(mapping[type(config)] for mapping in mappings)]
         os.write(writer, json.dumps([known.__name__ for known in classes]).encode())
         os._exit(0)
     os.close(writer)
@@ -64,7 +65,8 @@ def test_every_public_name_is_listed_before_it_is_imported(fresh: dict[str, Any]
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_auto_classes_know_the_model(order: str, fresh: dict[str, Any]) -> None:
-    assert fresh["found"][order] == ["MoshiTTTConfig", "MoshiTTTForConditionalGeneration", "MoshiTTTProcessor"]
+    model = "MoshiTTTForConditionalGeneration"
+    assert fresh["found"][order] == ["MoshiTTTConfig", model, model, "MoshiTTTProcessor"]
 
 
 def test_public_names_are_what_their_modules_define() -> None:

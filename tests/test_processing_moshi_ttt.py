@@ -129,6 +129,16 @@ def test_what_cannot_be_processed_is_refused(processor: MoshiTTTProcessor, call:
         call(processor)
 
 
+def test_a_codec_of_another_machine_is_named_with_its_remedy(tmp_path: Path, codec_path: str) -> None:
+    processor = MoshiTTTProcessor(MoshiTTTConfig.from_preset("tiny", codec=str(tmp_path / "gone")))
+    with pytest.raises(
+        ValueError, match="gone: the codec .* is not on this machine. Copy it here, and set processor.c"
+    ):
+        _ = processor.codec
+    processor.config.codec = codec_path
+    assert processor.codec.config.codebook_size == 32
+
+
 def test_models_without_a_tokenizer_or_with_another_codec(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trained on audio alone: its configuration names no text_tokenizer"):
         _ = MoshiTTTProcessor(MoshiTTTConfig.from_preset("tiny")).tokenizer

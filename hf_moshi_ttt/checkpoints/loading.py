@@ -16,6 +16,7 @@ from ..configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from .config_changes import Changes, config_changes, describe_changes
 from .lazy_weights import open_weights
 from .offloading import claim_folder, require_free_folder
+from .quantization import sparing_memories
 from .repository import BASE_KEY, HUB_OPTIONS, Checkpoint, Origin, Repository, is_ttt_weight, open_checkpoint
 from .weight_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, require_one_layout
 
@@ -85,6 +86,8 @@ class MoshiTTTLoadingMixin:
         name, checkpoint = repository.name, open_checkpoint(repository, base)
         asked = _asked_config(checkpoint.config, config, options)
         changes = config_changes(checkpoint.config, asked, name)
+        if options.get("quantization_config") is not None:
+            options["quantization_config"] = sparing_memories(options["quantization_config"], asked)
         with torch.device("meta"):
             skeleton: Any = cls(asked)  # type: ignore[call-arg]
         new_keys = require_weights(_shapes(skeleton), checkpoint, name, options.get("ignore_mismatched_sizes", False))

@@ -34,6 +34,7 @@ VERBS: dict[str, str | None] = {
     "tasks": "evaluate_tasks.py",
     "recall": "recall.py",
     "conversations": "evaluate_conversations.py",
+    "turn-taking": "evaluate_turn_taking.py",
     "generate": "generate.py",
     "serve": "serve.py",
     "convert": "convert_checkpoint.py",

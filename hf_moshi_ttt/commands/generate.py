@@ -1,67 +1,139 @@
-"""Continue a recording frame by frame from the streaming state and write the continuation as a wav.
+"""Continue a recording frame by frame, live with a user's voice or alone, and write the continuation as a wav.
 
+hf-moshi-ttt generate runs/mine prompt.wav --new-sec 10 --output continuation.wav
+hf-moshi-ttt generate runs/mine prompt.wav --user user.wav --save-memory heard.safetensors --output continuation.wav
 hf-moshi-ttt generate runs/mine --codes codes/heldout --prompt-sec 60 --new-sec 10 --output continuation.wav
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-from .parser import UsageError
+from .parser import UsageError, add_device, device_of
+
+_CODES_PROMPT_SEC = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("model", help="name or path of a TTT-Moshi checkpoint")
-    parser.add_argument("--codes", required=True, help="folder of encoded recordings (hf-moshi-ttt prepare)")
-    parser.add_argument("--recording", type=int, default=0, help="which of them to continue (%(default)s)")
-    parser.add_argument("--prompt-sec", type=float, default=60.0, help="how much of it is the prompt (%(default)s)")
-    parser.add_argument("--new-sec", type=float, default=10.0, help="how much is generated (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="of the audio codes (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     parser.add_argument(
-        "--output", type=Path, required=True, help="the wav to write; a .json beside it says how it was made"
+        "prompt", nargs="?", type=Path, help="audio of Moshi's voice to continue; a second channel is the user's"
     )
+    parser.add_argument("--user", type=Path, help="audio of the user's voice; it goes on beside the continuation")
+    parser.add_argument("--codes", help="folder of encoded recordings (hf-moshi-ttt prepare) in place of audio")
+    parser.add_argument("--recording", type=int, default=0, help="which of them to continue (%(default)s)")
+    parser.add_argument(
+        "--prompt-sec", type=float, help=f"how much is the prompt (all of a file, {_CODES_PROMPT_SEC} s of --codes)"
+    )
+    parser.add_argument("--new-sec", type=float, default=10.0, help="how much is generated (%(default)s)")
+    parser.add_argument("--temperature", type=float, help="of the audio codes (the model's own)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    parser.add_argument("--memory", type=Path, help="a file of a session to go on from")
+    parser.add_argument("--save-memory", type=Path, help="where to write what the memory has learned")
+    parser.add_argument("--without-memory", action="store_true", help="silence the memory, to hear the difference")
+    parser.add_argument("--plot", type=Path, help="a picture of frame times and memory to write")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the wav to write; beside it a .json and a .txt of words with times"
+    )
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Generates, and writes the wav and its report."""
-    import soundfile
-    import torch
-
-    from ..codec.audio import FRAME_RATE_HZ, frames_from_sec
-    from ..data.codes import load_codes
-    from ..data.collator import MoshiTTTCollator
-    from ..data.compatibility import warn_where_unknown
+    """Generates, and writes the wav, its words and its report."""
+    new_frames = _checked(arguments)
+    from ..live.from_files import continue_prompt
+    from ..live.session import MoshiTTTSession
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
     from ..processing_moshi_ttt import MoshiTTTProcessor
     from ..streaming.generation_moshi_ttt import Sampling
 
-    new_frames = frames_from_sec(arguments.new_sec)
-    if new_frames < 1:
-        raise UsageError(f"--new-sec {arguments.new_sec}: at least one frame of 0.08 s must be generated")
-    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).eval()
+    device = device_of(arguments.device)
+    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).eval().to(device)
     processor = MoshiTTTProcessor.from_pretrained(arguments.model)
-    sample_rate_hz = processor.codec.config.sampling_rate  # a codec that is not there is missed before the long part
+    processor.codec.to(device)
+    changes = {} if arguments.temperature is None else {"temperature": arguments.temperature}
+    sampling = Sampling.from_generation_config(model.generation_config, **changes)
+    session = MoshiTTTSession(model, processor, sampling=sampling, seeds=[arguments.seed])
+    if arguments.memory is not None:
+        session.restore(arguments.memory)
+    session.set_memory_on(0, not arguments.without_memory)
+    prompt, name = _prompt(arguments, model, processor)
+    result = continue_prompt(session, prompt, new_frames, watch=arguments.plot is not None, progress=True)
+    _write(arguments, processor, result, {"prompt": name, "memory_at_end": session.memory_stats(0)})
+    if arguments.save_memory is not None:
+        arguments.save_memory.parent.mkdir(parents=True, exist_ok=True)
+        session.save(arguments.save_memory, memory_only=True)
+    if arguments.plot is not None:
+        from ..live.session_plot import plot_session
+
+        arguments.plot.parent.mkdir(parents=True, exist_ok=True)
+        plot_session(arguments.plot, result.frame_ms, result.memory)
+
+
+def _checked(arguments: argparse.Namespace) -> int:
+    """The number of frames to generate.
+
+    Raises:
+        UsageError: nothing to generate, nothing to go on from, or two things.
+    """
+    from ..codec.audio import frames_from_sec
+
+    if frames_from_sec(arguments.new_sec) < 1:
+        raise UsageError(f"--new-sec {arguments.new_sec}: at least one frame of 0.08 s must be generated")
+    if arguments.codes is not None and (arguments.prompt is not None or arguments.user is not None):
+        raise UsageError("--codes holds a prompt with both voices: give either it or audio files")
+    if not any(given is not None for given in (arguments.codes, arguments.prompt, arguments.user, arguments.memory)):
+        raise UsageError("there is nothing to go on from: give an audio file, --user, --codes or --memory")
+    return frames_from_sec(arguments.new_sec)
+
+
+def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[Any, str]:
+    """The prompt and its name."""
+    from ..codec.audio import frames_from_sec
+    from ..live.from_files import Prompt, read_prompt
+
+    if arguments.codes is None:
+        frames = None if arguments.prompt_sec is None else frames_from_sec(arguments.prompt_sec)
+        return read_prompt(processor, arguments.prompt, arguments.user, frames), str(arguments.prompt)
+    import torch
+
+    from ..data.codes import load_codes
+    from ..data.collator import MoshiTTTCollator
+    from ..data.compatibility import warn_where_unknown
+
     codes, provenance = load_codes(arguments.codes)
     warn_where_unknown(model.config, provenance, arguments.codes)
     row = codes[arguments.recording]
-    prompt = row["codes"][:, : frames_from_sec(arguments.prompt_sec)]
-    frames, _ = MoshiTTTCollator(model.config, provenance.silence_codes).frame_codes(prompt.astype("int64"))
-    state = model(torch.from_numpy(frames)[None], state=model.init_state(1)).state
-    sampling = Sampling(arguments.temperature, generator=torch.Generator().manual_seed(arguments.seed))
-    start = time.monotonic()
-    result = model.generate(state=state, max_new_frames=new_frames, sampling=sampling, progress=True)
-    rate = result.codes.shape[2] / (time.monotonic() - start)
+    prompt_sec = _CODES_PROMPT_SEC if arguments.prompt_sec is None else arguments.prompt_sec
+    prompt = row["codes"][:, : frames_from_sec(prompt_sec)].astype("int64")
+    frames_KT, _ = MoshiTTTCollator(model.config, provenance.silence_codes).frame_codes(prompt)
+    return Prompt(torch.from_numpy(frames_KT)[None], None), row["path"]
+
+
+def _write(arguments: argparse.Namespace, processor: Any, result: Any, facts: dict[str, Any]) -> None:
+    """The wav, the words and the report, which is also printed in two lines."""
+    import numpy as np
+    import soundfile
+
+    from ..codec.audio import FRAME_RATE_HZ
+
     output = arguments.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(output, processor.decode_audio(result.codes)[0], sample_rate_hz)
+    soundfile.write(output, processor.decode_audio(result.codes_BKT)[0], processor.codec.config.sampling_rate)
+    rate = 1e3 * len(result.frame_ms) / sum(result.frame_ms)
+    median, late = np.percentile(result.frame_ms, [50, 99]).tolist()
+    speed = {"frames_per_second": rate, "real_time": rate / FRAME_RATE_HZ, "median_ms": median, "p99_ms": late}
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    report = {"prompt": row["path"], "frames_per_second": rate, "real_time": rate / FRAME_RATE_HZ, **settings}
-    if model.config.text_tokenizer is not None:
-        report["text"] = processor.decode_text(result.codes)[0]
+    report = {**settings, **facts, **speed, "frame_ms": result.frame_ms, "words": result.words}
+    if processor.config.text_tokenizer is not None:
+        report["text"] = processor.decode_text(result.codes_BKT)[0]
+        lines = [f"{word['start_sec']:8.2f} {word['word']}\n" for word in result.words]
+        output.with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
     output.with_suffix(".json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(f"text: {report.get('text', 'none, the model was trained without text')!r}")
-    print(f"{arguments.new_sec} s at {rate:.1f} frames/s, {rate / FRAME_RATE_HZ:.2f} times real time, in {output}")
+    print(
+        f"{arguments.new_sec} s at {rate:.1f} frames/s, {rate / FRAME_RATE_HZ:.2f} times real time "
+        f"(a frame: median {median:.1f} ms, p99 {late:.1f} ms), in {output}"
+    )

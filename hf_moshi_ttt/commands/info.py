@@ -1,7 +1,7 @@
-"""Describe a checkpoint or a run: shape, memory layers, codec and sizes; or settings, progress and losses.
+"""Describe a checkpoint or a run: shape, memory layers, codec and sizes; or settings, progress and what to look at.
 
 hf-moshi-ttt info kyutai/moshiko-pytorch-bf16
-hf-moshi-ttt info runs/mine --json
+hf-moshi-ttt info runs/mine --html page.html        # one file with findings, curves and samples
 """
 
 import argparse
@@ -9,18 +9,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .parser import add_json
+from .parser import UsageError, add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("source", metavar="MODEL|RUN", help="name or folder of a checkpoint of any layout, or a run")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page about a run: findings, curves, samples")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Prints what is known of it; returns it."""
     described = describe_run(Path(arguments.source)) if _is_run(arguments.source) else {}
+    if arguments.html is not None:
+        _write_page(arguments.source, described, arguments.html)
     if not described or Path(arguments.source, "config.json").is_file():
         described["model"] = describe_model(arguments.source)
     for section, facts in described.items():
@@ -28,6 +31,23 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, value in facts.items():
             print(f"  {name:<22}{value}")
     return described
+
+
+def _write_page(source: str, described: dict[str, Any], path: Path) -> None:
+    from ..training.run_files import read_metrics
+    from ..training.run_findings import run_findings
+    from ..training.run_page import write_run_page
+
+    if not described:
+        raise UsageError(f"--html is for runs, but {source} has no run.json")
+    folder = Path(source)
+    written = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    entries, last = read_metrics(folder), written["sessions"][-1]
+    findings = run_findings(entries, last["settings"], written["config"])
+    sections = {"progress": described["progress"], **described, "parameters": written["parameters"]}
+    sections["versions"] = last["versions"]
+    write_run_page(folder, entries, findings, {**sections, "model": written["config"]}, path)
+    print(path)
 
 
 def _is_run(source: str) -> bool:

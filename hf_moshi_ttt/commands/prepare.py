@@ -7,6 +7,7 @@ stopped.
 
     hf-moshi-ttt prepare RECORDINGS --output codes/mine --num-proc 8
     hf-moshi-ttt prepare openslr/librispeech_asr --audio-column audio --subset clean --split test --output codes/asr
+    torchrun --nproc-per-node 8 scripts/prepare_data.py RECORDINGS --output codes/mine       a process a GPU
     hf-moshi-ttt prepare CONVERSATIONS --text-tokenizer tokenizer_spm_32k_3.model --output codes/talks
 """
 
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..data.codes import load_codes, push_codes
     from ..data.corpora import windows
     from ..data.encoding import EncodeOptions, encode_corpus
+    from ..data.ranks import Rank
 
     kind, corpus = _corpus_of(arguments)
     print(f"{arguments.source}: {kind} ({'conversations with words' if kind == 'dailytalk' else 'audio alone'})")
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     hours = sum(codes["duration_sec"]) / 3600
     print(f"{len(codes)} recordings, {hours:.2f} hours encoded in {arguments.output}")
-    if arguments.push_to_hub:
+    if arguments.push_to_hub and Rank.of_this_process().index == 0:
         push_codes(arguments.output, arguments.push_to_hub)
     left_out = load_codes(arguments.output)[1].left_out
     return {"output": arguments.output, "kind": kind, "recordings": len(codes), "hours": hours, "left_out": left_out}

@@ -40,10 +40,13 @@ class MoshiTTTCollator:
 
     Args:
         silence_codes: `[8]`, one frame of digital silence; needed for `user_stream="silence"`.
+        only_model_inputs: whether a batch holds `codes` and `labels` alone, which the model's forward takes: for
+            transformers' own Trainer and loops written by hand.
     """
 
     config: MoshiTTTConfig
     silence_codes: Sequence[int] | None = None
+    only_model_inputs: bool = False
 
     def __post_init__(self) -> None:
         if self.config.user_stream == "silence" and self.silence_codes is None:
@@ -55,6 +58,8 @@ class MoshiTTTCollator:
 
     def __call__(self, segments: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """The batch of segments `{codes [K, T], recording, start_frame}`, of which `SegmentDataset` gives more keys.
+
+        Rows with codes alone are whole recordings, whose `recording` is -1.
 
         Raises:
             ValueError: a segment with another number of rows or frame rate, or ids out of range.
@@ -72,14 +77,16 @@ class MoshiTTTCollator:
                 length, own = row[0].shape[1], slice(1, 1 + self.config.num_codebooks)
                 codes[place, :, :length], labels[place, :, :length] = map(torch.from_numpy, row)
                 labels[place, own, :length] = mask_unpredicted(labels[place, own, :length], self.config, IGNORE_ID)
+        if self.only_model_inputs:
+            return {"codes": codes, "labels": labels}
         return {
             "codes": codes,
             "labels": labels,
             "weights": self._weights(labels),
             "lengths": lengths,
             "mask": torch.arange(codes.shape[2]) < lengths[:, None],
-            "recording": torch.tensor([int(segment["recording"]) for segment in segments]),
-            "start_frame": torch.tensor([int(segment["start_frame"]) for segment in segments]),
+            "recording": torch.tensor([int(segment.get("recording", -1)) for segment in segments]),
+            "start_frame": torch.tensor([int(segment.get("start_frame", 0)) for segment in segments]),
             "starts_recording": torch.tensor([_starts(segment) for segment in segments]),
         }
 
@@ -126,4 +133,4 @@ class MoshiTTTCollator:
 
 
 def _starts(segment: dict[str, Any]) -> bool:
-    return bool(segment.get("starts_recording", segment["start_frame"] == 0))
+    return bool(segment.get("starts_recording", segment.get("start_frame", 0) == 0))

@@ -2,7 +2,8 @@
 
 The corpus is cut into shards of about an hour. Each becomes a file in datasets' cache, named by a hash of all that its
 codes depend on, so a killed run continues with the missing shards, and an identical rebuild, also into another folder,
-finds all of them. When all are there they are put together in the output folder in one step.
+finds all of them. When all are there they are put together in the output folder in one step. Processes that torchrun
+started share the shards out (`ranks.py`).
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from ..codec.pretrained_codec import codec_sha256, load_codec
 from ..codec.text_stream import build_text_row, load_text_tokenizer, tokenizer_sha256
 from .bad_files import MAX_BAD_FRACTION, BadFiles
 from .codes import FEATURES, Provenance, encode_streams, load_codes, silence_codes
+from .ranks import Rank, made_once, shared_out
 from .word_times import MAIN_SPEAKER
 from .workers import run_jobs
 
@@ -48,7 +50,7 @@ class EncodeOptions:
     """How a corpus is encoded; none of it changes the codes but `device`, whose rounding may.
 
     Args:
-        device: None for a GPU where there is one.
+        device: None for a GPU where there is one; each process of torchrun takes its own.
         batch_size: recordings encoded side by side; None for 1 on a CPU and 16 on a GPU.
         cache_dir: where shards are kept, None for datasets' cache.
     """
@@ -61,7 +63,10 @@ class EncodeOptions:
 
     def chosen_device(self) -> str:
         """The device that is used."""
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device or not torch.cuda.is_available():
+            return self.device or "cpu"
+        rank = Rank.of_this_process()
+        return "cuda" if rank.count == 1 else f"cuda:{rank.local_index % torch.cuda.device_count()}"
 
     def chosen_batch_size(self) -> int:
         """The batch size that is used."""
@@ -102,8 +107,13 @@ def encode_corpus(
         return _existing(output, whole)
     folder = Path(options.cache_dir or datasets.config.HF_DATASETS_CACHE) / "hf_moshi_ttt" / whole
     folder.mkdir(parents=True, exist_ok=True)
+    rank = Rank.of_this_process()
+    if rank.count > 1:
+        _encode_shared_out(shards, folder, codec_name, text_tokenizer, options, rank)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / ".lock", timeout=0 if rank.count == 1 else -1):
+            if Path(output).exists() and any(Path(output).iterdir()):
+                return _existing(output, whole)  # another rank was first
             rows, bad = _encode_shards(shards, folder, codec_name, text_tokenizer, options, len(corpus))
             provenance = Provenance(
                 codec=lasting_name(codec_name),
@@ -200,6 +210,29 @@ def _encode_shards(
         raise ValueError(f"None of {total} recordings can be encoded: {bad.reasons}")
     places = list(rows["place"])
     return rows.select(sorted(good, key=lambda index: places[index])), bad
+
+
+def _encode_shared_out(
+    shards: list[tuple[Dataset, str]],
+    folder: Path,
+    codec_name: str,
+    text_tokenizer: str | None,
+    options: EncodeOptions,
+    rank: Rank,
+) -> None:
+    """Encodes what no other rank does, until the cache has all shards; bad files are counted when they are put
+    together."""
+    jobs = [(shard, name, folder / f"{name}.arrow") for shard, name in shards]
+    initargs = (codec_name, text_tokenizer, options)
+    with tqdm(desc=f"encode, rank {rank.index}", unit="shard") as bar:
+        for _ in shared_out(
+            jobs, rank, lambda some: run_jobs(_encode_shard_once, some, options.num_proc, bar, _start, initargs)
+        ):
+            pass
+
+
+def _encode_shard_once(shard: Dataset, name: str, file: Path) -> None:
+    made_once(file, lambda own: _encode_shard(shard, name, own))
 
 
 def _count_bad(file: Path, bad: BadFiles) -> None:

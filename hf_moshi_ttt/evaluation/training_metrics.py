@@ -11,7 +11,7 @@ As a callback that streams recordings every N steps, of any length and several p
     trainer.add_callback(LongContextCallback(trainer, recordings, every_steps=500))
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..transformer.losses import code_losses
-from .long_context import evaluate_long_context
+from .long_context import LongContextOutput, evaluate_long_context
 from .long_context_settings import LongContextSettings
 from .loss_curve import long_context_numbers
 
@@ -96,6 +96,7 @@ class LongContextCallback(TrainerCallback):
         trainer: whose log takes the numbers.
         recordings: codes `[Q, T]` or `[K, T]` each.
         silence_codes: `[Q]`, needed where the user's rows are silence.
+        report: called with the trainer, what was found, and the settings.
 
     Raises:
         ValueError: `every_steps` below 1.
@@ -108,6 +109,7 @@ class LongContextCallback(TrainerCallback):
         every_steps: int,
         settings: LongContextSettings | None = None,
         silence_codes: Sequence[int] | None = None,
+        report: Callable[[Trainer, LongContextOutput, LongContextSettings], Any] | None = None,
     ) -> None:
         if every_steps < 1:
             raise ValueError(f"every_steps={every_steps}, but it must be at least 1.")
@@ -116,6 +118,7 @@ class LongContextCallback(TrainerCallback):
         self.every_steps = every_steps
         self.settings = settings or LongContextSettings(check_frames=0)
         self.silence_codes = silence_codes
+        self.report = report
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -130,4 +133,6 @@ class LongContextCallback(TrainerCallback):
             should_log = control.should_log
             self.trainer.log({f"{PREFIX}{key}": value for key, value in numbers.items()})
             control.should_log = should_log  # Trainer takes a log for the one that this step is due
+            if self.report is not None:
+                self.report(self.trainer, output, self.settings)
         return control

@@ -3,9 +3,11 @@
 from typing import Any, Protocol
 
 from torch import Tensor
+from transformers import MimiModel
 
 from ..codec.log_mel_codec import LogMelCodecModel
 from ..codec.log_mel_stream import LogMelStream
+from .mimi_stream import MimiStream
 
 
 class CodecStream(Protocol):
@@ -38,6 +40,8 @@ def open_codec_stream(codec: Any, batch_size: int, num_quantizers: int) -> Codec
     """
     if isinstance(codec, LogMelCodecModel):
         return LogMelStream(codec, batch_size, num_quantizers)
+    if isinstance(codec, MimiModel):
+        return MimiStream(codec, batch_size, num_quantizers)
     raise ValueError(
         f"codec {type(codec).__name__}: only LogMelCodecModel and Kyutai's Mimi can stream. Name one of them as codec "
         "in the model's config.json."

@@ -11,28 +11,26 @@ Axes: B batch, Q Moshi's codebooks, N samples of a frame.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, sec_from_frames
-from ..codec.pretrained_codec import codec_sha256
-from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from ..processing_moshi_ttt import MoshiTTTProcessor
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from ..streaming.generation_moshi_ttt import Sampling
 from ..streaming.state import MoshiTTTState
 from .codec_stream import open_codec_stream
-from .fingerprint import Fingerprint, fingerprint
-from .memory_file import MEMORY_PREFIX, Manifest, read_manifest, read_memory_file, write_memory_file
 from .memory_stats import memory_stats, write_strength
 from .memory_switch import silenced_rows
+from .saved_rows import SavedRowsMixin
 from .text_pieces import TextPieces
+
+if TYPE_CHECKING:
+    from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+    from ..processing_moshi_ttt import MoshiTTTProcessor
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class SessionFrame:
     ready_B: Tensor
 
 
-class MoshiTTTSession:
+class MoshiTTTSession(SavedRowsMixin):
     """B independent streams stepped together, one row each.
 
     A session keeps everything of its streams itself: several may use one model, from one thread at a time.
@@ -76,8 +74,8 @@ class MoshiTTTSession:
 
     def __init__(
         self,
-        model: MoshiTTTForConditionalGeneration,
-        processor: MoshiTTTProcessor,
+        model: "MoshiTTTForConditionalGeneration",
+        processor: "MoshiTTTProcessor",
         *,
         batch_size: int = 1,
         sampling: Sampling | None = None,
@@ -102,9 +100,9 @@ class MoshiTTTSession:
         self.memory_on_B = torch.ones(batch_size, dtype=torch.bool, device=model.device)
         self._idle_generator = torch.Generator(model.device)
         self._tokenizer = processor.tokenizer if model.config.text_tokenizer else None
-        self._texts = [self._new_text() for _ in seeds]
+        self.texts = [self._new_text() for _ in seeds]
         layers = len(model.config.ttt_layer_indices)
-        self._write_strength_LB = torch.full((layers, batch_size), torch.nan, device=model.device)
+        self.write_strength_LB = torch.full((layers, batch_size), torch.nan, device=model.device)
 
     def _new_text(self) -> TextPieces:
         config = self.model.config
@@ -113,7 +111,7 @@ class MoshiTTTSession:
     @torch.no_grad()
     def step(
         self,
-        samples_BN: Tensor | np.ndarray,
+        samples_BN: Tensor | np.ndarray | None,
         active_B: Tensor | Sequence[bool] | None = None,
         forced_text_B: Tensor | None = None,
         forced_codes_BQ: Tensor | None = None,
@@ -121,7 +119,8 @@ class MoshiTTTSession:
         """The next 80 ms of every active row.
 
         Args:
-            samples_BN: `[B, 1920]` float32, what the users say; anything finite in rows that are not active.
+            samples_BN: `[B, 1920]` float32, what the users say; anything finite in rows that are not active. None where
+                there are no users: their codes are absent (-1), as in models trained with `user_stream="none"`.
             active_B: `[B]`, False for rows that rest: nothing of them changes; all advance if None.
             forced_text_B: `[B]` int64, the text of the frame that is chosen now, -2 where the model chooses.
             forced_codes_BQ: `[B, Q]` int64, its codes, likewise.
@@ -130,12 +129,10 @@ class MoshiTTTSession:
             ValueError: wrong shapes or types, samples that are not finite, or ids out of range. Nothing has changed
                 then.
         """
-        samples, active = self._checked_samples(samples_BN), self._checked_rows(active_B)
+        active = self._checked_rows(active_B)
+        samples = None if samples_BN is None else self._checked_samples(samples_BN)
         frame = self._frame_to_choose(forced_text_B, forced_codes_BQ)
-        begun = active & (self.state.frames > 0)
-        codec_device = self.processor.codec.device
-        heard = self.codec.encode(samples.to(codec_device), begun.to(codec_device))[:, :, 0].to(self.model.device)
-        state = self.state.with_user_codes(heard, begun)
+        state = self.state if samples is None else self._heard(samples, active & (self.state.frames > 0))
         with silenced_rows(self.model, ~self.memory_on_B):
             output: Any = self.model.step_with_logits(
                 frame, state, self._sampling_of(active), active_rows=None if bool(active.all()) else active,
@@ -143,10 +140,50 @@ class MoshiTTTSession:
             )  # fmt: skip
         self.state = output.state
         if output.diagnostics:
-            self._write_strength_LB = torch.where(active, write_strength(output.diagnostics), self._write_strength_LB)
+            self.write_strength_LB = torch.where(active, write_strength(output.diagnostics), self.write_strength_LB)
         for row in active.nonzero()[:, 0].tolist():
             self.memory_frames[row] += 1
         return self._frame_of(output.complete_codes, active & (output.frames.amin(1) >= 0))
+
+    def _heard(self, samples_BN: Tensor, begun_B: Tensor) -> MoshiTTTState:
+        """The state after the users' last frame, in rows that have begun."""
+        device = self.processor.codec.device
+        codes_BQT = self.codec.encode(samples_BN.to(device), begun_B.to(device))
+        return self.state.with_user_codes(codes_BQT[:, :, 0].to(self.model.device), begun_B)
+
+    @torch.no_grad()
+    def prefill(self, codes_BKT: Tensor, user_samples_BS: Tensor | None = None) -> None:
+        """Reads what was said before the first step, many frames at once, as if it had been said and heard live.
+
+        Each row goes on from frame T: the next step hears the user's frame T - 1 and returns Moshi's, the last one of
+        these.
+
+        Args:
+            codes_BKT: `[B, K, T]` int64 of both voices and the text, without absent codes in Moshi's rows.
+            user_samples_BS: `[B, T * 1920]` float32, the sound of the users' codes; None where there are no users.
+
+        Raises:
+            ValueError: rows that have begun, or codes or samples of another shape or out of range.
+        """
+        if bool((self.state.frames > 0).any()):
+            raise ValueError("Some rows have begun: prefill goes before the first step. Reset them first.")
+        frames, everyone = codes_BKT.shape[-1], self._checked_rows(None)
+        own_BQT = codes_BKT[:, 1 : 1 + self.num_codebooks]
+        if user_samples_BS is not None and list(user_samples_BS.shape) != [self.num_rows, frames * FRAME_SAMPLES]:
+            raise ValueError(
+                f"user_samples must be [{self.num_rows}, {frames * FRAME_SAMPLES}], as long as the codes; "
+                f"got {list(user_samples_BS.shape)}."
+            )
+        if bool((own_BQT < 0).any()):
+            raise ValueError("Some codes of Moshi's voice are absent: what was said must be known.")
+        with silenced_rows(self.model, ~self.memory_on_B):
+            self.state = self.model(codes_BKT.to(self.model.device), state=self.state).state
+        self.memory_frames = [heard + frames for heard in self.memory_frames]
+        device, before = self.processor.codec.device, frames - 1
+        if before > 0:
+            self.codec.decode(own_BQT[:, :, :before].to(device), everyone.to(device))
+        if before > 0 and user_samples_BS is not None:
+            self.codec.encode(user_samples_BS[:, : before * FRAME_SAMPLES].to(device), everyone.to(device))
 
     def _checked_samples(self, samples_BN: Tensor | np.ndarray) -> Tensor:
         samples, expected = torch.as_tensor(samples_BN), [self.num_rows, FRAME_SAMPLES]
@@ -162,7 +199,12 @@ class MoshiTTTSession:
             return torch.ones(self.num_rows, dtype=torch.bool, device=self.model.device)
         return self.state.row_mask(torch.as_tensor(rows_B))
 
-    def _checked_row(self, row: int) -> int:
+    def checked_row(self, row: int) -> int:
+        """The number of a row.
+
+        Raises:
+            ValueError: there is no such row.
+        """
         if not 0 <= row < self.num_rows:
             raise ValueError(f"row {row}, but this session has rows 0 to {self.num_rows - 1}.")
         return row
@@ -196,7 +238,7 @@ class MoshiTTTSession:
         return SessionFrame(
             samples_BN.float().cpu(),
             text_ids_B,
-            [text.piece(token) for text, token in zip(self._texts, text_ids_B.tolist(), strict=True)],
+            [text.piece(token) for text, token in zip(self.texts, text_ids_B.tolist(), strict=True)],
             codes_BQ.where(ready_B[:, None], NO_INPUT_ID).cpu(),
             ready_B.cpu(),
         )
@@ -209,7 +251,7 @@ class MoshiTTTSession:
             keep_memory: whether it keeps what its memories have learned, with nothing else of its past.
             seed: of its draws from here on; the row's present one if None.
         """
-        row = self._checked_row(row)
+        row = self.checked_row(row)
         for name, tensor in self.state.named_tensors().items():
             if not (keep_memory and name.startswith("memory.")):
                 tensor[row] = self.state.fresh_value(name, tensor)[row]
@@ -217,9 +259,9 @@ class MoshiTTTSession:
         self.seeds[row] = self.seeds[row] if seed is None else seed
         self.generators[row].manual_seed(self.seeds[row])
         self.memory_frames[row] = self.memory_frames[row] if keep_memory else 0
-        self._write_strength_LB[:, row] = torch.nan
+        self.write_strength_LB[:, row] = torch.nan
         self.memory_on_B[row] = True
-        self._texts[row] = self._new_text()
+        self.texts[row] = self._new_text()
 
     def set_memory_on(self, row: int, on: bool) -> None:
         """Whether a row's memory answers; it is what `memory="off"` means in the evaluation, for one stream.
@@ -227,7 +269,7 @@ class MoshiTTTSession:
         While it is off, the gate of each TTT layer is 0 for the row: the rest of the model goes on as if there were no
         memory, while the memory goes on learning from what it hears.
         """
-        self.memory_on_B[self._checked_row(row)] = on
+        self.memory_on_B[self.checked_row(row)] = on
 
     def memory_stats(self, row: int) -> list[dict[str, Any]]:
         """What the memory of each TTT layer is, in order of the layers.
@@ -236,132 +278,12 @@ class MoshiTTTSession:
         frame's step, None before the first one, for learners without one and without `diagnostics`; `age_sec`, how much
         the memory has heard.
         """
-        row, age_sec = self._checked_row(row), sec_from_frames(self.memory_frames[row])
-        layers, written_L = self.model.config.ttt_layer_indices, self._write_strength_LB[:, row].tolist()
+        row, age_sec = self.checked_row(row), sec_from_frames(self.memory_frames[row])
+        layers, written_L = self.model.config.ttt_layer_indices, self.write_strength_LB[:, row].tolist()
         return [
             {"layer": layer, **memory_stats(memory, row), "write_strength": _number(written), "age_sec": age_sec}
             for layer, memory, written in zip(layers, self.state.memory, written_L, strict=True)
         ]
-
-    @cached_property
-    def identity(self) -> tuple[Fingerprint, str]:
-        """The hashes of the model and of the codec; the first use reads all weights (about 1 s a GB)."""
-        return fingerprint(self.model), codec_sha256(self.processor.codec)
-
-    def save(self, path: str | Path, row: int = 0, memory_only: bool = False) -> None:
-        """Writes a row to a safetensors file that `load` and `restore` go on from.
-
-        Args:
-            memory_only: whether to keep only what its memories have learned, for another conversation: no window, no
-                codes, no draws. Such a file also fits the same model in another dtype.
-        """
-        row = self._checked_row(row)
-        tensors = {name: tensor[row : row + 1] for name, tensor in self._tensors().items()}
-        if memory_only:
-            tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(MEMORY_PREFIX)}
-        write_memory_file(path, tensors, self._manifest(row, memory_only))
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """All that the streams remember in tensors with a row each, by the names they have in a file."""
-        state = {f"state.{name}": tensor for name, tensor in self.state.named_tensors().items()}
-        return {**state, **{f"codec.{name}": tensor for name, tensor in self.codec.tensors().items()}}
-
-    def _manifest(self, row: int, memory_only: bool) -> Manifest:
-        model, codec = self.identity
-        kind, heard = "memory" if memory_only else "session", self.memory_frames[row]
-        manifest = Manifest(kind, model.exact, model.portable, codec, heard, self.memory_stats(row))
-        if memory_only:
-            return manifest
-        return replace(
-            manifest,
-            seed=self.seeds[row],
-            generator_device=self.model.device.type,
-            generator=self.generators[row].get_state().numpy().tobytes().hex(),
-            memory_on=bool(self.memory_on_B[row]),
-            sampling=asdict(replace(self.sampling, generator=None)),
-            text_bytes=self._texts[row].unfinished.hex(),
-        )
-
-    @classmethod
-    def load(
-        cls, path: str | Path, model: MoshiTTTForConditionalGeneration, processor: MoshiTTTProcessor, **options: Any
-    ) -> Self:
-        """A session of one row that goes on from a file, bit for bit where the file holds a whole stream.
-
-        Args:
-            options: further ones of the class; codes are drawn as in the file unless `sampling` is among them.
-
-        Raises:
-            ValueError: as in `restore`.
-        """
-        saved = read_manifest(path).sampling
-        if saved is not None and "sampling" not in options:
-            try:
-                options["sampling"] = Sampling(**saved)
-            except TypeError as error:
-                raise ValueError(f"{path}: its manifest has sampling={saved}, which none can be.") from error
-        session = cls(model, processor, **options)
-        session.restore(path)
-        return session
-
-    @torch.no_grad()
-    def restore(self, path: str | Path, row: int = 0) -> None:
-        """Makes a row the stream of a file, or a fresh stream with the memory of a file; the others do not change.
-
-        A whole stream continues bit for bit. Its draws do on the kind of device they were saved on; elsewhere they
-        start again from their seed.
-
-        Raises:
-            ValueError: a file that is missing, damaged or foreign, or of another model or codec. Nothing has changed
-                then.
-        """
-        row, manifest = self._checked_row(row), read_manifest(path)
-        self._require_same_model(path, manifest)
-        whole, own = manifest.kind == "session", self._tensors()
-        expected = {name: torch.empty_like(tensor[:1], device="meta") for name, tensor in own.items()}
-        if not whole:
-            expected = {name: tensor for name, tensor in expected.items() if name.startswith(MEMORY_PREFIX)}
-        generator = self._saved_generator(path, manifest)
-        tensors = read_memory_file(path, expected, manifest, self.model.initial_codes())
-        self.reset(row, seed=manifest.seed if whole else None)
-        self.generators[row] = generator or self.generators[row]
-        for name, tensor in tensors.items():
-            own[name][row] = tensor[0].to(own[name].device)
-        self.memory_frames[row], self.memory_on_B[row] = manifest.memory_frames, manifest.memory_on
-        self._texts[row].resume(bytes.fromhex(manifest.text_bytes))
-        for layer, saved in enumerate(manifest.layers):
-            written = saved["write_strength"]
-            self._write_strength_LB[layer, row] = math.nan if written is None else written
-
-    def _saved_generator(self, path: str | Path, manifest: Manifest) -> torch.Generator | None:
-        """A generator that goes on from the saved draws; None where they are made on another kind of device."""
-        device = self.model.device
-        if manifest.kind != "session" or manifest.generator_device != device.type:
-            return None
-        generator = torch.Generator(device)
-        try:
-            return generator.set_state(torch.tensor(list(bytes.fromhex(manifest.generator)), dtype=torch.uint8))
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"{path}: the state of its draws is none of {device.type}'s. Take another copy."
-            ) from error
-
-    def _require_same_model(self, path: str | Path, manifest: Manifest) -> None:
-        model, codec = self.identity
-        whole = manifest.kind == "session"
-        found, expected = (manifest.model_exact, model.exact) if whole else (manifest.model_portable, model.portable)
-        if found != expected:
-            raise ValueError(
-                f"{path}: belongs to another model (hash {str(found)[:8]}, but this one has {expected[:8]}). Load the "
-                "model that it was saved with" + (", in the same dtype." if whole else ".")
-            )
-        if manifest.codec_sha256 != codec:
-            raise ValueError(
-                f"{path}: belongs to another codec (sha256 {str(manifest.codec_sha256)[:8]}, but this one has "
-                f"{codec[:8]}). Load the codec that it was saved with."
-            )
-        if [layer["layer"] for layer in manifest.layers] != self.model.config.ttt_layer_indices:
-            raise ValueError(f"{path}: its manifest lists other layers than the model has memories in. Take another.")
 
 
 def _number(value: float) -> float | None:

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .online import OnlineTokens, SlowLayer, features, unit_features
+from .online import OnlineTokens, SlowLayer, unit_features
 
 _VARIABLE = "HF_MOSHI_TTT_KERNEL"
 _PACKAGES = {"fla": ("fla", "flash-linear-attention"), "triton": ("triton", "triton")}  # module, name to install
@@ -174,10 +174,8 @@ def _fla_rule(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weigh
 def _triton_rule(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor) -> Answered:
     from .triton_delta_rule import triton_chunks, triton_single_frame
 
-    frames = (features(tokens.q, slow_layers), features(tokens.k, slow_layers), tokens, fast_weights)
-    if tokens.v.shape[2] == 1 and not torch.is_grad_enabled():
-        return triton_single_frame(*frames)
-    return triton_chunks(*frames)
+    is_single = tokens.v.shape[2] == 1 and not torch.is_grad_enabled()
+    return (triton_single_frame if is_single else triton_chunks)(slow_layers, tokens, fast_weights)
 
 
 _RULES: dict[str, Callable[..., Answered]] = {"torch": _torch_rule, "fla": _fla_rule, "triton": _triton_rule}

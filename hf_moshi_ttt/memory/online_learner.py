@@ -1,8 +1,11 @@
 """Online test-time training as a learner of a TTT layer, and its control without inner steps.
 
 `OnlineLearner` puts gates and parameters around the plain tensors of `online.py` and `delta_rule.py`. The answer leaves
-at its own size, times one trained factor per channel: a fresh memory is silent, and so is one asked for what it never
-heard.
+at its own size, times one trained factor per channel and a gate: S of a fresh memory is silent, and so is one asked for
+what it never heard. With `output_bias` the inner model is f(x; S, m) = S^T phi(x) + m, whose bias m is the running mean
+of the values (a step of size 1 / min(t, horizon) on 1/2 ||m - v_t||^2), and S learns what differs from it:
+
+    S_t = a_t S_{t-1} + b_t phi(k_t) (v_t - m_t - a_t S_{t-1}^T phi(k_t))^T;   z_t = s (g_t S_t^T phi(q_t) + s' m_t)
 
 Legend: B batch, H heads, T frames, F head width, I width of the features, R gates per head.
 """
@@ -19,13 +22,15 @@ from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
+from .answer_gate import AnswerGate
 from .delta_kernels import learn
 from .delta_rule import delta_rule
-from .front_end import FrontEnd, FrontEndState, Span, spanning
+from .front_end import FrontEnd, FrontEndState, Span, running_mean, spanning
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
 from .online import OnlineTokens, SlowLayer, unit_features
 from .projections import InnerParameters, fp32, inner_dtype
 from .recomputation import walk
+from .retention import LearnedRetention
 
 # A threshold of one standard deviation keeps few features of a key awake, so that keys that are not alike hardly share
 # any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
@@ -33,6 +38,7 @@ _INITIAL_SLOW_BIAS = -1.0
 _INITIAL_WRITE_LOGIT = 1.0
 _NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
+_SEGMENT_FRAMES_ON_GPUS = 4096  # of all rows together: fewer and longer kernels, 0.3 GB a tensor of features at the 7B
 
 
 @dataclass
@@ -42,10 +48,14 @@ class OnlineState(StreamState):
     Args:
         fast_weights: S, `[B, H, I, F]` in float32 at least.
         front_end: what the front end needs of the frames before, where there is one.
+        value_mean: m `[B, H, F]`, where the inner model has a bias.
+        answer: that to the last frame `[B, H, F]`, ungated, where a gate compares it with the next value.
     """
 
     fast_weights: Tensor
     front_end: FrontEndState | None = None
+    value_mean: Tensor | None = None
+    answer: Tensor | None = None
 
 
 def normed_values(v: Tensor) -> Tensor:
@@ -89,7 +99,7 @@ class _SlowFeatures(nn.Module):
         return answers * fp32(self.answer_scale)[:, None]
 
 
-class OnlineLearner(_SlowFeatures):
+class OnlineLearner(_SlowFeatures, LearnedRetention):
     """One gradient step a frame on a fast layer over slow features.
 
     Its gates per frame and head are the logit of the write and the logarithm of the decay's scale.
@@ -101,20 +111,25 @@ class OnlineLearner(_SlowFeatures):
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__(num_heads, head_dim, ttt_config)
         self.write_bias = nn.Parameter(torch.empty(num_heads))
-        if ttt_config.forget == "learned":
-            self.decay_bias = nn.Parameter(torch.empty(num_heads))
-            self.log_decay_scale = nn.Parameter(torch.empty(num_heads))
+        self.make_retention(num_heads)
+        self.has_mean = ttt_config.output_bias and ttt_config.centering_horizon_frames > 0
+        if self.has_mean:
+            self.mean_scale = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.answer_gate = None
+        if ttt_config.answer_gate == "agreement":
+            self.answer_gate = AnswerGate(num_heads, ttt_config.same_frame_heads)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A retention of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
+        """Writes of 0.73 of `base_lr`, and the initial retention."""
         super().reset_parameters()
         init.constant_(self.write_bias, _INITIAL_WRITE_LOGIT)
-        if self.config.forget == "learned":
-            decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
-            init.constant_(self.decay_bias, math.log(math.expm1(decay)))  # the inverse of softplus
-            init.zeros_(self.log_decay_scale)
+        self.reset_retention()
+        if self.has_mean:
+            init.ones_(self.mean_scale)
+        if self.answer_gate is not None:
+            self.answer_gate.reset_parameters()
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineState:
         """A fresh memory of `batch_size` rows, in float32 at least."""
@@ -124,7 +139,13 @@ class OnlineLearner(_SlowFeatures):
         fast_weights = torch.zeros(shape, dtype=dtype, device=device or like.device)
         if self.front_end is None:
             return OnlineState(fast_weights)
-        return OnlineState(fast_weights, self.front_end.init_state(batch_size, fast_weights.device, dtype))
+        front_end = self.front_end.init_state(batch_size, fast_weights.device, dtype)
+        return OnlineState(
+            fast_weights,
+            front_end,
+            value_mean=torch.zeros_like(front_end.mean) if self.has_mean else None,
+            answer=torch.zeros_like(front_end.mean) if self.answer_gate is not None else None,
+        )
 
     def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, gates_BHTR: Tensor, lr_scale: float = 1.0) -> OnlineTokens:
         """What the inner model is given.
@@ -139,11 +160,7 @@ class OnlineLearner(_SlowFeatures):
         q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
-        log_retention = torch.zeros_like(write)
-        if self.config.forget == "learned":
-            decay = F.softplus(gates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
-            log_retention = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
-        return OnlineTokens(q, k, normed_values(v), log_retention, write)
+        return OnlineTokens(q, k, normed_values(v), self.log_retention(gates_BHTR[..., 1]), write)
 
     def forward(
         self,
@@ -158,19 +175,38 @@ class OnlineLearner(_SlowFeatures):
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
         tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
+        tokens, means = self._less_mean(tokens, state)
         weights = () if self.front_end is None else self.front_end.convolutions()
         parameters = (*weights, *(x for layer in self.slow_layers() for x in layer))
-        before = tuple(state.named_tensors().values())
+        before = tuple(OnlineState(state.fast_weights, state.front_end).named_tensors().values())
         answers, after = walk(
             partial(_step, None if self.front_end is None else self.front_end.span),
             tuple(tokens),
             before,
             parameters,
-            _SEGMENT_FRAMES,
+            _segment_frames(q),
         )
         state_after = _state(after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None
-        return self.scaled(answers), state_after, found
+        z = answers
+        if self.answer_gate is not None and state.answer is not None:
+            z = answers * self.answer_gate(answers, tokens.v, state.answer)
+            state_after = replace(state_after, answer=answers[:, :, -1].clone())
+        if means is not None:
+            z = torch.addcmul(z, means, fp32(self.mean_scale)[:, None])
+            state_after = replace(state_after, value_mean=means[:, :, -1].clone())
+        return self.scaled(z), state_after, found
+
+    def _less_mean(self, tokens: OnlineTokens, state: OnlineState) -> tuple[OnlineTokens, Tensor | None]:
+        """The tokens with values less their running mean, and that mean `[B, H, T, F]`.
+
+        Frames that are not written count as 0, so that without inner steps the mean stays as silent as S.
+        """
+        if state.value_mean is None or state.front_end is None:
+            return tokens, None
+        values, horizon = tokens.v * (tokens.write > 0)[..., None], self.config.centering_horizon_frames
+        means = running_mean(values, state.value_mean, state.front_end.frames, horizon)
+        return tokens._replace(v=tokens.v - means), means
 
     @torch.no_grad()
     def _diagnose(self, tokens: OnlineTokens, before: OnlineState, after: OnlineState) -> MemoryDiagnostics:
@@ -195,6 +231,13 @@ class OnlineLearner(_SlowFeatures):
             answer_norm_written=answers.norm(dim=-1).mean(2),
             answer_norm_unwritten=other_answers.norm(dim=-1).mean(2),
         )  # fmt: skip
+
+
+def _segment_frames(x_BHTF: Tensor) -> int:
+    """Frames that are learned in one go."""
+    if x_BHTF.device.type == "cpu":
+        return _SEGMENT_FRAMES
+    return max(_SEGMENT_FRAMES, _SEGMENT_FRAMES_ON_GPUS // len(x_BHTF))
 
 
 def _at_least_fp32(state: OnlineState) -> OnlineState:

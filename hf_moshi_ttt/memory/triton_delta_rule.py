@@ -20,13 +20,14 @@ Legend: B batch, H heads, N = B * H, T frames, M chunks, C frames of a chunk, F 
 from __future__ import annotations  # the kernels name types of Triton
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .online import OnlineTokens
+from .online import OnlineTokens, SlowLayer, features
 
 try:
     import triton
@@ -38,8 +39,6 @@ _CHUNK_FRAMES = 32
 _COLUMNS = 16  # tl.dot takes no fewer
 _BLOCK = 64  # features whose products are one warp's, so that their operands fit its registers
 _PRECISION = "tf32x3"
-
-Features = tuple[Tensor, Tensor]  # `[B, H, T, I]` and the factor `[B, H, T]` on them, as `online.features` gives them
 
 
 class _Chunks(NamedTuple):
@@ -53,46 +52,53 @@ class _Chunks(NamedTuple):
     kept: Tensor
 
 
-def triton_chunks(q: Features, k: Features, tokens: OnlineTokens, fast_weights: Tensor) -> tuple[Tensor, Tensor]:
+def triton_chunks(
+    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor
+) -> tuple[Tensor, Tensor]:
     """Answers `[B, H, T, F]` and the fast weights after all frames, with gradients.
 
     Args:
-        tokens: of which values, retention and write are read.
         fast_weights: S before the first frame, `[B, H, I, F]` float32.
     """
     shape = tokens.v.shape
-    chunks = _chunks(*q, *k, tokens.v, tokens.log_retention, tokens.write)
-    answers, after = _Walk.apply(*chunks, fast_weights.flatten(0, 1))
+    answers, after = _Walk.apply(*_chunks(slow_layers, tokens), fast_weights.flatten(0, 1))
     return answers.flatten(1, 2)[:, : shape[2]].reshape(shape), after.view(fast_weights.shape)
 
 
-def triton_single_frame(q: Features, k: Features, tokens: OnlineTokens, fast_weights: Tensor) -> tuple[Tensor, Tensor]:
+def triton_single_frame(
+    slow_layers: Sequence[SlowLayer], tokens: OnlineTokens, fast_weights: Tensor
+) -> tuple[Tensor, Tensor]:
     """The same for T = 1 without gradients: each fast weight is read and written once."""
-    _, _, features, width = shape = fast_weights.shape
-    frame = [x.contiguous() for x in (*q, *k, tokens.v, tokens.log_retention, tokens.write, fast_weights)]
-    answers, after = torch.empty_like(frame[4]), torch.empty_like(frame[7])
-    grid = (shape[0] * shape[1], triton.cdiv(width, _COLUMNS))
-    _jit(_frame_kernel)[grid](*frame, answers, after, features, width, _power_of_two(features), _COLUMNS)
+    _, _, width, columns = shape = fast_weights.shape
+    phi, factor = features(torch.cat([tokens.q, tokens.k], dim=2), slow_layers)
+    frame = [x.contiguous() for x in (phi, factor, *tokens[2:], fast_weights)]
+    answers, after = torch.empty_like(frame[2]), torch.empty_like(frame[-1])
+    grid = (shape[0] * shape[1], triton.cdiv(columns, _COLUMNS))
+    _jit(_frame_kernel)[grid](*frame, answers, after, width, columns, _power_of_two(width), _COLUMNS)
     return answers, after
 
 
-def _chunks(*frames: Tensor) -> _Chunks:
-    """The chunks of q, its factor, k, its factor, v, log retention and write, `[B, H, T, ...]`.
+def _chunks(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens) -> _Chunks:
+    """What is walked; frames that fill the last chunk write nothing and forget nothing.
 
-    Frames that fill the last chunk write nothing and forget nothing.
+    A frame of zeros has no features, as its factor is 0.
     """
-    missing = -frames[0].shape[2] % _CHUNK_FRAMES
-    padded = (F.pad(x, (0, 0) * (x.dim() - 3) + (0, missing)).flatten(0, 1) for x in frames)
-    q, factor_q, k, factor_k, v, log_retention, write = (x.unflatten(1, (-1, _CHUNK_FRAMES)) for x in padded)
+    missing = -tokens.v.shape[2] % _CHUNK_FRAMES
+    q, k, v = (F.pad(x, (0, 0, 0, missing)) for x in tokens[:3])
+    log_retention, write = (F.pad(x, (0, missing)).flatten(0, 1).unflatten(1, (-1, _CHUNK_FRAMES)) for x in tokens[3:])
+    both = (x.flatten(0, 1) for x in features(torch.cat([q, k], dim=2), slow_layers))
+    (q, k), (factor_q, factor_k) = (x.unflatten(1, (2, -1, _CHUNK_FRAMES)).unbind(1) for x in both)
     log_kept = log_retention.cumsum(-1)
     decay = (log_kept[..., :, None] - log_kept[..., None, :]).tril().exp().tril()
     kept, writes = log_kept.exp(), write * factor_k
-    overlaps = torch.matmul(k, k.mT) * (decay * factor_k[..., None] * writes[..., None, :])
+    pairs = decay * writes[..., None, :]
+    overlaps = torch.matmul(k, k.mT) * (pairs * factor_k[..., None])
+    v = v.flatten(0, 1).unflatten(1, (-1, _CHUNK_FRAMES))
     start = torch.cat([v, k * (kept * factor_k)[..., None]], dim=-1)
     solved = torch.linalg.solve_triangular(overlaps.tril(-1), start, upper=False, unitriangular=True)
     values, readers = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
-    queries, keys = q * (kept * factor_q)[..., None], k * (decay[..., -1, :] * writes)[..., None]
-    mixing = torch.matmul(q, k.mT) * (decay * factor_q[..., None] * writes[..., None, :])
+    queries, keys = q * (kept * factor_q)[..., None], k * pairs[..., -1, :, None]
+    mixing = torch.matmul(q, k.mT) * (pairs * factor_q[..., None])
     return _Chunks(values, readers, queries, keys, mixing, kept[..., -1])
 
 
@@ -219,17 +225,17 @@ def _walk_back_kernel(
 
 
 def _frame_kernel(
-    queries, factor_q, keys, factor_k, values, log_retention, write, fast, answers, after,
+    phi, factor, values, log_retention, write, fast, answers, after,
     features, width, BI: tl.constexpr, BF: tl.constexpr,
 ):  # fmt: skip
-    """One frame for `BF` columns of a row and head."""
+    """One frame for `BF` columns of a row and head; phi `[N, 2, I]` and its factor hold the query, then the key."""
     n = tl.program_id(0).to(tl.int64)
     i, f = tl.arange(0, BI), tl.program_id(1) * BF + tl.arange(0, BF)
     fast_offsets, fast_mask = i[:, None] * width + f[None, :], (i[:, None] < features) & (f[None, :] < width)
     S = tl.load(fast + n * features * width + fast_offsets, mask=fast_mask, other=0.0)
     S *= tl.exp(tl.load(log_retention + n))
-    k = tl.load(keys + n * features + i, mask=i < features, other=0.0) * tl.load(factor_k + n)
-    q = tl.load(queries + n * features + i, mask=i < features, other=0.0) * tl.load(factor_q + n)
+    q = tl.load(phi + 2 * n * features + i, mask=i < features, other=0.0) * tl.load(factor + 2 * n)
+    k = tl.load(phi + (2 * n + 1) * features + i, mask=i < features, other=0.0) * tl.load(factor + 2 * n + 1)
     error = tl.load(values + n * width + f, mask=f < width, other=0.0) - tl.sum(S * k[:, None], 0)
     S += k[:, None] * (tl.load(write + n) * error)[None, :]
     tl.store(answers + n * width + f, tl.sum(S * q[:, None], 0), mask=f < width)

@@ -68,7 +68,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Held-out recordings: the losses of their segments are logged at eval_strategy, the long-context "
-            "numbers of whole ones every eval_long_context_steps."
+            "numbers of whole ones every eval_long_context_steps, turn-taking every eval_turn_taking_steps."
         },
     )
     overlap_sec: float | int = field(
@@ -159,6 +159,23 @@ class MoshiTTTTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "After how many steps each to log eval_librilight_* of the recordings in eval_codes."},
     )
+    eval_turn_taking_steps: int | None = field(
+        default=None,
+        metadata={"help": "After how many steps each to log eval_* of turn-taking in conversations of eval_codes."},
+    )
+    eval_turn_taking_conversations: int = field(
+        default=4, metadata={"help": "How many of them, from the first: each is answered in real steps of 80 ms."}
+    )
+    sample_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "After how many steps each to continue recordings of eval_codes: wavs and text in "
+            "output_dir/samples, and in the trackers."
+        },
+    )
+    sample_recordings: int = field(default=2, metadata={"help": "How many recordings samples continue."})
+    sample_prompt_sec: float | int = field(default=10.0, metadata={"help": "How much of each is given, in seconds."})
+    sample_new_sec: float | int = field(default=5.0, metadata={"help": "How much the model adds, in seconds."})
     stop_at_step: int | None = field(
         default=None, metadata={"help": "Save a checkpoint and stop at this step, with the schedule of the whole run."}
     )
@@ -188,10 +205,14 @@ class MoshiTTTTrainingArguments(TrainingArguments):
             value = getattr(self, key)
             if not isinstance(value, (int, float)) or not value >= 0:
                 raise ValueError(f"{key}={value!r}, but it must be a number, 0 or more.")
-        for key in ("stop_at_step", "eval_long_context_steps"):
+        counts = ("stop_at_step", "eval_long_context_steps", "sample_steps")
+        for key in (*counts, "eval_turn_taking_steps", "eval_turn_taking_conversations"):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{key}={value!r}, but it must be at least 1.")
+        for key in ("sample_recordings", "sample_prompt_sec", "sample_new_sec"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}={getattr(self, key)!r}, but it must be above 0.")
         if not isinstance(self.inner_lr_warmup_steps, int) or self.inner_lr_warmup_steps < 0:
             raise ValueError(f"inner_lr_warmup_steps={self.inner_lr_warmup_steps!r}, but it must be 0 or more steps.")
         if not 0 <= self.state_reset_probability <= 1:
@@ -201,6 +222,13 @@ class MoshiTTTTrainingArguments(TrainingArguments):
                 raise ValueError(f"{key}={getattr(self, key)!r} is not supported: {why}.")
         self._require_one_way_to_start()
         super().__post_init__()
+        accelerator: Any = self.accelerator_config
+        if accelerator.split_batches:
+            raise ValueError(
+                "accelerator_config.split_batches=True is not supported: lanes and steps count "
+                f"per_device_train_batch_size={self.per_device_train_batch_size} rows for each process. Divide that by "
+                "the number of processes instead."
+            )
 
     def _require_one_way_to_start(self) -> None:
         for key in ("reset_optimizer", "reset_step"):
@@ -260,13 +288,20 @@ def _require_one_model(model: ModelArguments, training: MoshiTTTTrainingArgument
         )
 
 
+_HELD_OUT_STEPS = ("eval_long_context_steps", "eval_turn_taking_steps", "sample_steps")
+
+
 def _require_held_out_data(data: DataArguments, training: MoshiTTTTrainingArguments) -> None:
-    strategy, steps = IntervalStrategy(training.eval_strategy), training.eval_long_context_steps
-    if (strategy != IntervalStrategy.NO or steps is not None) != (data.eval_codes is not None):
+    strategy = IntervalStrategy(training.eval_strategy)
+    steps = {key: getattr(training, key) for key in _HELD_OUT_STEPS}
+    is_read = strategy != IntervalStrategy.NO or any(step is not None for step in steps.values())
+    if is_read != (data.eval_codes is not None):
+        *given, last = (f"{key}={value!r}" for key, value in steps.items())
         raise ValueError(
-            f"eval_codes={data.eval_codes!r}, eval_strategy={strategy.value!r} and eval_long_context_steps={steps!r}: "
-            "held-out data is read where eval_strategy ('steps' or 'epoch') or eval_long_context_steps say when. Give "
-            "data and one of them, or none."
+            f"eval_codes={data.eval_codes!r}, eval_strategy={strategy.value!r}, {', '.join(given)} and {last}: "
+            "held-out data is read where "
+            f"eval_strategy ('steps' or 'epoch') or one of {', '.join(steps)} says when. Give data and one of them, or "
+            "none."
         )
     if training.metric_for_best_model is not None and training.save_total_limit == 1:
         raise ValueError(

@@ -70,6 +70,18 @@ def shard_learners(model: nn.Module, plugin: Any, mesh: Any) -> None:
             )
 
 
+def take_sharded_parameters(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
+    """Puts the parameters of groups, which were made again from the sharded model, into those of the optimizer.
+
+    accelerate finds the sharded parameter for one of the optimizer's by the address of its data. A learner is sharded
+    before that, and a shard without elements has the address 0, so that all of them become the same parameter.
+    """
+    for held, group in zip(optimizer.param_groups, groups, strict=True):
+        same = (held["name"], len(held["params"])) == (group["name"], len(group["params"]))
+        assert same, f"the sharded model has other parameters in group {group['name']}"
+        held["params"] = group["params"]
+
+
 def require_every_parameter(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """Raises an error unless the optimizer steps exactly the trained parameters of the sharded model."""
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]

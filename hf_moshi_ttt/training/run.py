@@ -5,8 +5,9 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from ..data.segments import SegmentDataset
 from ..evaluation.training_metrics import LongContextCallback
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from .arguments import DataArguments, ModelArguments, MoshiTTTTrainingArguments, parse_settings
+from .curve_pictures import write_curve
 from .dry_run import describe_model, describe_steps, describe_time, measure, static_memory, write_first_batch
 from .length_stages import StagedSegments
 from .parameter_groups import count_parameters, parameter_groups
 from .resumption import Start, course_settings, plan_start, require_parts, require_same_course, weights_of
 from .run_files import MetricsFile, write_run
+from .samples import SampleCallback, SampleOptions
 from .trainer import MoshiTTTTrainer
 
 logger = logging.get_logger(__name__)
@@ -245,10 +248,53 @@ def build_trainer(
         frames = segments[-1].segment_frames
         options["eval_dataset"] = SegmentDataset(held_out, frames, frame_rate_hz=provenance.frame_rate_hz)
     trainer = MoshiTTTTrainer(model, args, dataset, collator, data.order, steps, course, **options)
-    if held_out is not None and (every_steps := args.eval_long_context_steps) is not None:
-        recordings, silence = list(held_out["codes"]), provenance.silence_codes
-        trainer.add_callback(LongContextCallback(trainer, recordings, every_steps, silence_codes=silence))
+    if held_out is not None:
+        _add_callbacks(trainer, held_out, provenance.silence_codes)
     return trainer
+
+
+def _add_callbacks(trainer: MoshiTTTTrainer, held_out: Any, silence_codes: Sequence[int]) -> None:
+    """What is measured and made of whole held-out recordings while the model trains.
+
+    Raises:
+        ValueError: samples or turn-taking under FSDP, or a codec that cannot be opened.
+    """
+    args: Any = trainer.args
+    if (every_steps := args.eval_long_context_steps) is not None:
+        recordings, report = list(held_out["codes"]), partial(write_curve, training_frames=_segment_frames(trainer))
+        trainer.add_callback(
+            LongContextCallback(trainer, recordings, every_steps, silence_codes=silence_codes, report=report)
+        )
+    if args.eval_turn_taking_steps is not None:
+        _watch_turn_taking(trainer, held_out, silence_codes)
+    if args.sample_steps is not None:
+        if trainer.is_fsdp_enabled:
+            raise ValueError(
+                f"sample_steps={args.sample_steps} needs the whole model in every process, which FSDP shares out: "
+                "leave it out, and let hf-moshi-ttt generate continue recordings from a checkpoint."
+            )
+        options = SampleOptions(args.sample_steps, args.sample_recordings, args.sample_prompt_sec, args.sample_new_sec)
+        chosen = [row["codes"] for row in held_out.select(range(min(options.recordings, len(held_out))))]
+        trainer.add_callback(SampleCallback(trainer, chosen, options, silence_codes))
+
+
+def _watch_turn_taking(trainer: MoshiTTTTrainer, held_out: Any, silence_codes: Sequence[int]) -> None:
+    from ..evaluation.conversation_runs import Corpus
+    from .turn_taking_callback import TurnTakingCallback
+
+    args: Any = trainer.args
+    if trainer.is_fsdp_enabled:
+        raise ValueError(
+            f"eval_turn_taking_steps={args.eval_turn_taking_steps} needs the whole model in every process, which FSDP "
+            "shares out: leave it out, and measure a checkpoint with hf-moshi-ttt turn-taking."
+        )
+    count = min(args.eval_turn_taking_conversations, len(held_out))
+    corpus = Corpus([held_out[place]["codes"] for place in range(count)], silence_codes)
+    trainer.add_callback(TurnTakingCallback(trainer, corpus, args.eval_turn_taking_steps))
+
+
+def _segment_frames(trainer: MoshiTTTTrainer) -> int:
+    return trainer.stages()[-1].segment_frames
 
 
 def _held_out_codes(data: DataArguments, trained_on: Provenance, config: MoshiTTTConfig) -> Any:

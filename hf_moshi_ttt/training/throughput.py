@@ -1,4 +1,7 @@
-"""How fast a run is: frames a second, seconds of audio a second and, on known GPUs, MFU (fraction of peak compute)."""
+"""How fast a run is: frames and seconds of audio a second, the time left and, on GPUs, memory and MFU.
+
+MFU is the fraction of a known GPU's peak compute that the weights' arithmetic takes.
+"""
 
 import time
 from collections.abc import Callable
@@ -48,16 +51,30 @@ class Throughput:
 
     def start(self) -> None:
         """Begins to measure."""
-        self.began, self.frames = time.monotonic(), torch.zeros((), dtype=torch.int64)
+        self.began, self.frames, self.steps = time.monotonic(), torch.zeros((), dtype=torch.int64), 0
+
+    def begin_step(self) -> None:
+        """Counts a step."""
+        self.steps += 1
 
     def add(self, lengths_B: Tensor) -> None:
         """Adds the frames of a batch, padding left out."""
         self.frames = self.frames + lengths_B.sum()
 
-    def report(self, reduce: Callable[[Tensor], Tensor], device: torch.device, processes: int) -> dict[str, Any]:
-        """The speed since the last report, of all processes together."""
+    def report(
+        self, reduce: Callable[[Tensor], Tensor], device: torch.device, processes: int, steps_left: int
+    ) -> dict[str, Any]:
+        """The speed since the last report, of all processes together, and what it says of the time left.
+
+        `gpu_memory_gib` is the most that this process has had allocated so far.
+        """
         frames = float(reduce(torch.as_tensor(self.frames, dtype=torch.float64, device=device)))
-        per_sec = frames / (time.monotonic() - self.began)
+        seconds, steps = time.monotonic() - self.began, self.steps
+        per_sec = frames / seconds
         self.start()
         speed = {"frames_per_second": per_sec, "audio_seconds_per_second": sec_from_frames(per_sec)}
+        if steps:
+            speed["seconds_left"] = steps_left * seconds / steps
+        if device.type == "cuda":
+            speed["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         return speed if self.peak is None else {**speed, "mfu": self.flops * per_sec / (self.peak * processes)}

@@ -4,7 +4,7 @@
   steps, so that the way in which a batch is divided changes nothing.
 - Base, TTT weights and gates have their own learning rates (`training/parameter_groups.py`).
 - Memory is carried along lanes (`training/lane_memory.py`), and the inner learning rate is warmed up.
-- Logged: the loss of each stream, what the memory of each TTT layer does, every group's rate, the speed.
+- Logged: the loss of each stream, what the memory of each TTT layer does, every group's rate, speed and time left.
 - `evaluate` gives the same losses, as means over all targets, of held-out segments, each from a fresh memory; it does
   not change the training. `evaluation/training_metrics.py` measures long recordings.
 """
@@ -27,7 +27,13 @@ from ..data.segments import InOrderSampler, LaneSampler, SegmentDataset, Shuffle
 from ..memory.diagnostics import log_key, means_by_layer, present_frames
 from .arguments import MoshiTTTTrainingArguments
 from .exact_trainer import ExactTrainer
-from .fsdp import require_every_parameter, require_what_was_asked, set_up_plugin, shard_learners
+from .fsdp import (
+    require_every_parameter,
+    require_what_was_asked,
+    set_up_plugin,
+    shard_learners,
+    take_sharded_parameters,
+)
 from .lane_memory import LaneMemory
 from .length_stages import StagedSegments, staged_sampler
 from .log_window import LogWindow
@@ -261,7 +267,8 @@ class MoshiTTTTrainer(ExactTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the loss of each stream since the last log, this step's memories, each group's rate and the speed."""
         if "loss" in logs:
-            speed = self.throughput.report(self._sum_over_processes, self.args.device, self.args.world_size)
+            processes, left = self.args.world_size, self.state.max_steps - self.state.global_step
+            speed = self.throughput.report(self._sum_over_processes, self.args.device, processes, left)
             groups = zip(self.optimizer.param_groups, self._rates, strict=True)
             rates = {f"learning_rate/{group['name']}": rate for group, rate in groups}
             if self.args.inner_lr_warmup_steps:
@@ -290,6 +297,12 @@ class MoshiTTTTrainer(ExactTrainer):
             require_every_parameter(self.optimizer, self.model)
         return prepared
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """transformers' schedule, made once the model is sharded and before a checkpoint is loaded."""
+        if self.is_fsdp_enabled:
+            take_sharded_parameters(self.optimizer, parameter_groups(self.model, self.args))
+        return super().create_scheduler(num_training_steps, optimizer)
+
     # Steps
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -301,6 +314,7 @@ class MoshiTTTTrainer(ExactTrainer):
 
     def _begin_step(self) -> None:
         self._seen = []
+        self.throughput.begin_step()
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._inner_lr_scale = self.inner_lr_scale()
         self._before_step = (self.lanes and self.lanes.lanes, dict(self.window.sums), self._tr_loss.clone())

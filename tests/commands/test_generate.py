@@ -9,8 +9,9 @@ import pytest
 import soundfile
 
 from hf_moshi_ttt.commands.console import main
+from hf_moshi_ttt.live.memory_file import inspect
 
-from ..conftest import save_codes
+from ..conftest import chirps_S, save_codes
 
 
 @pytest.fixture
@@ -28,3 +29,49 @@ def test_encoded_recordings(model: str, tmp_path: Path, capsys: pytest.CaptureFi
     report = json.loads(output.with_suffix(".json").read_text())
     assert report["prompt"] == "1.flac" and report["frames_per_second"] > 0
     assert "the model was trained without text" in capsys.readouterr().out
+
+
+def test_audio_files_with_memory_from_one_run_to_the_next(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, user, output, memory = (tmp_path / name for name in ("own.wav", "user.wav", "out.wav", "heard.safetensors"))
+    for path, seed in ((own, 0), (user, 1)):
+        soundfile.write(path, chirps_S(1.0, seed), 24_000)
+    words = ["generate", model, str(own), "--user", str(user), "--new-sec", "0.4", "--output", str(output)]
+    assert main([*words, "--save-memory", str(memory), "--plot", str(tmp_path / "picture.png")]) == 0
+    report = json.loads(output.with_suffix(".json").read_text())
+    assert len(soundfile.read(output)[0]) == 5 * 1920 and len(report["frame_ms"]) == 5
+    assert report["prompt"] == str(own) and report["p99_ms"] >= report["median_ms"] > 0
+    assert inspect(memory)["kind"] == "memory" and (tmp_path / "picture.png").stat().st_size > 0
+    assert inspect(memory)["layers"] == report["memory_at_end"]
+    assert main([*words, "--memory", str(memory)]) == 0
+    again = json.loads(output.with_suffix(".json").read_text())
+    assert again["memory_at_end"][0]["age_sec"] == pytest.approx(2 * report["memory_at_end"][0]["age_sec"])
+    assert main(["generate", model, "--memory", str(own), "--output", str(output)]) == 1
+    assert "own.wav: damaged or not a memory file" in capsys.readouterr().err
+
+
+def test_what_is_heard_without_memory(model: str, tmp_path: Path) -> None:
+    """The options reach the session: other codes from the same seed."""
+    codes, sounds = save_codes(tmp_path / "codes", [30]), []
+    words = ["generate", model, "--codes", str(codes), "--prompt-sec", "1.6", "--new-sec", "1.2", "--temperature", "0"]
+    for option in ([], ["--without-memory"]):
+        assert main([*words, *option, "--output", str(tmp_path / "out.wav")]) == 0
+        sounds.append(soundfile.read(tmp_path / "out.wav")[0])
+    assert (sounds[0] != sounds[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--codes", "codes", "--user", "user.wav"],
+            "--codes holds a prompt with both voices: give either it or audio",
+        ),
+        ([], "there is nothing to go on from: give an audio file, --user, --codes or --memory"),
+        (["own.wav", "--new-sec", "0"], "--new-sec 0.0: at least one frame of 0.08 s must be generated"),
+    ],
+)
+def test_wrong_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "model", *words, "--output", "out.wav"]) == 2
+    assert message in capsys.readouterr().err

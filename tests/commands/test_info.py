@@ -33,6 +33,17 @@ def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "step                  2" in said and "['checkpoint-2']" in said and "model" not in said
 
 
+def test_the_page_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"config": {"codebook_size": 32}, "data": {"codes": "books"}, "parameters": {"all": 7}}
+    write_run(tmp_path / "run", {"max_steps": 8}, {"checkpoint": None, "processes": 1}, facts)
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 5.5, "audio_loss": 5.5}\n')
+    assert main(["info", str(tmp_path / "run"), "--html", str(tmp_path / "new" / "page.html")]) == 0
+    page = (tmp_path / "new" / "page.html").read_text()
+    assert "Step 1 of 8" in page and "<code>codebook_size</code>" in page and "<td>books</td>" in page
+    assert main(["info", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 2
+    assert "--html is for runs, but" in capsys.readouterr().err
+
+
 def test_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(tmp_path / "nothing")]) == 1
     assert "hf-moshi-ttt info: error: " in capsys.readouterr().err

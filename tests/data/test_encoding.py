@@ -1,12 +1,14 @@
 """Corpora become codes once: by several processes, again after a kill, and never twice."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -319,6 +321,47 @@ def test_a_killed_run_goes_on_and_gives_what_one_never_killed_does(
     assert "9.wav" in made and len(made) <= 3
     assert [row["codes"].tolist() for row in resumed] == [row["codes"].tolist() for row in whole]
     assert not list((tmp_path / "cut").rglob("tmp*"))
+
+
+def encode_as_rank(rank: int, books: Path, codec_path: str, output: Path, sender: Any) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    names, real = [], encoding._channels_of
+    encoding._channels_of = lambda row: names.append(row["name"]) or real(row)
+    options = EncodeOptions("cpu", cache_dir=output.parent / "shared")
+    codes = encode_corpus(load_corpus(books), codec_path, output, options=options)
+    sender.send((names, list(codes["path"])))
+
+
+def test_two_ranks_give_the_dataset_of_one_process(
+    tmp_path: Path, books: Path, codec_path: str, options: EncodeOptions
+) -> None:
+    """Both return it, and no recording is encoded twice."""
+    context, ends = multiprocessing.get_context("fork"), [multiprocessing.Pipe() for _ in range(2)]
+    ranks = [
+        context.Process(target=encode_as_rank, args=(rank, books, codec_path, tmp_path / "both", sender))
+        for rank, (_, sender) in enumerate(ends)
+    ]
+    for process in ranks:
+        process.start()
+    found = [receiver.recv() for receiver, _ in ends]
+    for process in ranks:
+        process.join()
+    names = [f"{number}.wav" for number in range(10)]
+    assert sorted(found[0][0] + found[1][0]) == names and [paths for _, paths in found] == [names] * 2
+    alone = encode_corpus(load_corpus(books), codec_path, tmp_path / "alone", options=options)
+    both = load_codes(tmp_path / "both")[0].with_format(None)
+    assert both[:] == alone.with_format(None)[:]
+    provenances = [(tmp_path / folder / "provenance.json").read_text() for folder in ("both", "alone")]
+    assert provenances[0] == provenances[1]
+
+
+def test_each_rank_takes_a_gpu_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert EncodeOptions().chosen_device() == "cuda"
+    for name, value in {"RANK": "11", "WORLD_SIZE": "16", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert EncodeOptions().chosen_device() == "cuda:3" and EncodeOptions("cpu").chosen_device() == "cpu"
 
 
 def test_two_runs_do_not_encode_the_same_at_once(

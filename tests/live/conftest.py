@@ -1,6 +1,7 @@
 """Sessions of tiny seeded models with the small log-mel codec."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,17 @@ def open_session(
 ) -> Callable[..., MoshiTTTSession]:
     """Makes a session of the shared model."""
     return lambda **options: MoshiTTTSession(live_model, live_processor, **options)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory, live_model: Any, live_processor: Any) -> Path:
+    """A whole stream after 5 frames as `session`, its memory as `memory`, in one folder."""
+    folder = tmp_path_factory.mktemp("saved")
+    session = MoshiTTTSession(live_model, live_processor)
+    played(session, voices(1, 5))
+    session.save(folder / "session")
+    session.save(folder / "memory", memory_only=True)
+    return folder
 
 
 def voices(rows: int, frames: int, seed: int = 0) -> torch.Tensor:

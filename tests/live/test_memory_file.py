@@ -10,92 +10,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from hf_moshi_ttt.live.memory_file import FORMAT, Manifest, diff, inspect, read_manifest, write_memory_file
 from hf_moshi_ttt.live.session import MoshiTTTSession
-from hf_moshi_ttt.streaming.generation_moshi_ttt import Sampling
 
-from .conftest import assert_same_speech, awake_model, played, voices
+from .conftest import assert_same_speech, played, voices
 
 OpenSession = Callable[..., MoshiTTTSession]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, live_model: Any, live_processor: Any) -> Path:
-    """A whole stream after 5 frames as `session`, its memory as `memory`, in one folder."""
-    folder = tmp_path_factory.mktemp("saved")
-    session = MoshiTTTSession(live_model, live_processor)
-    played(session, voices(1, 5))
-    session.save(folder / "session")
-    session.save(folder / "memory", memory_only=True)
-    return folder
-
-
-@pytest.mark.parametrize(("seed", "ttt"), [(0, {}), (1, {"preset": "mini_batch", "mini_batch_size": 4})], ids=str)
-def test_a_saved_stream_goes_on_as_if_it_had_never_stopped(
-    live_processor: Any, tmp_path: Path, seed: int, ttt: dict
-) -> None:
-    """Saved at a random frame of 36 (the window is 16), out of a batch, into a session of its own and into a row."""
-    config = live_processor.config
-    model = awake_model(
-        codec=config.codec, text_tokenizer=config.text_tokenizer, text_vocab_size=config.text_vocab_size, ttt=ttt
-    )
-    stop = int(torch.randint(17, 35, (), generator=torch.Generator().manual_seed(seed)))
-    sound, sampling = voices(2, 36), Sampling(temperature=1.5)
-    session = MoshiTTTSession(model, live_processor, batch_size=2, sampling=sampling)
-    played(session, sound[:, :stop])
-    session.set_memory_on(1, False)
-    session.save(tmp_path / "row", row=1)
-    rest = [session.step(sound[:, frame]) for frame in range(stop, 36)]
-    loaded = MoshiTTTSession.load(tmp_path / "row", model, live_processor)
-    assert loaded.sampling == sampling and loaded.num_rows == 1
-    again = MoshiTTTSession(model, live_processor, batch_size=2, sampling=sampling)
-    played(again, sound[:, :9])
-    again.restore(tmp_path / "row", row=1)
-    for frame, expected in zip(range(stop, 36), rest, strict=True):
-        alone, in_row = loaded.step(sound[1:, frame]), again.step(sound[:, frame])
-        assert torch.equal(alone.codes_BQ[0], expected.codes_BQ[1]) and alone.text[0] == expected.text[1]
-        assert torch.equal(in_row.samples_BN[1], expected.samples_BN[1])
-        assert torch.equal(in_row.codes_BQ[1], expected.codes_BQ[1])
-    assert again.memory_stats(1) == session.memory_stats(1)
-
-
-def test_a_file_of_the_same_stream_is_the_same(open_session: OpenSession, saved: Path, tmp_path: Path) -> None:
-    loaded = MoshiTTTSession.load(saved / "session", open_session().model, open_session().processor)
-    loaded.save(tmp_path / "again")
-    assert read_manifest(tmp_path / "again") == read_manifest(saved / "session")
-    again, first = (load_file(path) for path in (tmp_path / "again", saved / "session"))
-    assert again.keys() == first.keys() and all(torch.equal(again[name], first[name]) for name in first)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again"]
-
-
-def test_memory_alone_comes_into_a_fresh_conversation(open_session: OpenSession, saved: Path) -> None:
-    """It is a reset that keeps the memory; nothing else of the conversation is in the file."""
-    kept, restored, sound = open_session(batch_size=2), open_session(batch_size=2), voices(2, 12)
-    played(kept, voices(2, 5)), played(restored, sound)
-    kept.reset(0, keep_memory=True)
-    restored.restore(saved / "memory")
-    kept.reset(1), restored.reset(1)
-    assert_same_speech(played(kept, sound), played(restored, sound))
-    assert restored.memory_stats(0)[0]["age_sec"] == (5 + 12) * 0.08
-    with safe_open(saved / "memory", framework="pt") as file:
-        assert all(name.startswith("state.memory.") for name in file.keys())  # noqa: SIM118  not a dict
-
-
-def test_memory_alone_fits_the_model_in_another_dtype(open_session: OpenSession, saved: Path) -> None:
-    session = open_session()
-    other = MoshiTTTSession(awake_model(**_keys(session)).to(torch.bfloat16), session.processor)
-    other.restore(saved / "memory")
-    assert other.memory_stats(0)[0]["norm"] == read_manifest(saved / "memory").layers[0]["norm"]
-    assert other.step(voices(1, 1)[:, 0]).samples_BN.shape == (1, 1920)
-    with pytest.raises(ValueError, match=r"belongs to another model .* Load the model that .*, in the same dtype"):
-        other.restore(saved / "session")
-
-
-def _keys(session: MoshiTTTSession) -> dict[str, Any]:
-    config = session.model.config
-    return {key: getattr(config, key) for key in ("codec", "text_tokenizer", "text_vocab_size")}
 
 
 def test_a_file_says_what_it_holds(open_session: OpenSession, saved: Path) -> None:

@@ -186,6 +186,33 @@ def test_no_memory_is_held_beyond_the_first_frames(open_session: OpenSession) ->
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"user_samples_BS": torch.zeros(2, 5)},
+            r"user_samples must be \[2, 5760\], as long as the codes; got",
+        ),
+        (
+            {"codes_BKT": torch.full((2, 17, 3), -1)},
+            "Some codes of Moshi's voice are absent: what was said",
+        ),
+        ({"codes_BKT": torch.full((2, 17, 3), 999)}, "codes must lie in -1..265"),
+    ],
+)
+def test_impossible_prompts_are_refused(open_session: OpenSession, changes: dict, message: str) -> None:
+    session = open_session(batch_size=2)
+    with pytest.raises(ValueError, match=message):
+        session.prefill(**{"codes_BKT": torch.zeros(2, 17, 3, dtype=torch.int64), **changes})
+
+
+def test_prompts_come_before_the_first_step(open_session: OpenSession) -> None:
+    session = open_session()
+    session.step(None)
+    with pytest.raises(ValueError, match="Some rows have begun: prefill goes before the first step. Reset them first"):
+        session.prefill(torch.zeros(1, 17, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size=0, but a session has at least 1 row"),

@@ -1,13 +1,18 @@
 """The `evaluate` module loads from its folder, offline, and gives the numbers of the function underneath."""
 
+import json
+import re
+import runpy
 from pathlib import Path
 from typing import Any
 
 import evaluate
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from hf_moshi_ttt.evaluation.loss_curve import long_context_numbers
+from hf_moshi_ttt.evaluation.metric_widget import compute_from_text
 
 from ..evaluation.test_loss_curve import planted
 
@@ -44,3 +49,18 @@ def test_batches_are_gathered(metric: Any) -> None:
     for losses in planted(1, slope=0.0, recordings=4):
         metric.add(losses=losses)
     assert metric.compute(window=300)["librilight_samples"] == 4
+
+
+def test_its_space_computes_its_example(metric: Any) -> None:
+    app = runpy.run_path(str(FOLDER / "app.py"))
+    found = compute_from_text(metric, [json.dumps(value) for value in app["EXAMPLE"]], json.dumps(app["SETTINGS"]))
+    assert found["librilight_slope"] < 0 and found["librilight_samples"] == 2
+
+
+def test_its_card_runs_and_names_its_app(monkeypatch: pytest.MonkeyPatch, metric: Any) -> None:
+    card = ModelCard.load(FOLDER / "README.md", ignore_metadata_errors=False)
+    assert (card.data.sdk, card.data.app_file) == ("gradio", "app.py") and card.data.tags == ["evaluate", "metric"]
+    (block,) = re.findall(r"^```python\n(.*?)^```", card.text, re.M | re.S)
+    monkeypatch.setattr(evaluate, "load", lambda name: metric)
+    exec(compile(block, "card", "exec"), {})
+    assert {"app.py", "requirements.txt", "README.md"} < {path.name for path in FOLDER.iterdir()}

@@ -128,6 +128,24 @@ def test_new_segment_carries_the_memory_alone(make_model: MakeModel) -> None:
         model.step_with_logits(codes[:, :, 0], segment)
 
 
+def test_a_compiled_model_streams_rows_and_frames_of_any_number(make_model: MakeModel) -> None:
+    """Each number is traced anew: loops over mini-batches are unrolled."""
+    model = make_model(num_hidden_layers=1, ttt={"layers": [0]})
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager")
+    for batch, frames in ((2, 3), (3, 2)):
+        codes = random_codes(model.config, batch, 2 * frames)
+        with torch.no_grad():
+            state = model(codes[:, :, :frames], state=model.init_state(batch), text_only=True).state
+            found, expected = (
+                m(codes=codes[:, :, frames:], state=state.clone(), text_only=True) for m in (compiled, model)
+            )
+        assert torch.equal(found.text_logits, expected.text_logits)
+        later, plain = found.state.named_tensors(), expected.state.named_tensors()
+        assert all(torch.equal(tensor, plain[name]) for name, tensor in later.items())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1
+
+
 @torch.no_grad()
 def test_the_users_last_frame_is_heard_late(make_model: MakeModel) -> None:
     """Codes of the user that come just before the step that reads them give the stream that knew them before."""

@@ -82,6 +82,10 @@ def test_the_training_data_must_be_named(tmp_path: Path) -> None:
         ({"lora_parts": ["ffn", "nose"]}, "lora_parts=.*'nose'.*some of attention, ffn, depth, text_head"),
         ({"fp16": True}, "fp16=True is not supported: Moshi's weights need the range of bfloat16: use bf16"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size=True is not supported: lanes and exact resumption need"),
+        (
+            {"accelerator_config": {"split_batches": True}},
+            "split_batches=True is not supported: .* count per_device_train_batch_size=8 rows for each process. Divide",
+        ),
         ({"reset_step": True}, "reset_step=true, but there is nothing to reset: it belongs to resume_from"),
         ({"resume_from": "a", "reset_step": True}, "reset_step=true with reset_optimizer=false: moments belong to"),
         ({"resume_from": "a", "resume_from_checkpoint": "b"}, "both name a run to start from: give one of them"),

@@ -12,12 +12,19 @@ from torch import nn
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.training.fsdp import require_every_parameter, require_what_was_asked, set_up_plugin
+from hf_moshi_ttt.training.fsdp import (
+    require_every_parameter,
+    require_what_was_asked,
+    set_up_plugin,
+    take_sharded_parameters,
+)
 
 from ..conftest import save_codes
 from ..fixtures.training_runs import log_of, outcome, require_same_when_killed, tiny_settings, train
 
-LANES: dict[str, Any] = {"order": "lanes", "config": {"ttt": {"persistent_states": True}}}
+# With one head the second process holds no element of a learner.
+ONE_HEAD: dict[str, Any] = {"num_attention_heads": 1, "ttt": {"persistent_states": True}}
+LANES: dict[str, Any] = {"order": "lanes", "config": ONE_HEAD}
 
 
 @pytest.fixture
@@ -83,6 +90,15 @@ def test_the_plugin_is_checked_and_keeps_losses_and_gradients_in_float32() -> No
     plugin.fsdp_version = 1
     with pytest.raises(ValueError, match="fsdp_version=1, but the memory's precision needs FSDP2"):
         set_up_plugin(plugin, "no")
+
+
+def test_the_optimizer_takes_the_parameters_of_the_sharded_model() -> None:
+    model, sharded = nn.Linear(2, 2), nn.Linear(2, 2)
+    optimizer = torch.optim.SGD([{"name": "base", "params": [model.bias, model.bias]}])
+    take_sharded_parameters(optimizer, [{"name": "base", "params": [sharded.weight, sharded.bias]}])
+    require_every_parameter(optimizer, sharded)
+    with pytest.raises(AssertionError, match="other parameters in group base"):
+        take_sharded_parameters(optimizer, [{"name": "base", "params": [sharded.weight]}])
 
 
 def test_an_optimizer_that_misses_a_parameter_is_found() -> None:

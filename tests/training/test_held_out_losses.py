@@ -109,7 +109,10 @@ def test_the_best_checkpoint_is_kept_and_loaded(tmp_path: Path, codes: Path, hel
 
 
 def test_held_out_data_needs_a_time_and_the_same_codec(tmp_path: Path, codes: Path, held_out: Path) -> None:
-    with pytest.raises(ValueError, match="eval_strategy='no' and eval_long_context_steps=None: held-out data is read"):
+    with pytest.raises(
+        ValueError,
+        match="eval_strategy='no', eval_long_context_steps=None, eval_turn_taking_steps=None and sample_steps=None: ",
+    ):
         make_trainer(tmp_path, codes, eval_codes=str(held_out))
     with pytest.raises(ValueError, match="eval_codes=None, eval_strategy='steps'"):
         make_trainer(tmp_path, codes, eval_strategy="steps")

@@ -29,7 +29,8 @@ def test_metrics_hold_every_log_once_after_going_on(tmp_path: Path, codes: Path)
     assert entries == json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
     expected = {
         "loss", "audio_loss", "codebook_0_loss", "codebooks_1_7_loss", "grad_norm", "epoch", "step",
-        "frames_per_second", "audio_seconds_per_second", "learning_rate/ttt", "learning_rate/gate_no_decay",
+        "frames_per_second", "audio_seconds_per_second", "seconds_left",
+        "learning_rate/ttt", "learning_rate/gate_no_decay",
         "ttt/layer_1/loss_after", "ttt/layer_1/write_strength", "ttt/layer_1/gate",
     }  # fmt: skip
     assert expected <= entries[0].keys()

@@ -1,14 +1,18 @@
 """Frames, audio and FLOPs in a given time."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hf_moshi_ttt.checkpoints.adapters import make_trainable
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.training import throughput
 from hf_moshi_ttt.training.throughput import Throughput, flops_per_frame, peak_flops
+
+from ..conftest import random_codes
 
 CPU = torch.device("cpu")
 
@@ -20,9 +24,13 @@ def test_speed_is_frames_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     speed.add(torch.tensor([30, 20]))
     speed.add(torch.tensor([50, 0]))
     speed.peak = 1e12
-    report = speed.report(lambda frames: 2 * frames, CPU, processes=2)
-    assert report == pytest.approx({"frames_per_second": 50.0, "audio_seconds_per_second": 4.0, "mfu": 0.05})
-    assert speed.frames == 0
+    assert speed.steps == 0
+    for _ in range(2):
+        speed.begin_step()
+    report = speed.report(lambda frames: 2 * frames, CPU, processes=2, steps_left=30)
+    expected = {"frames_per_second": 50.0, "audio_seconds_per_second": 4.0, "seconds_left": 60.0, "mfu": 0.05}
+    assert report == pytest.approx(expected)
+    assert (speed.frames, speed.steps) == (0, 0)
 
 
 def test_known_gpus_have_a_peak(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +38,16 @@ def test_known_gpus_have_a_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak_flops(torch.device("cuda")) == 989e12 and peak_flops(CPU) is None
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Voodoo 2")
     assert peak_flops(torch.device("cuda")) is None
-    assert "mfu" not in Throughput(1.0, CPU).report(lambda frames: frames, CPU, 1)
+    assert "mfu" not in Throughput(1.0, CPU).report(lambda frames: frames, CPU, 1, 9)
+
+
+def test_the_count_is_that_of_torch_without_attention_and_inner_steps(make_model: Callable[..., Any]) -> None:
+    """A window of one frame leaves attention nothing to add; torch counts what runs."""
+    model = make_model(ttt=None, sliding_window=1)
+    codes = random_codes(model.config, 1, 64)
+    with FlopCounterMode(display=False) as counted:
+        model(codes=codes, labels=codes).loss.backward()
+    assert counted.get_total_flops() / 64 == pytest.approx(flops_per_frame(model), rel=0.1)
 
 
 def test_frozen_weights_cost_two_thirds_and_embeddings_nothing(
