@@ -289,8 +289,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _seconds(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [f"{sum(row.get(key, 0.0) for row in rows):.0f} s" for key in ("sec", "cpu_sec")]
+def _seconds(rows: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    wall, cpu = (sum(row.get(key, 0.0) for row in rows) for key in ("sec", "cpu_sec"))
+    return f"{wall:.0f} s", f"{cpu:.0f} s"
 
 
 def _json(path: Path) -> dict[str, Any]:

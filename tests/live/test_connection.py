@@ -25,7 +25,7 @@ from ..fixtures.live_server import FRAME_SEC, PageClient, page_client, serving, 
 from ..fixtures.live_stand_in import BROKEN, FRAME_SAMPLES, StandInSession
 
 QUICK = Limits(
-    queue=64, hello_sec=1.0, window_sec=2.0, ahead_sec=1.5, heartbeat_sec=1.5, messages_per_sec=60, outgoing=25
+    queue=64, hello_sec=1.0, window_sec=2.0, ahead_sec=1.5, heartbeat_sec=1.5, messages_per_sec=60, unread_sec=1.0
 )
 TOKEN, OTHER = "first-token-0123456789", "other-token-0123456789"
 
@@ -296,9 +296,10 @@ class BlockedSocket:
         self.closed_with = code
 
 
-def test_a_client_that_reads_nothing_is_ended_and_cut_off() -> None:
+@pytest.mark.parametrize("limits", [Limits(outgoing=5), Limits(unread_sec=0.3)], ids=["number", "time"])
+def test_a_client_that_reads_nothing_is_ended_and_cut_off(limits: Limits) -> None:
     async def scene() -> None:
-        async with serving(limits=Limits(outgoing=5)) as server:
+        async with serving(limits=limits) as server:
             connection = Connection(server.shared, BlockedSocket(), PageProtocol(24_000), "me")  # type: ignore[arg-type]
             running = asyncio.create_task(connection.run())
             await asyncio.sleep(0.05)
