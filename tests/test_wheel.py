@@ -141,15 +141,9 @@ for verb in VERBS:
 assert main(["doctor", "--json"]) == 0
 assert compileall.compile_dir(sys.argv[1], quiet=1)
 """
-    env = {**os.environ, "PYTHONPATH": str(site), "PYTHONPYCACHEPREFIX": str(site.parent / f"cache{minor}")}
-    command = [
-        python,
-        "-I",
-        "-c",
-        f"import sys; sys.path.insert(0, {str(site)!r})\n{program}",
-        str(site / "hf_moshi_ttt"),
-    ]
-    ran = subprocess.run(command, cwd=site.parent, env=env, capture_output=True, text=True)
+    program = f"import sys; sys.path.insert(0, {str(site)!r})\n{program}"
+    command = [python, "-I", "-c", program, str(site / "hf_moshi_ttt")]
+    ran = subprocess.run(command, cwd=site.parent, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert '"next": "pip install torch ' in ran.stdout and "usage: hf-moshi-ttt serve" in ran.stdout
 

@@ -21,15 +21,10 @@ _SMALLEST_NORM = 1e-4
 
 
 class AnswerGate(nn.Module):
-    """g_t of each head.
+    """The bias and the scale of each head, `[H]`."""
 
-    Args:
-        same_frame_heads: the first heads, whose answers are not about the next frame and have no say.
-    """
-
-    def __init__(self, num_heads: int, same_frame_heads: int) -> None:
+    def __init__(self, num_heads: int) -> None:
         super().__init__()
-        self.same_frame_heads = same_frame_heads
         self.bias = nn.Parameter(torch.empty(num_heads))
         self.scale = nn.Parameter(torch.empty(num_heads))
 
@@ -39,16 +34,25 @@ class AnswerGate(nn.Module):
         init.constant_(self.bias, _INITIAL_BIAS)
         init.constant_(self.scale, _INITIAL_SCALE)
 
-    def forward(self, answers: Tensor, v: Tensor, answer_before: Tensor) -> Tensor:
-        """g `[B, H, T, 1]`.
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Both, in float32 at least."""
+        return fp32(self.bias), fp32(self.scale)
 
-        Args:
-            answers: r `[B, H, T, F]`.
-            v: values as the memory learns them, `[B, H, T, F]`.
-            answer_before: r of the frame before the first, `[B, H, F]`; 0 where there was none.
-        """
-        before = torch.cat([answer_before[:, :, None], answers[:, :, :-1]], dim=2)
-        v, before = (x[:, self.same_frame_heads :] for x in (v, before))
-        agreement = F.cosine_similarity(v, before, dim=-1, eps=_SMALLEST_NORM).mean(1, keepdim=True)
-        bias, scale = (fp32(x)[:, None] for x in (self.bias, self.scale))
-        return torch.sigmoid(torch.addcmul(bias, scale, agreement))[..., None]
+
+def gate_factors(
+    answers: Tensor, v: Tensor, answer_before: Tensor, weights: tuple[Tensor, Tensor], same_frame_heads: int
+) -> Tensor:
+    """g `[B, H, T, 1]`.
+
+    Args:
+        answers: r `[B, H, T, F]`.
+        v: values as the memory learns them, `[B, H, T, F]`.
+        answer_before: r of the frame before the first, `[B, H, F]`; 0 where there was none.
+        weights: bias and scale, `[H]` each.
+        same_frame_heads: the first heads, whose answers are not about the next frame and have no say.
+    """
+    before = torch.cat([answer_before[:, :, None], answers[:, :, :-1]], dim=2)
+    v, before = (x[:, same_frame_heads:] for x in (v, before))
+    agreement = F.cosine_similarity(v, before, dim=-1, eps=_SMALLEST_NORM).mean(1, keepdim=True)
+    bias, scale = (x[:, None] for x in weights)
+    return torch.sigmoid(torch.addcmul(bias, scale, agreement))[..., None]

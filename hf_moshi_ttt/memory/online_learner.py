@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
-from .answer_gate import AnswerGate
+from .answer_gate import AnswerGate, gate_factors
 from .delta_kernels import learn
 from .delta_rule import delta_rule
 from .front_end import FrontEnd, FrontEndState, Span, running_mean, spanning
@@ -117,7 +118,7 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
             self.mean_scale = nn.Parameter(torch.empty(num_heads, head_dim))
         self.answer_gate = None
         if ttt_config.answer_gate == "agreement":
-            self.answer_gate = AnswerGate(num_heads, ttt_config.same_frame_heads)
+            self.answer_gate = AnswerGate(num_heads)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -148,7 +149,7 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         )
 
     def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, gates_BHTR: Tensor, lr_scale: float = 1.0) -> OnlineTokens:
-        """What the inner model is given.
+        """What the inner model is given, its values not yet normed.
 
         Raises:
             ValueError: `lr_scale` takes the write above 1, where it is no longer bounded.
@@ -160,7 +161,7 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
-        return OnlineTokens(q, k, normed_values(v), self.log_retention(gates_BHTR[..., 1]), write)
+        return OnlineTokens(q, k, v, self.log_retention(gates_BHTR[..., 1]), write)
 
     def forward(
         self,
@@ -175,46 +176,35 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
         tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
-        tokens, means = self._less_mean(tokens, state)
-        weights = () if self.front_end is None else self.front_end.convolutions()
-        parameters = (*weights, *(x for layer in self.slow_layers() for x in layer))
-        before = tuple(OnlineState(state.fast_weights, state.front_end).named_tensors().values())
-        answers, after = walk(
-            partial(_step, None if self.front_end is None else self.front_end.span),
-            tuple(tokens),
-            before,
-            parameters,
-            _segment_frames(q),
-        )
-        state_after = _state(after)
+        parts, parameters = self._parts(), self._step_parameters()
+        before = tuple(state.named_tensors().values())
+        answers, after = walk(partial(_step, parts), tuple(tokens), before, parameters, _SEGMENT_FRAMES)
+        state_after = _state(parts, after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None
-        z = answers
-        if self.answer_gate is not None and state.answer is not None:
-            z = answers * self.answer_gate(answers, tokens.v, state.answer)
-            state_after = replace(state_after, answer=answers[:, :, -1].clone())
-        if means is not None:
-            z = torch.addcmul(z, means, fp32(self.mean_scale)[:, None])
-            state_after = replace(state_after, value_mean=means[:, :, -1].clone())
-        return self.scaled(z), state_after, found
+        return answers, state_after, found
 
-    def _less_mean(self, tokens: OnlineTokens, state: OnlineState) -> tuple[OnlineTokens, Tensor | None]:
-        """The tokens with values less their running mean, and that mean `[B, H, T, F]`.
+    def _parts(self) -> "_Parts":
+        span = None if self.front_end is None else self.front_end.span
+        return _Parts(span, self.answer_gate is not None, self.has_mean)
 
-        Frames that are not written count as 0, so that without inner steps the mean stays as silent as S.
-        """
-        if state.value_mean is None or state.front_end is None:
-            return tokens, None
-        values, horizon = tokens.v * (tokens.write > 0)[..., None], self.config.centering_horizon_frames
-        means = running_mean(values, state.value_mean, state.front_end.frames, horizon)
-        return tokens._replace(v=tokens.v - means), means
+    def _step_parameters(self) -> tuple[Tensor, ...]:
+        """What `_step` reads, in its order."""
+        convolutions = () if self.front_end is None else self.front_end.convolutions()
+        gate = () if self.answer_gate is None else self.answer_gate()
+        mean_scale = (fp32(self.mean_scale),) if self.has_mean else ()
+        slow = (x for layer in self.slow_layers() for x in layer)
+        return (fp32(self.answer_scale), *convolutions, *gate, *mean_scale, *slow)
 
     @torch.no_grad()
     def _diagnose(self, tokens: OnlineTokens, before: OnlineState, after: OnlineState) -> MemoryDiagnostics:
         """The rule once more, with its errors: what a frame leaves of its error follows from the step it took."""
         slow, before_cosine, after_cosine = self.slow_layers(), None, None
+        tokens = tokens._replace(v=normed_values(tokens.v))
         if self.front_end is not None:
             q, k, _ = self.front_end(tokens.q, tokens.k, before.front_end)
             before_cosine, after_cosine = key_cosine(tokens.k), key_cosine(k)
+            if self.has_mean:
+                tokens = tokens._replace(v=tokens.v - _value_means(tokens, before, self.front_end.span))
             tokens = tokens._replace(q=q, k=k)
         errors, phi = delta_rule(slow, tokens, before.fast_weights).errors, unit_features(tokens.k, slow)
         left = errors * (1 - tokens.write * phi.square().sum(-1))[..., None]
@@ -245,26 +235,57 @@ def _at_least_fp32(state: OnlineState) -> OnlineState:
     return state.map(lambda _, x: fp32(x) if x.is_floating_point() else x)
 
 
-def _state(tensors: Sequence[Tensor]) -> OnlineState:
+class _Parts(NamedTuple):
+    """What `_step` consists of: the front end's span, and whether there is a gate and a mean of the values."""
+
+    span: Span | None
+    has_gate: bool
+    has_mean: bool
+
+
+def _state(parts: _Parts, tensors: Sequence[Tensor]) -> OnlineState:
     """The state of its tensors in order."""
-    fast_weights, *rest = tensors
-    return OnlineState(fast_weights, FrontEndState(*rest) if rest else None)
+    rest = iter(tensors)
+    fast_weights = next(rest)
+    front_end = None if parts.span is None else FrontEndState(next(rest), next(rest), next(rest), next(rest))
+    value_mean = next(rest) if parts.has_mean else None
+    return OnlineState(fast_weights, front_end, value_mean, answer=next(rest) if parts.has_gate else None)
+
+
+def _value_means(tokens: OnlineTokens, before: OnlineState, span: Span) -> Tensor:
+    """m `[B, H, T, F]`.
+
+    Frames that are not written count as 0, so that without inner steps the mean stays as silent as S.
+    """
+    assert before.value_mean is not None and before.front_end is not None, "a mean has the front end's horizon"
+    values = tokens.v * (tokens.write > 0)[..., None]
+    return running_mean(values, before.value_mean, before.front_end.frames, span.horizon_frames)
 
 
 def _step(
-    span: Span | None, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
+    parts: _Parts, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One segment of `recomputation.walk`: the front end, where there is one, then the rule."""
-    tokens, before, num_weights = OnlineTokens(*frames), _state(state), 0
-    front_end = None
+    """One segment of `recomputation.walk`: front end and mean where there are any, the rule, the gate."""
+    tokens, before, (answer_scale, *rest) = OnlineTokens(*frames), _state(parts, state), parameters
+    front_end, means, span = None, None, parts.span
+    tokens = tokens._replace(v=normed_values(tokens.v))
     if span is not None and before.front_end is not None:
-        num_weights = 2 if span.width > 1 else 0
-        q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, parameters[:num_weights], span)
-        tokens = tokens._replace(q=q, k=k)
-    slow = parameters[num_weights:]
-    layers = [SlowLayer(weight, bias) for weight, bias in zip(slow[::2], slow[1::2], strict=True)]
+        convolutions = tuple(rest.pop(0) for _ in range(2 if span.width > 1 else 0))
+        means = _value_means(tokens, before, span) if parts.has_mean else None
+        q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, convolutions, span)
+        tokens = tokens._replace(q=q, k=k, v=tokens.v if means is None else tokens.v - means)
+    gate = (rest.pop(0), rest.pop(0)) if parts.has_gate else None
+    mean_scale = rest.pop(0) if parts.has_mean else None
+    layers = [SlowLayer(weight, bias) for weight, bias in zip(rest[::2], rest[1::2], strict=True)]
     answers, fast_weights = learn(layers, tokens, before.fast_weights)
-    return answers, tuple(OnlineState(fast_weights, front_end).named_tensors().values())
+    after = OnlineState(fast_weights, front_end)
+    if gate is not None and before.answer is not None and span is not None:
+        after.answer = answers[:, :, -1].clone()
+        answers = answers * gate_factors(answers, tokens.v, before.answer, gate, span.same_frame_heads)
+    if means is not None and mean_scale is not None:
+        after.value_mean = means[:, :, -1].clone()
+        answers = torch.addcmul(answers, means, mean_scale[:, None])
+    return answers * answer_scale[:, None], tuple(after.named_tensors().values())
 
 
 @dataclass

@@ -95,10 +95,22 @@ class Sampling:
 
     def _drawn(self, weights_BN: Tensor) -> Tensor:
         """Indices `[B, 1]` drawn with these weights."""
+        if weights_BN.device.type != "cpu":
+            return self._drawn_without_waiting(weights_BN)
         if self.generator is None or isinstance(self.generator, torch.Generator):
             return torch.multinomial(weights_BN, 1, generator=self.generator)
         rows = zip(weights_BN, self.generator, strict=True)
         return torch.stack([torch.multinomial(row_N, 1, generator=generator) for row_N, generator in rows])
+
+    def _drawn_without_waiting(self, weights_BN: Tensor) -> Tensor:
+        """The draws of `torch.multinomial`, without its check of the weights, which makes the host wait for the GPU."""
+        times_BN = torch.empty_like(weights_BN)
+        if self.generator is None or isinstance(self.generator, torch.Generator):
+            times_BN.exponential_(generator=self.generator)
+        else:
+            for times_N, generator in zip(times_BN, self.generator, strict=True):
+                times_N.exponential_(generator=generator)
+        return (weights_BN / times_BN).argmax(-1, keepdim=True)
 
 
 _SETTINGS = tuple(item.name for item in fields(Sampling) if item.name != "generator")
@@ -220,10 +232,10 @@ class MoshiTTTStreamingMixin:
             )
         if state.window is None:
             raise ValueError("This state has no attention window (window=False): stream from init_state(batch_size).")
-        if codes_frame.device.type == "cpu":
+        if codes_frame.device.type == "cpu" and not torch.compiler.is_compiling():
             own, user = 1 + self.config.num_codebooks, self.config.num_codebooks
             lowest = constant([FREE_ID] * own + [NO_INPUT_ID] * user, codes_frame.device)
-            if not ((codes_frame >= lowest) & (codes_frame <= self.initial_codes())).all():
+            if not ((codes_frame >= lowest) & (codes_frame <= self.initial_codes(codes_frame.device))).all():
                 raise ValueError(
                     f"codes_frame must hold ids, -1 (no input) or, in Moshi's own rows, -2 (free); "
                     f"got {codes_frame.amin(0).tolist()} to {codes_frame.amax(0).tolist()} by row."

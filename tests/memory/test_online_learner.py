@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures(float64_rule.__name__)
 def naive(layer: TTTLayer, x: Tensor) -> tuple[Tensor, Tensor]:
     """z and S by the definitions alone."""
     learner, (q, k, v, gates) = layer.learner, layer.project(x)
-    tokens = learner.inner_tokens(q, k, v, gates)
+    tokens = learner.inner_tokens(q, k, normed_values(v), gates)
     if learner.front_end is not None:
         q, k = naive_front_end(learner.front_end, q, k)
         tokens = tokens._replace(q=q, k=k)
@@ -268,7 +268,7 @@ def test_a_write_is_bounded_and_recall_survives(kind: str, dtype: torch.dtype) -
     state, norm = None, torch.zeros(())
     for frame in hostile(kind, 60).to(dtype).split(1, dim=1):
         q, k, v, gates = layer.project(frame)
-        tokens = layer.learner.inner_tokens(q, k, v, gates)
+        tokens = layer.learner.inner_tokens(q, k, normed_values(v), gates)
         _, state, _ = layer.learner(q, k, v, gates, state, False)
         value = tokens.v - state.value_mean[:, :, None]
         bound = tokens.log_retention.exp().square() * norm.square() + value.square().sum(-1)
@@ -319,7 +319,7 @@ def test_diagnostics_are_those_of_the_definition(options: dict) -> None:
     layer, x = make_layer(**options), make_input(14)
     found, (q, k, v, gates) = layer(x, diagnostics=True).diagnostics, layer.project(x)
     learner, before = layer.learner, k
-    tokens = learner.inner_tokens(q, k, v, gates)
+    tokens = learner.inner_tokens(q, k, normed_values(v), gates)
     if learner.front_end is not None:
         q, k = naive_front_end(learner.front_end, q, k)
         unit = F.normalize(before, dim=-1)
