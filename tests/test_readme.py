@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from hf_moshi_ttt.commands.console import PROGRAM
+
 from .fixtures.checkpoints import save_kyutai
 from .fixtures.hub_stand_in import running_hub
 from .fixtures.page_blocks import PAGES, ROOT, jobs_of, read_blocks
@@ -21,7 +23,8 @@ BLOCKS = {page: read_blocks(page) for page in PAGES}
 DEMO_FILES = {
     "corpus/corpus.json", "train.jsonl", "codec/model.safetensors", "tokenizer.model",
     "codes/dailytalk/provenance.json",
-    "pretrain/model.safetensors", "no_ttt/model.safetensors", "finetune/model.safetensors", "results/results.json",
+    "recall/recall.json", "pretrain/model.safetensors", "static/model.safetensors", "finetune/model.safetensors",
+    "results/results.json",
     "results/loss_by_position.png", "results/continuation.wav",
 }  # fmt: skip
 MOST_README_LINES = 150
@@ -65,8 +68,9 @@ def test_demo_leaves_what_it_promises_and_reuses_it(demo: Path) -> None:
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("done before") == 9
-    assert re.search(r"stage +time +key number +file", again.stdout)
-    assert re.search(r"evaluate +\d+ s +.*nats .*n=3.*loss_by_position\.png", again.stdout)
+    assert re.search(r"stage +time +CPU +key number +file", again.stdout)
+    assert re.search(r"evaluate.* \d+ s +\d+ s +long context.*nats .*n=3.*loss_by_position\.png", again.stdout)
+    assert re.search(r"(the memory recalls|no recall yet): static .*, ttt .*\n^long context", again.stdout, re.M)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -91,7 +95,7 @@ def test_other_commands_are_targets_of_make_or_pytest() -> None:
             elif "pytest" in line:
                 assert all((ROOT / word).exists() for word in line.split() if word.startswith("tests/")), line
             else:
-                assert re.search(r"\bscripts/\w+\.py\b", line), line
+                assert re.search(r"\bscripts/\w+\.py\b", line) or line.startswith(f"{PROGRAM} "), line
 
 
 def test_first_command_is_the_demo_and_second_the_tests() -> None:

@@ -66,6 +66,7 @@ def test_kyutais_protocol_by_a_client_from_its_description() -> None:
                         sound.append(reader.append_bytes(message[1:]))
                     elif message[0] == 2:
                         text += message[1:].decode()
+                await asyncio.sleep(0.3)  # all that was sent is heard
             assert session.frames == [11] and text == " word4 word8"
             assert all(samples.shape == (FRAME_SAMPLES,) for samples in sound)
             spectrum = np.abs(np.fft.rfft(np.concatenate(sound[3:])))
