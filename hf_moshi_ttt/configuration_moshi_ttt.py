@@ -17,20 +17,18 @@ from .strict_config import StrictConfig, merged
 
 _MINI_BATCH_BASE_LR = 3.0
 _FRONT_END_KEY = "key_convolution_width"  # stored sections are whole: one without this key is of 0.1.0
+_PUBLISHED: dict[str, Any] = {
+    "update": "all", "step": "mean", "key_convolution_width": 1, "key_lag_frames": 0, "centering_horizon_frames": 0,
+    "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
+}  # fmt: skip
 # What a key of the TTT section is where it is not given, by preset.
 _BY_PRESET: dict[str, dict[str, Any]] = {
     "default": {
         "update": "last", "step": "online", "forget": "learned", "key_convolution_width": 4, "key_lag_frames": 1,
         "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "initial_gating_alpha": 1.0,
     },
-    "mini_batch": {
-        "update": "all", "step": "mean", "forget": "learned", "key_convolution_width": 1, "key_lag_frames": 0,
-        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
-    },
-    "paper": {
-        "update": "all", "step": "mean", "forget": "none", "key_convolution_width": 1, "key_lag_frames": 0,
-        "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
-    },
+    "mini_batch": {**_PUBLISHED, "forget": "learned"},
+    "paper": {**_PUBLISHED, "forget": "none"},
 }  # fmt: skip
 
 
@@ -65,7 +63,8 @@ class TTTConfig(StrictConfig):
             `step="online"` per head and frame; `"none"` keeps all of it.
         initial_retention: Initial value of that factor over `mini_batch_size` frames; over 16 frames, 0.998 halves what
             was learned in 7 minutes.
-        output_bias: Whether the last inner layer has a bias. Unused with `step="online"`.
+        output_bias: Whether the last inner layer has a bias. With `step="online"` it is the running mean of the values
+            within `centering_horizon_frames`, and without such a horizon there is none.
         key_convolution_width: Frames that a key and a query span: a causal convolution per channel. 1 for none.
         key_convolution_init: Start of that convolution, the same for keys and queries: `"random"` binds the frames into
             one key, `"identity"` starts as the last frame alone.
@@ -78,6 +77,9 @@ class TTTConfig(StrictConfig):
             addressed by content, or with its `"own"` random weights.
         same_frame_heads: So many heads keep key, query and value of the same frame, without convolution and lag.
         output_gate: `"sigmoid"` scales each channel of the answer by a sigmoid of the frame; `"none"` does not.
+        answer_gate: `"agreement"` scales the answer of each head by a sigmoid of how far the answer before came true,
+            so that a memory is silent where nothing returns; `"none"` does not. It needs `step="online"` and a
+            `key_lag_frames` of 1, where it is what None takes, and is read by `learner="ttt"`.
         initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
         persistent_states: Whether training carries the memory of a recording from one segment to the next.
     """
@@ -86,10 +88,8 @@ class TTTConfig(StrictConfig):
     renamed_keys: ClassVar[dict[str, str]] = {"initial_keep_factor": "initial_retention"}
 
     state_free_keys: ClassVar[frozenset[str]] = frozenset(
-        {
-            "layers", "initial_retention", "key_convolution_init", "query_start", "initial_gating_alpha",
-            "persistent_states",
-        }
+        {"layers", "initial_retention", "key_convolution_init", "query_start", "initial_gating_alpha",
+         "persistent_states"}
     )  # fmt: skip
 
     layers: str | list[int] = "middle"
@@ -113,6 +113,7 @@ class TTTConfig(StrictConfig):
         centering_horizon_frames: int
         query_start: Literal["key", "own"]
         output_gate: Literal["none", "sigmoid"]
+        answer_gate: Literal["none", "agreement"]
         initial_gating_alpha: float | int
     else:
         base_lr: float | int | None = None
@@ -124,6 +125,7 @@ class TTTConfig(StrictConfig):
         centering_horizon_frames: int | None = None
         query_start: Literal["key", "own"] | None = None
         output_gate: Literal["none", "sigmoid"] | None = None
+        answer_gate: Literal["none", "agreement"] | None = None
         initial_gating_alpha: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -132,7 +134,13 @@ class TTTConfig(StrictConfig):
                 setattr(self, key, value)
         if self.base_lr is None:
             self.base_lr = self._default_base_lr()
+        if self.answer_gate is None:
+            self.answer_gate = "agreement" if self._foretells() else "none"
         super().__post_init__(**kwargs)
+
+    def _foretells(self) -> bool:
+        """Whether an answer is about the next frame."""
+        return self.step == "online" and self.key_lag_frames == 1
 
     def _default_base_lr(self) -> float:
         if self.step == "online":
@@ -187,6 +195,9 @@ class TTTConfig(StrictConfig):
             "base_lr", not online or self.base_lr <= 1, "at most 1 with step='online', so that a write is bounded"
         )
 
+        allowed = "'none' without step='online' and key_lag_frames=1: no answer is about the next frame"
+        self.require("answer_gate", self._foretells() or self.answer_gate == "none", allowed)
+
     def _require_front_end(self) -> None:
         self.require("key_convolution_width", self.key_convolution_width >= 1, "at least 1 frame (1 for none)")
         self.require("key_lag_frames", self.key_lag_frames in (0, 1), "0 or 1")
@@ -194,14 +205,14 @@ class TTTConfig(StrictConfig):
         self.require("centering_horizon_frames", horizon == 0 or horizon >= 2, "0 (no centring) or at least 2 frames")
         self.require("same_frame_heads", self.same_frame_heads >= 0, "0 or more")
         spans = self.key_convolution_width > 1 or self.key_lag_frames > 0
-        self.require(
-            "same_frame_heads", spans or self.same_frame_heads == 0,
-            "0 without key_convolution_width or key_lag_frames: then all heads keep one frame",
-        )  # fmt: skip
+        allowed = "0 without key_convolution_width or key_lag_frames: then all heads keep one frame"
+        self.require("same_frame_heads", spans or self.same_frame_heads == 0, allowed)
 
     def require_heads(self, num_heads: int) -> None:
         """Raises ValueError where more heads keep one frame than there are."""
         self.require("same_frame_heads", self.same_frame_heads <= num_heads, f"at most the {num_heads} heads")
+        all_keep_one = self.same_frame_heads == num_heads and self.answer_gate != "none"
+        self.require("same_frame_heads", not all_keep_one, f"below the {num_heads} heads with answer_gate='agreement'")
 
     def layer_indices(self, num_hidden_layers: int) -> list[int]:
         """The temporal layers that carry a TTT block.

@@ -370,7 +370,8 @@ def test_static_has_the_parameters_of_ttt(preset: str) -> None:
         ).named_parameters()} for learner in ("ttt", "static")
     ]  # fmt: skip
     differing = {name.split(".learner.")[-1] for name, _ in shapes[0].items() ^ shapes[1].items()}
-    gates_and_start = {"write_bias", "decay_bias", "log_decay_scale", "start_weight"}
+    gates_and_start = {"write_bias", "decay_bias", "log_decay_scale", "mean_scale", "start_weight"}
+    gates_and_start |= {"answer_gate.bias", "answer_gate.scale"}
     assert differing == (gates_and_start if preset == "default" else set())
 
 
@@ -381,7 +382,7 @@ def test_memory_of_a_state_is_known_for_the_7b_before_it_is_built() -> None:
     assert len([name for name in sizes if name.startswith("memory")]) == 8
     assert sizes["window.0"] == 2 * 3000 * 4096 * 2
     fast_weights = 4 * 32 * 512 * 128  # in float32
-    assert sizes["memory.0"] == fast_weights + 4 * 4096 * (3 + 4 + 1) + 8  # last queries and keys, mean, frames
+    assert sizes["memory.0"] == fast_weights + 4 * 4096 * (3 + 4 + 3) + 8  # queries, keys, means, answer, frames
     two = model.init_state(2, device="meta").num_bytes_by_layer()
     assert {name: size * 2 for name, size in sizes.items()} == two
 

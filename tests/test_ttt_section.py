@@ -18,15 +18,15 @@ OF_0_1_0 = {
     "ttt_mlp_layers": 2, "update": "all",
 }  # fmt: skip
 KEYS = ("update", "step", "base_lr", "key_convolution_width", "key_lag_frames", "centering_horizon_frames",
-        "query_start", "output_gate", "initial_gating_alpha")  # fmt: skip
+        "query_start", "output_gate", "answer_gate", "initial_gating_alpha")  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("preset", "values"),
     [
-        ("default", ("last", "online", 1.0, 4, 1, 1500, "key", "none", 1.0)),
-        ("mini_batch", ("all", "mean", 3.0, 1, 0, 0, "own", "none", 0.1)),
-        ("paper", ("all", "mean", 0.1, 1, 0, 0, "own", "none", 0.1)),
+        ("default", ("last", "online", 1.0, 4, 1, 1500, "key", "none", "agreement", 1.0)),
+        ("mini_batch", ("all", "mean", 3.0, 1, 0, 0, "own", "none", "none", 0.1)),
+        ("paper", ("all", "mean", 0.1, 1, 0, 0, "own", "none", "none", 0.1)),
     ],
 )
 def test_presets(preset: str, values: tuple) -> None:
@@ -55,6 +55,9 @@ def test_presets(preset: str, values: tuple) -> None:
         ({"key_convolution_init": "zeros"}, "key_convolution_init"),
         ({"query_start": "value"}, "query_start"),
         ({"output_gate": "silu"}, "output_gate"),
+        ({"answer_gate": "error"}, "answer_gate"),
+        ({"answer_gate": "agreement", "key_lag_frames": 0}, "'none' without step='online' and key_lag_frames=1"),
+        ({"answer_gate": "agreement", "preset": "paper"}, "no answer is about the next frame"),
         ({"step": "batch"}, "step"),
         ({"preset": "old"}, "preset"),
     ],
@@ -70,6 +73,9 @@ def test_more_one_frame_heads_than_heads_are_refused() -> None:
         MoshiTTTConfig.from_preset("tiny", ttt={"same_frame_heads": 3})
     with pytest.raises(ValueError, match=message):
         TTTLayer(32, 2, TTTConfig(same_frame_heads=3))
+    with pytest.raises(ValueError, match="must be below the 2 heads with answer_gate='agreement'"):
+        TTTLayer(32, 2, TTTConfig(same_frame_heads=2))
+    TTTLayer(32, 2, TTTConfig(same_frame_heads=2, answer_gate="none"))
 
 
 def test_a_section_of_0_1_0_is_what_it_was() -> None:

@@ -22,6 +22,7 @@ from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
 from .naive import MemoryDiagnostics, key_dependent_share
+from .retention import LearnedRetention
 
 
 @dataclass
@@ -31,7 +32,7 @@ class GatedDeltaState(StreamState):
     matrix: Tensor
 
 
-class GatedDeltaLearner(nn.Module):
+class GatedDeltaLearner(LearnedRetention):
     """The learner; its gates per frame and head are the logit of beta and the logarithm of the decay's scale."""
 
     gates_per_head = 2
@@ -42,19 +43,14 @@ class GatedDeltaLearner(nn.Module):
         self.config = ttt_config
         self.num_heads, self.head_dim = num_heads, head_dim
         self.output_norm_weight = nn.Parameter(torch.empty(num_heads, head_dim))
-        if ttt_config.forget == "learned":
-            self.decay_bias = nn.Parameter(torch.empty(num_heads))
-            self.log_decay_scale = nn.Parameter(torch.empty(num_heads))
+        self.make_retention(num_heads)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A decay of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
+        """Answers at RMS 1 and the initial retention."""
         init.ones_(self.output_norm_weight)
-        if self.config.forget == "learned":
-            decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
-            init.constant_(self.decay_bias, math.log(math.expm1(decay)))  # the inverse of softplus
-            init.zeros_(self.log_decay_scale)
+        self.reset_retention()
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> GatedDeltaState:
         """A fresh memory of `batch_size` rows."""
@@ -79,11 +75,7 @@ class GatedDeltaLearner(nn.Module):
         if lr_scale != 1:
             raise ValueError(f"lr_scale={lr_scale!r}, but the gated delta rule has no inner rate to scale.")
         q, k, v, gates_BHTR = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (q, k, v, gates_BHTR))
-        beta = torch.sigmoid(gates_BHTR[..., 0])
-        log_retention = torch.zeros_like(beta)
-        if self.config.forget == "learned":
-            decay = F.softplus(gates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
-            log_retention = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
+        beta, log_retention = torch.sigmoid(gates_BHTR[..., 0]), self.log_retention(gates_BHTR[..., 1])
         before = None if state is None else state.matrix
         answers, matrix = _rule(q, k, v, log_retention, beta, before)
         z = F.rms_norm(answers, (self.head_dim,), eps=1e-6) * self.output_norm_weight.to(q.dtype)[:, None]

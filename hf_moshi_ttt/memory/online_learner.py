@@ -1,8 +1,11 @@
 """Online test-time training as a learner of a TTT layer, and its control without inner steps.
 
 `OnlineLearner` puts gates and parameters around the plain tensors of `online.py` and `delta_rule.py`. The answer leaves
-at its own size, times one trained factor per channel: a fresh memory is silent, and so is one asked for what it never
-heard.
+at its own size, times one trained factor per channel and a gate: S of a fresh memory is silent, and so is one asked for
+what it never heard. With `output_bias` the inner model is f(x; S, m) = S^T phi(x) + m, whose bias m is the running mean
+of the values (a step of size 1 / min(t, horizon) on 1/2 ||m - v_t||^2), and S learns what differs from it:
+
+    S_t = a_t S_{t-1} + b_t phi(k_t) (v_t - m_t - a_t S_{t-1}^T phi(k_t))^T;   z_t = s (g_t S_t^T phi(q_t) + s' m_t)
 
 Legend: B batch, H heads, T frames, F head width, I width of the features, R gates per head.
 """
@@ -11,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +23,15 @@ from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
+from .answer_gate import AnswerGate, gate_factors
 from .delta_kernels import learn
 from .delta_rule import delta_rule
-from .front_end import FrontEnd, FrontEndState, Span, spanning
+from .front_end import FrontEnd, FrontEndState, Span, running_mean, spanning
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
 from .online import OnlineTokens, SlowLayer, unit_features
 from .projections import InnerParameters, fp32, inner_dtype
 from .recomputation import walk
+from .retention import LearnedRetention
 
 # A threshold of one standard deviation keeps few features of a key awake, so that keys that are not alike hardly share
 # any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
@@ -43,10 +49,14 @@ class OnlineState(StreamState):
     Args:
         fast_weights: S, `[B, H, I, F]` in float32 at least.
         front_end: what the front end needs of the frames before, where there is one.
+        value_mean: m `[B, H, F]`, where the inner model has a bias.
+        answer: that to the last frame `[B, H, F]`, ungated, where a gate compares it with the next value.
     """
 
     fast_weights: Tensor
     front_end: FrontEndState | None = None
+    value_mean: Tensor | None = None
+    answer: Tensor | None = None
 
 
 def normed_values(v: Tensor) -> Tensor:
@@ -90,7 +100,7 @@ class _SlowFeatures(nn.Module):
         return answers * fp32(self.answer_scale)[:, None]
 
 
-class OnlineLearner(_SlowFeatures):
+class OnlineLearner(_SlowFeatures, LearnedRetention):
     """One gradient step a frame on a fast layer over slow features.
 
     Its gates per frame and head are the logit of the write and the logarithm of the decay's scale.
@@ -102,20 +112,25 @@ class OnlineLearner(_SlowFeatures):
     def __init__(self, num_heads: int, head_dim: int, ttt_config: TTTConfig) -> None:
         super().__init__(num_heads, head_dim, ttt_config)
         self.write_bias = nn.Parameter(torch.empty(num_heads))
-        if ttt_config.forget == "learned":
-            self.decay_bias = nn.Parameter(torch.empty(num_heads))
-            self.log_decay_scale = nn.Parameter(torch.empty(num_heads))
+        self.make_retention(num_heads)
+        self.has_mean = ttt_config.output_bias and ttt_config.centering_horizon_frames > 0
+        if self.has_mean:
+            self.mean_scale = nn.Parameter(torch.empty(num_heads, head_dim))
+        self.answer_gate = None
+        if ttt_config.answer_gate == "agreement":
+            self.answer_gate = AnswerGate(num_heads)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """A retention of `initial_retention` over every `mini_batch_size` frames, where it forgets at all."""
+        """Writes of 0.73 of `base_lr`, and the initial retention."""
         super().reset_parameters()
         init.constant_(self.write_bias, _INITIAL_WRITE_LOGIT)
-        if self.config.forget == "learned":
-            decay = -math.log(self.config.initial_retention) / self.config.mini_batch_size
-            init.constant_(self.decay_bias, math.log(math.expm1(decay)))  # the inverse of softplus
-            init.zeros_(self.log_decay_scale)
+        self.reset_retention()
+        if self.has_mean:
+            init.ones_(self.mean_scale)
+        if self.answer_gate is not None:
+            self.answer_gate.reset_parameters()
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> OnlineState:
         """A fresh memory of `batch_size` rows, in float32 at least."""
@@ -125,10 +140,16 @@ class OnlineLearner(_SlowFeatures):
         fast_weights = torch.zeros(shape, dtype=dtype, device=device or like.device)
         if self.front_end is None:
             return OnlineState(fast_weights)
-        return OnlineState(fast_weights, self.front_end.init_state(batch_size, fast_weights.device, dtype))
+        front_end = self.front_end.init_state(batch_size, fast_weights.device, dtype)
+        return OnlineState(
+            fast_weights,
+            front_end,
+            value_mean=torch.zeros_like(front_end.mean) if self.has_mean else None,
+            answer=torch.zeros_like(front_end.mean) if self.answer_gate is not None else None,
+        )
 
     def inner_tokens(self, q: Tensor, k: Tensor, v: Tensor, gates_BHTR: Tensor, lr_scale: float = 1.0) -> OnlineTokens:
-        """What the inner model is given.
+        """What the inner model is given, its values not yet normed.
 
         Raises:
             ValueError: `lr_scale` takes the write above 1, where it is no longer bounded.
@@ -140,11 +161,7 @@ class OnlineLearner(_SlowFeatures):
         q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
-        log_retention = torch.zeros_like(write)
-        if self.config.forget == "learned":
-            decay = F.softplus(gates_BHTR[..., 1] + self.decay_bias.to(q.dtype)[:, None])
-            log_retention = -self.log_decay_scale.to(q.dtype).exp()[:, None] * decay
-        return OnlineTokens(q, k, normed_values(v), log_retention, write)
+        return OnlineTokens(q, k, v, self.log_retention(gates_BHTR[..., 1]), write)
 
     def forward(
         self,
@@ -159,27 +176,35 @@ class OnlineLearner(_SlowFeatures):
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
         tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
-        weights = () if self.front_end is None else self.front_end.convolutions()
-        parameters = (*weights, *(x for layer in self.slow_layers() for x in layer))
+        parts, parameters = self._parts(), self._step_parameters()
         before = tuple(state.named_tensors().values())
-        answers, after = walk(
-            partial(_step, None if self.front_end is None else self.front_end.span),
-            tuple(tokens),
-            before,
-            parameters,
-            _segment_frames(q),
-        )
-        state_after = _state(after)
+        answers, after = walk(partial(_step, parts), tuple(tokens), before, parameters, _SEGMENT_FRAMES)
+        state_after = _state(parts, after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None
-        return self.scaled(answers), state_after, found
+        return answers, state_after, found
+
+    def _parts(self) -> "_Parts":
+        span = None if self.front_end is None else self.front_end.span
+        return _Parts(span, self.answer_gate is not None, self.has_mean)
+
+    def _step_parameters(self) -> tuple[Tensor, ...]:
+        """What `_step` reads, in its order."""
+        convolutions = () if self.front_end is None else self.front_end.convolutions()
+        gate = () if self.answer_gate is None else self.answer_gate()
+        mean_scale = (fp32(self.mean_scale),) if self.has_mean else ()
+        slow = (x for layer in self.slow_layers() for x in layer)
+        return (fp32(self.answer_scale), *convolutions, *gate, *mean_scale, *slow)
 
     @torch.no_grad()
     def _diagnose(self, tokens: OnlineTokens, before: OnlineState, after: OnlineState) -> MemoryDiagnostics:
         """The rule once more, with its errors: what a frame leaves of its error follows from the step it took."""
         slow, before_cosine, after_cosine = self.slow_layers(), None, None
+        tokens = tokens._replace(v=normed_values(tokens.v))
         if self.front_end is not None:
             q, k, _ = self.front_end(tokens.q, tokens.k, before.front_end)
             before_cosine, after_cosine = key_cosine(tokens.k), key_cosine(k)
+            if self.has_mean:
+                tokens = tokens._replace(v=tokens.v - _value_means(tokens, before, self.front_end.span))
             tokens = tokens._replace(q=q, k=k)
         errors, phi = delta_rule(slow, tokens, before.fast_weights).errors, unit_features(tokens.k, slow)
         left = errors * (1 - tokens.write * phi.square().sum(-1))[..., None]
@@ -210,26 +235,57 @@ def _at_least_fp32(state: OnlineState) -> OnlineState:
     return state.map(lambda _, x: fp32(x) if x.is_floating_point() else x)
 
 
-def _state(tensors: Sequence[Tensor]) -> OnlineState:
+class _Parts(NamedTuple):
+    """What `_step` consists of: the front end's span, and whether there is a gate and a mean of the values."""
+
+    span: Span | None
+    has_gate: bool
+    has_mean: bool
+
+
+def _state(parts: _Parts, tensors: Sequence[Tensor]) -> OnlineState:
     """The state of its tensors in order."""
-    fast_weights, *rest = tensors
-    return OnlineState(fast_weights, FrontEndState(*rest) if rest else None)
+    rest = iter(tensors)
+    fast_weights = next(rest)
+    front_end = None if parts.span is None else FrontEndState(next(rest), next(rest), next(rest), next(rest))
+    value_mean = next(rest) if parts.has_mean else None
+    return OnlineState(fast_weights, front_end, value_mean, answer=next(rest) if parts.has_gate else None)
+
+
+def _value_means(tokens: OnlineTokens, before: OnlineState, span: Span) -> Tensor:
+    """m `[B, H, T, F]`.
+
+    Frames that are not written count as 0, so that without inner steps the mean stays as silent as S.
+    """
+    assert before.value_mean is not None and before.front_end is not None, "a mean has the front end's horizon"
+    values = tokens.v * (tokens.write > 0)[..., None]
+    return running_mean(values, before.value_mean, before.front_end.frames, span.horizon_frames)
 
 
 def _step(
-    span: Span | None, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
+    parts: _Parts, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One segment of `recomputation.walk`: the front end, where there is one, then the rule."""
-    tokens, before, num_weights = OnlineTokens(*frames), _state(state), 0
-    front_end = None
+    """One segment of `recomputation.walk`: front end and mean where there are any, the rule, the gate."""
+    tokens, before, (answer_scale, *rest) = OnlineTokens(*frames), _state(parts, state), parameters
+    front_end, means, span = None, None, parts.span
+    tokens = tokens._replace(v=normed_values(tokens.v))
     if span is not None and before.front_end is not None:
-        num_weights = 2 if span.width > 1 else 0
-        q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, parameters[:num_weights], span)
-        tokens = tokens._replace(q=q, k=k)
-    slow = parameters[num_weights:]
-    layers = [SlowLayer(weight, bias) for weight, bias in zip(slow[::2], slow[1::2], strict=True)]
+        convolutions = tuple(rest.pop(0) for _ in range(2 if span.width > 1 else 0))
+        means = _value_means(tokens, before, span) if parts.has_mean else None
+        q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, convolutions, span)
+        tokens = tokens._replace(q=q, k=k, v=tokens.v if means is None else tokens.v - means)
+    gate = (rest.pop(0), rest.pop(0)) if parts.has_gate else None
+    mean_scale = rest.pop(0) if parts.has_mean else None
+    layers = [SlowLayer(weight, bias) for weight, bias in zip(rest[::2], rest[1::2], strict=True)]
     answers, fast_weights = learn(layers, tokens, before.fast_weights)
-    return answers, tuple(OnlineState(fast_weights, front_end).named_tensors().values())
+    after = OnlineState(fast_weights, front_end)
+    if gate is not None and before.answer is not None and span is not None:
+        after.answer = answers[:, :, -1].clone()
+        answers = answers * gate_factors(answers, tokens.v, before.answer, gate, span.same_frame_heads)
+    if means is not None and mean_scale is not None:
+        after.value_mean = means[:, :, -1].clone()
+        answers = torch.addcmul(answers, means, mean_scale[:, None])
+    return answers * answer_scale[:, None], tuple(after.named_tensors().values())
 
 
 @dataclass

@@ -15,7 +15,7 @@ Axes: B rows, K streams (text, Moshi's Q codebooks, the user's Q codebooks), T f
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -173,8 +173,7 @@ class ScatteredPassageTask:
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; hearings beyond `hearings` count as the last."""
-        drawn = [self._row(generator) for _ in range(rows)]
-        return RecallBatch(with_streams(torch.stack([audio for audio, _ in drawn])), torch.stack([h for _, h in drawn]))
+        return _drawn(self._row, rows, generator)
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
         audio = _cut(self.recordings, self.frames, generator).clone()
@@ -217,8 +216,7 @@ class PairsTask:
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch."""
-        drawn = [self._row(generator) for _ in range(rows)]
-        return RecallBatch(with_streams(torch.stack([audio for audio, _ in drawn])), torch.stack([h for _, h in drawn]))
+        return _drawn(self._row, rows, generator)
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
         third = self.num_ids // 3
@@ -274,6 +272,12 @@ def with_streams(audio_BQT: Tensor) -> Tensor:
     """All streams `[B, 1 + 2 Q, T]`: a text row of EPAD ids, Moshi's codebooks, and an absent user."""
     text = torch.zeros_like(audio_BQT[:, :1])
     return torch.cat([text, audio_BQT, torch.full_like(audio_BQT, NO_INPUT_ID)], dim=1)
+
+
+def _drawn(row: Callable[[Generator], tuple[Tensor, Tensor]], rows: int, generator: Generator) -> RecallBatch:
+    """A batch of rows, each of its audio `[Q, T]` and hearing `[T]`."""
+    audio, hearing = zip(*(row(generator) for _ in range(rows)), strict=True)
+    return RecallBatch(with_streams(torch.stack(audio)), torch.stack(hearing))
 
 
 def _cut(recordings: Sequence[Tensor], frames: int, generator: Generator) -> Tensor:

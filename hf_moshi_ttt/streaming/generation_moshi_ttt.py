@@ -95,10 +95,22 @@ class Sampling:
 
     def _drawn(self, weights_BN: Tensor) -> Tensor:
         """Indices `[B, 1]` drawn with these weights."""
+        if weights_BN.device.type != "cpu":
+            return self._drawn_without_waiting(weights_BN)
         if self.generator is None or isinstance(self.generator, torch.Generator):
             return torch.multinomial(weights_BN, 1, generator=self.generator)
         rows = zip(weights_BN, self.generator, strict=True)
         return torch.stack([torch.multinomial(row_N, 1, generator=generator) for row_N, generator in rows])
+
+    def _drawn_without_waiting(self, weights_BN: Tensor) -> Tensor:
+        """The draws of `torch.multinomial`, without its check of the weights, which makes the host wait for the GPU."""
+        times_BN = torch.empty_like(weights_BN)
+        if self.generator is None or isinstance(self.generator, torch.Generator):
+            times_BN.exponential_(generator=self.generator)
+        else:
+            for times_N, generator in zip(times_BN, self.generator, strict=True):
+                times_N.exponential_(generator=generator)
+        return (weights_BN / times_BN).argmax(-1, keepdim=True)
 
 
 _SETTINGS = tuple(item.name for item in fields(Sampling) if item.name != "generator")

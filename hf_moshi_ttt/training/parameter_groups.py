@@ -1,7 +1,7 @@
 """Trainable parameters as the optimizer's groups: base, TTT weights and gates, each at its own learning rate.
 
 Norms, biases, gates and what sets the inner learning rates (rate projection, position offsets, retentions), the
-convolutions of keys and queries and the scale of the answer take no weight decay.
+convolutions of keys and queries and the scales and gates of the answer take no weight decay.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from torch import nn
 from .arguments import MoshiTTTTrainingArguments
 
 _RATES = ("rate_proj", "place_offset", "keep_logit", "log_decay_scale")
-_SCALES = ("convolutions", "answer_scale")
+_SCALES = ("convolutions", "answer_scale", "answer_gate", "mean_scale")
 
 
 def kind_of(name: str) -> str:

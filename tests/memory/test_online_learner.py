@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
 from hf_moshi_ttt.memory.front_end import naive_front_end
 from hf_moshi_ttt.memory.layer import TTTLayer
-from hf_moshi_ttt.memory.online import naive_online
+from hf_moshi_ttt.memory.online import naive_online, unit_features
+from hf_moshi_ttt.memory.online_learner import OnlineLearner, normed_values
 
 from ..fixtures.online_cases import EVERY, HEADS, ONLINE, WIDTH, make_input, make_layer
 from ..fixtures.ttt_cases import float64_rule
@@ -22,13 +23,38 @@ pytestmark = pytest.mark.usefixtures(float64_rule.__name__)
 def naive(layer: TTTLayer, x: Tensor) -> tuple[Tensor, Tensor]:
     """z and S by the definitions alone."""
     learner, (q, k, v, gates) = layer.learner, layer.project(x)
-    tokens = learner.inner_tokens(q, k, v, gates)
+    tokens = learner.inner_tokens(q, k, normed_values(v), gates)
     if learner.front_end is not None:
         q, k = naive_front_end(learner.front_end, q, k)
         tokens = tokens._replace(q=q, k=k)
     fast = tokens.v.new_zeros(len(x), HEADS, learner.feature_dim, learner.head_dim)
-    z, fast = naive_online(learner.slow_layers(), tokens, fast)
+    means = naive_mean(tokens.v, learner.config.centering_horizon_frames) if learner.has_mean else 0 * tokens.v
+    answers, fast = naive_online(learner.slow_layers(), tokens._replace(v=tokens.v - means), fast)
+    z = answers * naive_gate(learner, answers, tokens.v - means) if learner.answer_gate is not None else answers
+    if learner.has_mean:
+        z = z + learner.mean_scale[:, None] * means
     return learner.scaled(z), fast
+
+
+def naive_gate(learner: OnlineLearner, answers: Tensor, v: Tensor) -> Tensor:
+    """The gate, frame by frame, from answers and values of the heads that are about the next frame."""
+    gate, first, factors = learner.answer_gate, learner.config.same_frame_heads, []
+    before = torch.zeros_like(v[:, :, 0])
+    for t in range(v.shape[2]):
+        product = (v[:, first:, t] * before[:, first:]).sum(-1)
+        sizes = v[:, first:, t].norm(dim=-1).clamp_min(1e-4) * before[:, first:].norm(dim=-1).clamp_min(1e-4)
+        factors.append(torch.sigmoid(gate.bias + gate.scale * (product / sizes).mean(1)[:, None]))
+        before = answers[:, :, t]
+    return torch.stack(factors, dim=2)[..., None]
+
+
+def naive_mean(v: Tensor, horizon_frames: int) -> Tensor:
+    """The running mean of the values, frame by frame."""
+    means, mean = [], torch.zeros_like(v[:, :, 0])
+    for t in range(v.shape[2]):
+        mean = mean + (v[:, :, t] - mean) / min(t + 1, horizon_frames)
+        means.append(mean)
+    return torch.stack(means, dim=2)
 
 
 def fast(layer: TTTLayer, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,10 +191,29 @@ def test_a_fresh_layer_is_silent_and_adds_nothing() -> None:
     layer, x = TTTLayer(WIDTH, HEADS, TTTConfig()), make_input(9, dtype=torch.float32)
     result = layer(x)
     assert torch.equal(result.output, torch.zeros_like(x)) and result.state.fast_weights.abs().max() > 0
+    _, _, v, _ = layer.project(x[:, :1])
     z, state, _ = layer.learner(*layer.project(x[:, :1]), None, False)
-    assert not z.any() and not state.fast_weights.any()  # the first frame has no key yet, so nothing is written
+    torch.testing.assert_close(z, normed_values(v))  # the mean of one value
+    assert not state.fast_weights.any()  # the first frame has no key yet, so nothing is written
     result.output.sum().backward()
     assert layer.o_proj.weight.grad.abs().max() > 0
+
+
+def test_without_its_bias_a_fresh_memory_is_silent() -> None:
+    layer, x = TTTLayer(WIDTH, HEADS, TTTConfig(output_bias=False)), make_input(1, dtype=torch.float32)
+    z, state, _ = layer.learner(*layer.project(x), None, False)
+    assert not z.any() and not state.fast_weights.any() and state.value_mean is None
+
+
+def test_a_memory_is_loud_where_something_returns() -> None:
+    """Random frames heard twice: the gate scales the first hearing's answers by less than a third of the second's."""
+    torch.manual_seed(0)
+    layer, x = TTTLayer(64, HEADS, TTTConfig(output_bias=False)), torch.randn(4, 24, 64).repeat(1, 2, 1)
+    bare = TTTLayer(64, HEADS, TTTConfig(output_bias=False, answer_gate="none"))
+    bare.load_state_dict(layer.state_dict(), strict=False)
+    z, other = (each.learner(*each.project(x), None, False)[0] for each in (layer, bare))
+    share = (z.norm(dim=-1) / other.norm(dim=-1)).nan_to_num()
+    assert share[:, :, 4:24].mean() < 0.3 * share[:, :, 28:].mean() and share[:, :, 28:].mean() > 0.7
 
 
 @pytest.mark.parametrize("options", [dict(), dict(learner="static"), dict(output_gate="sigmoid")], ids=str)
@@ -216,16 +261,17 @@ def hostile(kind: str, frames: int) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["zero", "constant", "enormous", "degenerate", "repeated"])
 def test_a_write_is_bounded_and_recall_survives(kind: str, dtype: torch.dtype) -> None:
-    """||S_t||^2 <= a_t^2 ||S_{t-1}||^2 + ||v_t||^2 at every frame, and what is heard afterwards is recalled."""
+    """||S_t||^2 <= a_t^2 ||S_{t-1}||^2 + ||v_t - m_t||^2 at every frame, and what is heard afterwards is recalled."""
     torch.manual_seed(0)
     layer = TTTLayer(WIDTH, 1, TTTConfig(ttt_mlp_expansion_factor=8)).to(dtype)
     layer.learner.float()
     state, norm = None, torch.zeros(())
     for frame in hostile(kind, 60).to(dtype).split(1, dim=1):
         q, k, v, gates = layer.project(frame)
-        tokens = layer.learner.inner_tokens(q, k, v, gates)
+        tokens = layer.learner.inner_tokens(q, k, normed_values(v), gates)
         _, state, _ = layer.learner(q, k, v, gates, state, False)
-        bound = tokens.log_retention.exp().square() * norm.square() + tokens.v.square().sum(-1)
+        value = tokens.v - state.value_mean[:, :, None]
+        bound = tokens.log_retention.exp().square() * norm.square() + value.square().sum(-1)
         norm = state.fast_weights.norm()
         assert norm.square() <= bound * (1 + 1e-5) + 1e-6
     heard = make_input(12, batch=1, dtype=torch.float32).to(dtype).repeat(1, 4, 1)
@@ -237,7 +283,7 @@ def test_a_write_is_bounded_and_recall_survives(kind: str, dtype: torch.dtype) -
 
 @torch.no_grad()
 def test_a_long_stream_stays_bounded_and_recalls() -> None:
-    """20,000 frames, 27 minutes: the norm of S is at most sqrt(F / (1 - a^2)) for the largest retention a."""
+    """20,000 frames, 27 minutes: the norm of S is at most sqrt(4 F / (1 - a^2)) for the largest retention a."""
     torch.manual_seed(0)
     layer = TTTLayer(32, 1, TTTConfig())
     state, largest = None, 0.0
@@ -245,7 +291,7 @@ def test_a_long_stream_stays_bounded_and_recalls() -> None:
         q, k, v, gates = layer.project(piece)
         largest = max(largest, layer.learner.inner_tokens(q, k, v, gates).log_retention.max().item())
         _, state, _ = layer.learner(q, k, v, gates, state, False)
-    bound = (32 / (1 - torch.tensor(2 * largest).exp())).sqrt()
+    bound = (4 * 32 / (1 - torch.tensor(2 * largest).exp())).sqrt()
     assert torch.isfinite(state.fast_weights).all() and state.fast_weights.norm() < bound
     q, k, v, gates = layer.project(torch.randn(1, 12, 32).repeat(1, 3, 1))
     z, _, _ = layer.learner(q, k, v, gates, state, False)
@@ -273,7 +319,7 @@ def test_diagnostics_are_those_of_the_definition(options: dict) -> None:
     layer, x = make_layer(**options), make_input(14)
     found, (q, k, v, gates) = layer(x, diagnostics=True).diagnostics, layer.project(x)
     learner, before = layer.learner, k
-    tokens = learner.inner_tokens(q, k, v, gates)
+    tokens = learner.inner_tokens(q, k, normed_values(v), gates)
     if learner.front_end is not None:
         q, k = naive_front_end(learner.front_end, q, k)
         unit = F.normalize(before, dim=-1)
@@ -282,6 +328,8 @@ def test_diagnostics_are_those_of_the_definition(options: dict) -> None:
         assert (found.key_cosine_after < found.key_cosine_before.max()).all()
     else:
         assert found.key_cosine_before is None and found.key_cosine_after is None
+    if learner.has_mean:
+        tokens = tokens._replace(v=tokens.v - naive_mean(tokens.v, learner.config.centering_horizon_frames))
     own = tokens._replace(q=k, k=k)
     asked_after, fast_weights = naive_online(learner.slow_layers(), own, learner.init_state(2).fast_weights)
     torch.testing.assert_close(found.loss_after, (tokens.v - asked_after).square().mean(-1))
@@ -293,8 +341,16 @@ def test_diagnostics_are_those_of_the_definition(options: dict) -> None:
     torch.testing.assert_close(found.loss_before[:, :, 13], (tokens.v - asked_before).square().mean(-1)[:, :, 13])
     torch.testing.assert_close(found.loss_initial, tokens.v.square().mean(-1))
     torch.testing.assert_close(found.write_strength, tokens.write.mean(2))
-    assert (found.answer_norm_written > found.answer_norm_unwritten).all() and not found.loss_after.requires_grad
-    assert found.delta_ratio is None
+    for norm, keys in ((found.answer_norm_written, k), (found.answer_norm_unwritten, k.roll(WIDTH // 4, dims=-1))):
+        learned = unit_features(keys, learner.slow_layers()) @ fast_weights
+        torch.testing.assert_close(norm, learned.norm(dim=-1).mean(2))
+    assert found.delta_ratio is None and not found.loss_after.requires_grad
+
+
+def test_a_fresh_layer_answers_what_it_heard_louder_than_other_keys() -> None:
+    torch.manual_seed(0)
+    found = TTTLayer(WIDTH, HEADS, TTTConfig())(make_input(14, dtype=torch.float32), diagnostics=True).diagnostics
+    assert (found.answer_norm_written > 1.1 * found.answer_norm_unwritten).all()
 
 
 def test_scaled_inner_rates_are_those_of_a_scaled_base_lr() -> None:
@@ -303,6 +359,6 @@ def test_scaled_inner_rates_are_those_of_a_scaled_base_lr() -> None:
     assert torch.equal(layer(x, inner_lr_scale=0.25).output, scaled(x).output)
     assert not torch.equal(layer(x).output, scaled(x).output)
     silent = layer(x, inner_lr_scale=0.0)
-    assert not silent.output.any() and not silent.state.fast_weights.any()
+    assert not any(x.any() for x in (silent.output, silent.state.fast_weights, silent.state.value_mean))
     with pytest.raises(ValueError, match="lr_scale=2.0 with base_lr=1.0, but their product must be at most 1"):
         layer(x, inner_lr_scale=2.0)

@@ -48,6 +48,8 @@ def test_norms_gates_and_rates_do_not_decay(make_model: MakeModel, trainable: st
         "log_decay_scale",
         "write_bias",
         "answer_scale",
+        "answer_gate.scale",
+        "mean_scale",
         "slow_biases.0",
         "convolutions.1",
         "ttt_norm",

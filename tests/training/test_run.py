@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -287,9 +289,20 @@ def test_the_baseline_has_as_many_trained_parameters() -> None:
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "accelerate").glob("*.yaml")), ids=lambda path: path.stem)
 def test_accelerate_knows_its_configurations(path: Path) -> None:
+    processes = {"single_gpu": 1, "fsdp2_4gpu": 4, "fsdp2_8gpu": 8, "hsdp_2nodes": 16}[path.stem]
     config = load_config_from_file(str(path))
-    assert config.mixed_precision == "bf16"
-    assert (config.num_processes, config.fsdp_config.get("fsdp_version")) == (4, 2) if "4" in path.stem else (1, None)
+    assert (config.mixed_precision, config.num_processes) == ("bf16", processes)
+    assert config.fsdp_config.get("fsdp_version") == (None if processes == 1 else 2)
+
+
+def test_two_machines_replicate_what_each_shares_out() -> None:
+    """What accelerate's launcher hands to the processes of the second machine."""
+    options = ["--config_file", "configs/accelerate/hsdp_2nodes.yaml", "--machine_rank", "1"]
+    address = ["--main_process_ip", "first", "--main_process_port", "29500"]
+    arguments = launch_command_parser().parse_args([*options, *address, "scripts/train.py"])
+    environment = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
+    sizes = (environment[f"PARALLELISM_CONFIG_DP_{name}_SIZE"] for name in ("REPLICATE", "SHARD"))
+    assert list(sizes) == ["2", "8"] and environment["FSDP_STATE_DICT_TYPE"] == "SHARDED_STATE_DICT"
 
 
 def test_the_script_trains_and_tells_every_tracker(tmp_path: Path, codes: Path) -> None:
