@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -76,6 +77,16 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HF_DATASETS_CACHE", str(folder))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
         yield
+
+
+@pytest.fixture(scope="session")
+def evaluate_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One folder for the modules of evaluate, offline: a process imports them from the first one that it is given."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("evaluate_modules")
+        patch.setattr(evaluate.config, "HF_MODULES_CACHE", folder)
+        patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+        yield str(folder)
 
 
 def chirps_S(duration_sec: float, seed: int) -> np.ndarray:

@@ -112,10 +112,9 @@ def test_datasets_processor_and_collator_without_our_corpora(
     assert make_model(codec=codec_path)(**batch).loss.item() > 0
 
 
-def test_evaluate_combine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path)
-    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    metrics = [evaluate.load(hf_moshi_ttt.METRIC_LIBRILIGHT, cache_dir=str(tmp_path), experiment_id=n) for n in "ab"]
+def test_evaluate_combine(evaluate_cache: str) -> None:
+    name, cache = hf_moshi_ttt.METRIC_LIBRILIGHT, evaluate_cache
+    metrics = [evaluate.load(name, cache_dir=cache, experiment_id=number) for number in "ab"]
     combined = evaluate.combine(dict(zip(("first", "second"), metrics, strict=True)))
     found = combined.compute(losses=[[1.0, 2.0, 3.0]], window=0, bin_frames=1, positions_frames=[2])
     assert found["first_librilight_loss_2"] == found["second_librilight_loss_2"] == 3.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
 
@@ -52,17 +52,20 @@ def model_card(config: MoshiTTTConfig, repo_id: str, facts: ModelCardFacts) -> M
     """The card of a model."""
     base = facts.base_model
     is_kyutais = base is not None and base.startswith(("kyutai/", "kmhf/"))
+    name, results = repo_id.rpartition("/")[2], _eval_results(facts)
     data = ModelCardData(
         base_model=base if base is not None and not Path(base).exists() else None,
         datasets=list(facts.datasets) or None,
+        eval_results=results or None,
         library_name="transformers",
         license=facts.license or ("cc-by-4.0" if is_kyutais else None),
+        model_name=name if results else None,
         pipeline_tag="audio-to-audio",
         tags=["moshi", "speech", "full-duplex", *(["test-time-training"] if config.ttt else []), *facts.tags],
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {repo_id.rpartition('/')[2]}",
+        f"# {name}",
         _opening(config, facts),
         "## Use",
         f"```python\n{usage(config, repo_id)}```",
@@ -111,11 +114,7 @@ def _losses(log_history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _long_context(facts: ModelCardFacts) -> str:
-    rows = {
-        _title(key): _estimate(facts.results, key)
-        for key, value in facts.results.items()
-        if key.startswith("librilight_") and isinstance(value, float)
-    }
+    rows = {_title(key): _estimate(facts.results, key) for key in _keys(facts)}
     text = _rows("Long context", rows)
     if rows:
         text += (
@@ -123,6 +122,27 @@ def _long_context(facts: ModelCardFacts) -> str:
             "frames beyond the attention window. Intervals hold 95% over n recordings."
         )
     return text + (f"\n\n![Loss by position]({PLOT_NAME})" if facts.plot is not None else "")
+
+
+def _keys(facts: ModelCardFacts) -> list[str]:
+    """The long-context numbers that are estimates."""
+    return [key for key, value in facts.results.items() if key.startswith("librilight_") and isinstance(value, float)]
+
+
+def _eval_results(facts: ModelCardFacts) -> list[EvalResult]:
+    """The same for the card's metadata (`model-index`), from which the Hub shows them."""
+    dataset = facts.datasets[0] if facts.datasets else "held-out recordings"
+    return [
+        EvalResult(
+            "audio-to-audio",
+            dataset,
+            dataset,
+            metric_type=key,
+            metric_value=facts.results[key],
+            metric_name=_title(key),
+        )
+        for key in _keys(facts)
+    ]
 
 
 def _title(key: str) -> str:

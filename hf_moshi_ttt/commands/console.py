@@ -71,6 +71,7 @@ def overview() -> str:
         source = Path(__file__).with_name(f"{verb.replace('-', '_')}.py").read_text(encoding="utf-8")
         summary = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
         lines.append(f"  {verb:<16}{summary}")
+    lines += ["", f"{PROGRAM} doctor says what this machine can do and what to run next."]
     return "\n".join(lines)
 
 

@@ -17,15 +17,15 @@ Measures = dict[str, list[dict[str, list[float]]]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("--model", required=True, help="name or path")
+    parser.add_argument("--model", required=True, help="name or path of a model")
     parser.add_argument("--codes", required=True, help="folder of encoded conversations (hf-moshi-ttt prepare)")
     parser.add_argument("--output", type=Path, required=True, help="folder for conversations.json and .png")
     parser.add_argument("--conversations", type=int, default=8, help="how many, drawn by seed (%(default)s)")
-    parser.add_argument("--prompt-sec", type=float, default=10.0, help="what is given of each (%(default)s)")
-    parser.add_argument("--new-sec", type=float, default=120.0, help="what the model adds (%(default)s)")
-    parser.add_argument("--window-sec", type=float, default=20.0, help="of the measures (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="of audio; text has 0.7 (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--prompt-sec", type=float, default=10.0, help="how much of each is given (%(default)s)")
+    parser.add_argument("--new-sec", type=float, default=120.0, help="how much the model adds (%(default)s)")
+    parser.add_argument("--window-sec", type=float, default=20.0, help="width of what is measured (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="of the audio; the text has 0.7 (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     add_device(parser)
     add_json(parser)
 

@@ -13,7 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("source", help="name or folder: TTT-Moshi, Kyutai, moshi-finetune, transformers or an adapter")
     parser.add_argument("output", help="folder to write")
-    parser.add_argument("--to", required=True, choices=["moshi_ttt", "kyutai", "kyutai-old", "transformers"])
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=["moshi_ttt", "kyutai", "kyutai-old", "transformers"],
+        help="layout to write; kyutai-old is that of the published 7B",
+    )
     parser.add_argument("--base", help="the base of LoRA weights or a trained part, where they do not name it")
     parser.add_argument("--dtype", default="auto", help="of the weights (%(default)s: as they are)")
     parser.add_argument("--max-shard-size", default="50GB", help="largest file of moshi_ttt (%(default)s)")

@@ -15,10 +15,26 @@ class UsageError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest option for an unknown one."""
+    """An argument parser whose errors are one line, with the nearest option for an unknown one.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    Its help lists the options that are required before all others, and examples indented.
+    """
+
+    def __init__(self, description: str | None = None, **options: Any) -> None:
+        examples = re.sub(r"^(?=hf-moshi-ttt )", "    ", description or "", flags=re.M)
+        super().__init__(
+            description=examples, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
+        self._required = self.add_argument_group("required options")
+        self._action_groups.insert(1, self._action_groups.pop())
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """argparse's method."""
+        return (
+            self._required.add_argument(*names, **options)
+            if options.get("required")
+            else super().add_argument(*names, **options)
+        )
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with code 2."""

@@ -7,7 +7,7 @@ stopped.
 
     hf-moshi-ttt prepare RECORDINGS --output codes/mine --num-proc 8
     hf-moshi-ttt prepare openslr/librispeech_asr --audio-column audio --subset clean --split test --output codes/asr
-    torchrun --nproc-per-node 8 scripts/prepare_data.py RECORDINGS --output codes/mine       a process a GPU
+    torchrun --nproc-per-node 8 -m hf_moshi_ttt.commands.console prepare RECORDINGS --output codes/mine
     hf-moshi-ttt prepare CONVERSATIONS --text-tokenizer tokenizer_spm_32k_3.model --output codes/talks
 """
 

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=",".join(ARMS),
         help="arms, each NAME or NAME+key=value with keys of the ttt section, parted by commas (%(default)s)",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the runs of each arm (%(default)s)")
-    parser.add_argument("--steps", type=int, help="of training (the task's)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the runs of each arm (%(default)s)")
+    parser.add_argument("--steps", type=int, help="steps of training (the task's own number)")
     parser.add_argument("--output", type=Path, required=True, help="folder for recall.json, recall.png and the runs")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side (%(default)s)")
     speech = parser.add_argument_group(f"speech, for {', '.join(SPEECH_TASKS)}")

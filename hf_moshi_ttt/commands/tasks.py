@@ -17,19 +17,19 @@ TASKS = ("swuggy", "sblimp", "tstorycloze", "sstorycloze", "salmon")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("--model", required=True, help="name or path")
+    parser.add_argument("--model", required=True, help="name or path of a model")
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for tasks.json; a stopped run continues there"
     )
     parser.add_argument("--task", action="append", default=[], metavar="TASK=FOLDER", help=f"one of {', '.join(TASKS)}")
     parser.add_argument("--items", type=int, help="how many items of each task, drawn by seed (all)")
-    parser.add_argument("--seed", type=int, default=0, help="of that draw (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of items (%(default)s)")
     parser.add_argument("--dailytalk", help="folder of encoded conversations with text")
     parser.add_argument("--data-dir", help="folder that tasks' audio must lie in, links followed (the task's own)")
     parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")
     add_device(parser)
     add_json(parser)
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="of reading, as for long recordings")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="how recordings are read, as of evaluate")
 
 
 def tasks_of(arguments: argparse.Namespace) -> dict[str, str]:

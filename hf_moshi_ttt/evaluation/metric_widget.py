@@ -1,7 +1,7 @@
 """The page of a metric as a Space: a field an input, a field for settings, the numbers as JSON, the card below.
 
 evaluate's own `launch_gradio_widget` has no field for settings, and runs with gradio 3 alone (it asks for
-`gradio.inputs`), which needs numpy 1.
+`gradio.inputs`), which needs numpy 1. A metric of recordings has a page of its own (metrics/turn_taking/app.py).
 """
 
 import json

@@ -38,6 +38,10 @@ def test_a_full_card(tmp_path: Path) -> None:
         log_history=LOG, results=RESULTS, plot=tmp_path / "x.png", tags=["mine"],
     ).content  # fmt: skip
     metadata = yaml.safe_load(text.split("---\n")[1])
+    (index,) = metadata.pop("model-index")
+    assert index["name"] == "my-moshi" and index["results"][0]["dataset"]["type"] == "user/books"
+    listed = {one["type"]: one["value"] for one in index["results"][0]["metrics"]}
+    assert listed == {key: RESULTS[key] for key in ("librilight_loss_8k", "librilight_slope", "librilight_loss_16k")}
     assert metadata == {
         "base_model": "kyutai/moshiko-pytorch-bf16", "datasets": ["user/books"], "library_name": "transformers",
         "license": "cc-by-4.0", "pipeline_tag": "audio-to-audio",

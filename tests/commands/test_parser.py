@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_moshi_ttt.commands.parser import UsageError, device_of, nearest, wrong_settings
+from hf_moshi_ttt.commands.parser import Parser, UsageError, device_of, nearest, wrong_settings
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,12 @@ def test_value_errors_become_errors_of_usage() -> None:
 
 def test_a_given_device_is_taken() -> None:
     assert device_of("cpu") == "cpu" and device_of(None) in ("cpu", "cuda")
+
+
+def test_help_lists_required_options_first_and_examples_indented() -> None:
+    parser = Parser(prog="x", description="What it does.\n\nhf-moshi-ttt x a")
+    parser.add_argument("--other", help="other")
+    parser.add_argument("--must", required=True, help="must")
+    text = parser.format_help()
+    assert "\n    hf-moshi-ttt x a\n" in text
+    assert text.index("required options:\n  --must") < text.index("\noptions:") < text.index("  --other OTHER")

@@ -20,12 +20,8 @@ FOLDER = Path(__file__).parents[2] / "metrics" / "librilight_long_context"
 
 
 @pytest.fixture(scope="module")
-def metric(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("modules")
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", cache)
-        patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-        return evaluate.load(str(FOLDER), cache_dir=str(cache))
+def metric(evaluate_cache: str) -> Any:
+    return evaluate.load(str(FOLDER), cache_dir=evaluate_cache)
 
 
 def test_a_planted_slope_is_found_with_its_interval(metric: Any) -> None:

@@ -1,10 +1,14 @@
 """The `evaluate` module loads from its folder, offline, takes arrays or paths, and is what a Space needs."""
 
 import re
+import runpy
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import evaluate
+import numpy as np
 import pytest
 import soundfile
 import yaml
@@ -18,12 +22,8 @@ FOLDER = Path(hf_moshi_ttt.METRIC_TURN_TAKING)
 
 
 @pytest.fixture(scope="module")
-def metric(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("modules")
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", cache)
-        patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-        return evaluate.load(str(FOLDER), cache_dir=str(cache))
+def metric(evaluate_cache: str) -> Any:
+    return evaluate.load(str(FOLDER), cache_dir=evaluate_cache)
 
 
 def test_arrays_and_paths_give_the_functions_numbers(metric: Any, tmp_path: Path) -> None:
@@ -44,10 +44,23 @@ def test_the_card_is_a_spaces(metric: Any) -> None:
     _, front, body = card.split("---\n", 2)
     facts = yaml.safe_load(front)
     assert (facts["sdk"], facts["tags"]) == ("gradio", ["evaluate", "metric"])
-    assert (FOLDER / facts["app_file"]).is_file() and "launch_gradio_widget" in (FOLDER / "app.py").read_text()
+    assert facts["app_file"] == "app.py"
     assert (FOLDER / "requirements.txt").read_text().split() == ["evaluate", "hf_moshi_ttt"]
     for section in ("Metric Description", "How to Use", "Inputs", "Output Values", "Limitations and Bias", "Citation"):
         assert re.search(rf"^#+ {section}$", body, re.M), section
+
+
+def test_the_page_takes_two_recordings(metric: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {name: lambda **options: SimpleNamespace(**options) for name in ("Audio", "JSON", "Interface")}
+    monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(**parts))
+    page = runpy.run_path(str(FOLDER / "app.py"))["page"](metric)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(72_000).astype(np.float32)
+    user, model = np.zeros(240_000, np.float32), np.zeros(240_000, np.float32)
+    user[24_000:96_000], model[108_000:180_000] = noise, noise
+    for name, samples in (("user.wav", user), ("model.wav", model)):
+        soundfile.write(tmp_path / name, samples, 24_000)
+    assert page.fn(str(tmp_path / "user.wav"), str(tmp_path / "model.wav"))["response_rate"] == 1.0
+    assert [field.type for field in page.inputs] == ["filepath"] * 2 and page.article.startswith("\n# Metric Card")
 
 
 def test_the_cards_block_runs(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:

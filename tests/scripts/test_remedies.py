@@ -96,6 +96,7 @@ NOT_OF_COMMANDS = {
     "main_speaker": "nor have they speakers with labels",
     "num_proc is ": "a value that is given",
     "text_stream=, but a recording brings its own text": "the evaluation while training has no such setting",
+    "the channels look swapped": "conversations of a run are the model's own; `turn-taking` has the option",
     "could not be written:": "saving a checkpoint, which `info` does not and `train` has the option for",
     "The evaluation needs memory for batch_size": "LongContextCallback takes other settings in Python",
 }

@@ -44,13 +44,15 @@ def test_a_killed_run_equals_one_never_stopped(tmp_path: Path, codes: Path, fsdp
 
 @pytest.mark.parametrize("fsdp", ["FULL_STATE_DICT", "SHARDED_STATE_DICT"])
 def test_bfloat16_adapters_train_and_go_on(tmp_path: Path, codes: Path, fsdp: str) -> None:
-    """LoRA and TTT over a frozen base: everything moves, the base does not; memories start and go on in float32."""
+    """LoRA and TTT over a frozen base, checkpointed and accumulated: all but the base moves; memories start and go on
+    in float32."""
     torch.manual_seed(0)
     model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny", ttt=None)).bfloat16()
     model.save_pretrained(tmp_path / "base")
     mode: dict[str, Any] = dict(
         preset=None, model_name_or_path=str(tmp_path / "base"), trainable="lora+ttt", lora_rank=2, bf16=True,
         order="lanes", config={"ttt": {"persistent_states": True, "mini_batch_size": 4}}, max_steps=4,
+        carry_window=True, activation_checkpointing=True, gradient_accumulation_steps=2, per_device_train_batch_size=1,
     )  # fmt: skip
     settings = tiny_settings(tmp_path / "run", codes, **mode)
     assert train({**settings, "stop_at_step": 2}, processes=2, fsdp=fsdp) == [0, 0], log_of(tmp_path / "run")
