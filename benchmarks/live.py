@@ -41,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="small", help="(%(default)s)")
     parser.add_argument("--codec", choices=["mimi", "none"], default="mimi")
-    parser.add_argument("--sessions", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--sessions", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--frames", type=int, default=40, help="measured in each case (%(default)s)")
     parser.add_argument("--hours", type=float, default=0.0, help="stream so long with memory (%(default)s)")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
