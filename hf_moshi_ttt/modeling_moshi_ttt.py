@@ -247,10 +247,10 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             "Make a configuration with another text_vocab_size or codebook_size instead."
         )
 
-    def initial_codes(self) -> Tensor:
-        """The codes before the first frame, `[K]`."""
-        config = self.config
-        return constant([config.text_vocab_size] + [config.codebook_size] * (config.num_streams - 1), self.device)
+    def initial_codes(self, device: torch.device | None = None) -> Tensor:
+        """The codes before the first frame, `[K]`, on the model's device if None."""
+        config, device = self.config, self.device if device is None else device
+        return constant([config.text_vocab_size] + [config.codebook_size] * (config.num_streams - 1), device)
 
     def init_state(
         self, batch_size: int, window: bool = True, device: torch.device | str | None = None
@@ -362,12 +362,12 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             raise ValueError(f"codes must be int64 [B, {streams}, T >= 1]; got {codes.dtype} {list(codes.shape)}.")
         if state is not None and state.batch_size != codes.shape[0]:
             raise ValueError(f"codes have {codes.shape[0]} rows, but the state has {state.batch_size}.")
-        highest = self.initial_codes()[:, None]
+        highest = self.initial_codes(codes.device)[:, None]
         in_range = ((codes >= NO_INPUT_ID) & (codes <= highest)).all()
         message = (
             f"codes must lie in -1..{self.config.text_vocab_size} (text) and -1..{self.config.codebook_size} (audio)"
         )
-        if codes.device.type == "cpu":
+        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
             if not in_range:
                 raise ValueError(
                     f"{message}; got {codes.amin((0, 2)).tolist()} to {codes.amax((0, 2)).tolist()} by row."
@@ -378,11 +378,13 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
     def _delayed(self, codes: Tensor, state: MoshiTTTState | None) -> Tensor:
         """Codes as the transformers read them: column s holds frame s - 1 - delay; `[B, K, T + 1]`."""
         if state is None or state.window is None:
-            past = self.initial_codes()[None, :, None].expand(codes.shape[0], -1, self.config.max_delay_frames + 1)
+            past = self.initial_codes(codes.device)[None, :, None].expand(
+                codes.shape[0], -1, self.config.max_delay_frames + 1
+            )
         else:
             past = state.history
         sequence = torch.cat([past, codes], dim=2)
-        if past.device.type == "cpu" and (past == FREE_ID).any():
+        if past.device.type == "cpu" and not torch.compiler.is_compiling() and (past == FREE_ID).any():
             raise ValueError("The stream's last frame is not complete: continue with step_with_logits or generate.")
         return delayed_after(sequence, self.config.delays, codes.shape[2] + 1)
 

@@ -1,4 +1,4 @@
-"""Run the whole product on real audio, offline: data, interrupted training, fine-tuning, evaluation, speech out.
+"""Run the whole product offline: a memory that recalls, then real audio, interrupted training, evaluation, speech out.
 
 hf-moshi-ttt demo --size smoke
 """
@@ -19,8 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the stages that are not done yet and prints their table."""
-    from ..demo.stages import SIZES, Demo, run_stages, table
+    from ..demo.stages import SIZES, Demo, closing_lines, run_stages, table
+    from .console import main
 
     demo = Demo(arguments.root, SIZES[arguments.size], arguments.codec, arguments.text_tokenizer)
-    rows = run_stages(demo.stages(), demo.root, lambda text: print(text, flush=True))
+    rows = run_stages(demo.stages(), demo.root, lambda text: print(text, flush=True), main)
     print("\n" + table(rows))
+    print("\n" + closing_lines(rows))

@@ -78,7 +78,10 @@ def open_session(arguments: argparse.Namespace) -> "MoshiTTTSession":
         sampling = replace(own, **{name: value for name, value in given.items() if value is not None})
     processor = MoshiTTTProcessor.from_pretrained(arguments.model)
     processor.codec.to(device)
-    return MoshiTTTSession(model, processor, batch_size=arguments.rows, sampling=sampling)
+    session = MoshiTTTSession(model, processor, batch_size=arguments.rows, sampling=sampling)
+    if arguments.memories is not None:
+        _ = session.identity  # hashes of all weights: now, not while the first one who saves waits
+    return session
 
 
 def links(address: Any, port: int, tokens: list[str], is_made: bool) -> str:

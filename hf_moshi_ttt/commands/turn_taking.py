@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", default="", help="NAME=MODEL,... on the same conversations (with --codes)")
     parser.add_argument("--output", type=Path, required=True, help="folder for turn_taking.json and pictures")
     parser.add_argument("--conversations", type=int, help="the first N of --codes (all)")
+    parser.add_argument("--length-sec", type=float, help="how much of each, from its start (all)")
     parser.add_argument("--seeds", type=int, default=1, help="how often each conversation is driven (%(default)s)")
     parser.add_argument("--pad-bias", default="", help="added to PAD's logit; with --codes several, 0,1,2, are a sweep")
     parser.add_argument("--batch-size", type=int, default=8, help="streams side by side (%(default)s)")
@@ -112,6 +113,7 @@ def _models(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _of_codes(arguments: argparse.Namespace, models: dict[str, str], biases: list[float]) -> dict[str, Any]:
+    from ..codec.audio import frames_from_sec
     from ..data.codes import load_codes
     from ..data.compatibility import warn_where_unknown
     from ..evaluation.conversation_runs import Corpus, Setup, compare_models, hear_humans, hear_model
@@ -119,7 +121,8 @@ def _of_codes(arguments: argparse.Namespace, models: dict[str, str], biases: lis
 
     rows, provenance = load_codes(arguments.codes)
     count = len(rows) if arguments.conversations is None else min(arguments.conversations, len(rows))
-    corpus = Corpus([rows[place]["codes"] for place in range(count)], provenance.silence_codes)
+    frames = None if arguments.length_sec is None else frames_from_sec(arguments.length_sec)
+    corpus = Corpus([rows[place]["codes"][:, :frames] for place in range(count)], provenance.silence_codes)
     seeds = [arguments.seed + place for place in range(arguments.seeds)]
     setup = Setup(seeds, arguments.batch_size, arguments.vad)
     heard: dict[str, Any] = {}

@@ -1,13 +1,11 @@
 """The demo as a list of stages: which commands each runs, and which number of its result goes into the closing table.
 
 A stage is the verbs of `hf-moshi-ttt` that a user would type; a finished one leaves a JSON in `stages/` and is not run
-again.
+again. The first one shows the memory at work, on a task that only a memory solves; the others make, train and measure
+a model on real audio, which is too young to show it.
 """
 
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +14,16 @@ from typing import Any
 
 from ..codec.text_stream import load_text_tokenizer
 from ..data.codes import load_codes
+from .lanes import Command, Lanes, Run
 
-Command = Sequence[str]
+RECALL, EVALUATION = "recall", "evaluate, fine-tune beside it"
 
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much of everything the demo makes; `train_changes` are settings of both training runs."""
+    """How much of everything the demo makes; `train_changes` are settings of all training runs on audio."""
 
+    recall_steps: int
     train_hours: float
     eval_minutes: float
     conversations: int
@@ -38,9 +38,10 @@ class DemoSize:
 
 
 SIZES = {
-    "full": DemoSize(5.0, 60, 60, 60, 220, 40, 250, (1000, 2000, 4000, 5000), 120, 10),
+    "full": DemoSize(300, 1.2, 30, 20, 20, 50, 15, 250, (1000, 2000, 4000), 60, 5),
     # For tests: every stage with real code paths in about two minutes, and no meaningful result.
     "smoke": DemoSize(
+        2,
         0.1,
         3,
         4,
@@ -83,7 +84,7 @@ class Demo:
 
     def stages(self) -> list[Stage]:
         """The stages in order."""
-        return [*_data_stages(self), *_training_stages(self), *_result_stages(self)]
+        return [_recall_stage(self), *_data_stages(self), *_training_stages(self), *_result_stages(self)]
 
     @property
     def codec_path(self) -> str:
@@ -94,6 +95,13 @@ class Demo:
     def tokenizer_path(self) -> str:
         """The text tokenizer that is used."""
         return self.text_tokenizer or str(self.root / "tokenizer.model")
+
+
+def _recall_stage(demo: Demo) -> Stage:
+    output = demo.root / "recall"
+    command = ["recall", "--task", "motif", "--arms", "static,ttt", "--output", str(output)]
+    steps = ["--steps", str(demo.size.recall_steps)]
+    return Stage(RECALL, [[*command, *steps]], lambda: recall_line(_json(output / "recall.json")), output)
 
 
 def _data_stages(demo: Demo) -> list[Stage]:
@@ -114,7 +122,9 @@ def _data_stages(demo: Demo) -> list[Stage]:
     return [
         Stage("corpus", [make_corpus], lambda: _corpus_hours(corpus), corpus / "corpus.json"),
         Stage("index", indexing, lambda: _count_lines(root), root / "train.jsonl"),
-        Stage("codec and tokenizer", _fitting(demo), lambda: _codec_quality(demo), Path(demo.codec_path)),
+        Stage(
+            "codec and tokenizer", _fitting(demo), lambda: _codec_quality(demo), Path(demo.codec_path), parallel=True
+        ),
         Stage("encode", encoding, lambda: _encoded(root / "codes"), root / "codes", parallel=True),
     ]
 
@@ -151,27 +161,22 @@ def _training_stages(demo: Demo) -> list[Stage]:
         return ["train", "demo_pretrain", *settings]
 
     stop, resume = f"stop_at_step={half}", "resume_from_checkpoint=true"
-    finetune = [
-        "train", "demo_finetune", f"model_name_or_path={root / 'pretrain'}",
-        f"train_codes={root / 'codes' / 'dailytalk'}", f"output_dir={root / 'finetune'}",
-        f"max_steps={size.finetune_steps}", *size.train_changes,
-    ]  # fmt: skip
+    control = "config.ttt.learner=static"
     return [
         Stage(
             "pre-train, stopped half-way",
-            [pretrain("pretrain", stop, resume), pretrain("no_ttt", stop, resume, "config.ttt=null")],
+            [pretrain("pretrain", stop, resume), pretrain("static", stop, resume, control)],
             lambda: _losses(root / "pretrain" / f"checkpoint-{half}", "audio_loss"),
             root / "pretrain" / f"checkpoint-{half}",
             parallel=True,
         ),
         Stage(
             "pre-train, resumed",
-            [pretrain("pretrain", resume), pretrain("no_ttt", resume, "config.ttt=null")],
+            [pretrain("pretrain", resume), pretrain("static", resume, control)],
             lambda: _losses(root / "pretrain", "audio_loss"),
             root / "pretrain",
             parallel=True,
         ),
-        Stage("fine-tune", [finetune], lambda: _losses(root / "finetune", "text_loss"), root / "finetune"),
     ]
 
 
@@ -180,9 +185,14 @@ def _result_stages(demo: Demo) -> list[Stage]:
     heldout, results = root / "codes" / "librilight_heldout", root / "results"
     evaluate = [
         "evaluate", "--model", f"ttt={root / 'pretrain'}", "--output", str(results),
-        "--compare", f"no_ttt={root / 'no_ttt'},window_only,no_reset",
+        "--compare", f"static={root / 'static'},window_only,no_reset",
         f"librilight_codes={heldout}", "librilight_evaluation_mode=chapters",
         f"positions_frames={list(size.positions)}", f"bin_frames={size.bin_frames}",
+    ]  # fmt: skip
+    finetune = [
+        "train", "demo_finetune", f"model_name_or_path={root / 'pretrain'}",
+        f"train_codes={root / 'codes' / 'dailytalk'}", f"output_dir={root / 'finetune'}",
+        f"max_steps={size.finetune_steps}", *size.train_changes,
     ]  # fmt: skip
     generate = [
         "generate", str(root / "pretrain"), "--codes", str(heldout), "--output", str(results / "continuation.wav"),
@@ -190,10 +200,11 @@ def _result_stages(demo: Demo) -> list[Stage]:
     ]  # fmt: skip
     return [
         Stage(
-            "evaluate",
-            [evaluate],
-            lambda: _json(results / "results.json")["comparisons"]["no_ttt"]["verdict"],
+            EVALUATION,
+            [evaluate, finetune],
+            lambda: long_context_line(_json(results / "results.json")["comparisons"]["static"]),
             results / "loss_by_position.png",
+            parallel=True,
         ),
         Stage(
             "continue a prompt",
@@ -204,59 +215,83 @@ def _result_stages(demo: Demo) -> list[Stage]:
     ]
 
 
-def run_stages(stages: Sequence[Stage], root: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Runs what is not done yet; returns a row `{stage, sec, key_number, file}` for each stage.
+def recall_line(recall: dict[str, Any]) -> str:
+    """What `recall.json` says of the arm `ttt` beside its control at the last hearing of the motif."""
+    last = {run["arm"]: run["tests"]["motif"]["hearings"][-1] for run in recall["runs"]}
+    ttt, static = last["ttt"], last["static"]
+    said = ", ".join(f"{name} {one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for name, one in last.items())
+    verdict = "the memory recalls" if ttt["high"] < static["low"] else "no recall yet"
+    return f"{verdict}: {said} nats when a motif is heard again (chance {recall['chance_nats']:.2f})"
+
+
+def long_context_line(comparison: dict[str, Any]) -> str:
+    """What a comparison with the control says: nothing where its interval holds 0, and a number, no verdict, elsewhere.
+
+    The interval is over recordings; one seed is trained, so the luck of training is not in it.
+    """
+    beyond, said = comparison.get("beyond_window"), comparison["verdict"].partition(": ")[2]
+    if beyond is None or beyond["low"] is None or beyond["low"] <= 0 <= beyond["high"]:
+        return f"long context: too young to tell: {said} against static"
+    return f"long context: {said} against static, of one seed: the luck of training is not in the interval"
+
+
+def run_stages(stages: Sequence[Stage], root: Path, say: Callable[[str], None], run: Run) -> list[dict[str, Any]]:
+    """Runs what is not done yet; returns a row `{stage, sec, cpu_sec, key_number, file}` for each stage.
+
+    Args:
+        run: runs a command line of `hf-moshi-ttt`.
 
     Raises:
-        subprocess.CalledProcessError: a command failed; its stage runs again next time.
+        CommandError: a command failed; its stage runs again next time.
     """
     rows = []
-    for number, stage in enumerate(stages, start=1):
-        done = root / "stages" / f"{stage.name.replace(' ', '_').replace(',', '')}.json"
-        if done.is_file():
-            say(f"[{number}/{len(stages)}] {stage.name}: done before")
-        else:
-            say(f"[{number}/{len(stages)}] {stage.name}")
-            start = time.monotonic()
-            _run_commands(stage, root)
-            row = {"stage": stage.name, "sec": time.monotonic() - start}
-            done.parent.mkdir(parents=True, exist_ok=True)
-            done.write_text(
-                json.dumps({**row, "key_number": stage.key_number(), "file": str(stage.file)}), encoding="utf-8"
-            )
-        rows.append(_json(done))
+    with Lanes(run) as lanes:
+        for number, stage in enumerate(stages, start=1):
+            done = root / "stages" / f"{stage.name.replace(' ', '_').replace(',', '')}.json"
+            if done.is_file():
+                say(f"[{number}/{len(stages)}] {stage.name}: done before")
+            else:
+                say(f"[{number}/{len(stages)}] {stage.name}")
+                start, cpu_start = time.monotonic(), lanes.cpu_sec
+                _run_commands(stage, root, lanes)
+                row = {"stage": stage.name, "sec": time.monotonic() - start, "cpu_sec": lanes.cpu_sec - cpu_start}
+                row |= {"key_number": stage.key_number(), "file": str(stage.file)}
+                done.parent.mkdir(parents=True, exist_ok=True)
+                done.write_text(json.dumps(row), encoding="utf-8")
+                say(f"    {row['key_number']}")
+            rows.append(_json(done))
     return rows
 
 
-def _run_commands(stage: Stage, root: Path) -> None:
-    """In sequence; or in parallel with one thread each, the first printing to the screen and the others into logs."""
-    full = [[sys.executable, "-m", "hf_moshi_ttt.commands.console", *command] for command in stage.commands]
+def _run_commands(stage: Stage, root: Path, lanes: Lanes) -> None:
     if not stage.parallel:
-        for command in full:
-            subprocess.run(command, check=True)
+        lanes.run_in_order(stage.commands)
         return
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    logs = root / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    running = [subprocess.Popen(full[0], env=environment)]
-    for index, command in enumerate(full[1:], start=1):
-        with (logs / f"{stage.name.replace(' ', '_')}_{index}.log").open("w") as log:
-            running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    codes = [process.wait() for process in running]
-    for command, code in zip(full, codes, strict=True):
-        if code:
-            raise subprocess.CalledProcessError(code, command, output=f"see {logs}")
+    lanes.run_side_by_side(
+        stage.commands, lambda number: root / "logs" / f"{stage.name.replace(' ', '_')}_{number}.log"
+    )
+
+
+def closing_lines(rows: Sequence[dict[str, Any]]) -> str:
+    """What the demo says of memory: at work in the first stage, and in the young model of the evaluation."""
+    said = {row["stage"]: row["key_number"] for row in rows}
+    return "\n".join(said[stage] for stage in (RECALL, EVALUATION))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The closing table: stage, time, key number, file."""
-    lines = [("stage", "time", "key number", "file")]
-    lines += [(row["stage"], f"{row['sec']:.0f} s", row["key_number"], row["file"]) for row in rows]
-    lines.append(("total", f"{sum(row['sec'] for row in rows):.0f} s", "", ""))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
+    """The closing table: stage, wall and processor time, key number, file."""
+    lines = [("stage", "time", "CPU", "key number", "file")]
+    lines += [(row["stage"], *_seconds([row]), row["key_number"], row["file"]) for row in rows]
+    lines.append(("total", *_seconds(rows), "", ""))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def _seconds(rows: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    wall, cpu = (sum(row.get(key, 0.0) for row in rows) for key in ("sec", "cpu_sec"))
+    return f"{wall:.0f} s", f"{cpu:.0f} s"
 
 
 def _json(path: Path) -> dict[str, Any]:

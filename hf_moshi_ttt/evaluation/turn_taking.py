@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
 from ..codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, read_audio
 from ..codec.samples import float_samples
@@ -23,7 +24,10 @@ from .turn_outcomes import DELAYS, RATES, Outcomes, find_outcomes, words_within
 from .turn_statistics import delay_keys, median_of, over_conversations, rate_keys, rate_of
 from .voice_activity import find_speech
 
+logger = logging.get_logger(__name__)
+
 _MIN_WORDS_OF_SWAP = 5
+_NOISE_SHARE = 0.95
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def hear(
     _require_aligned(user_S, model_S)
     length = max(len(user_S), len(model_S))
     user_N2, model_N2 = find_speech(user_S, vad), find_speech(model_S, vad)
+    if vad == "energy" and np.diff(user_N2).sum() > _NOISE_SHARE * length / SAMPLE_RATE_HZ:
+        logger.warning(f"{_name(user)}: the user is never silent. If that is a microphone's noise, take vad='silero'.")
     if words is not None:
         _require_own_words(words, user_N2, model_N2)
     return Heard(user_N2, model_N2, length / SAMPLE_RATE_HZ, words)

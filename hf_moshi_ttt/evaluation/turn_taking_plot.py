@@ -112,6 +112,7 @@ def plot_sweep(points: Sequence[dict[str, Any]], path: str | Path, human: dict[s
         if human is not None and {delay, pause} <= set(human):
             axes.plot(human[delay], human[pause], "*", color="tab:blue", markersize=12, label="human")
         axes.set(xlabel="median response delay (s)", ylabel="takeovers in the user's pauses", ylim=(-0.05, 1.05))
+        axes.margins(x=0.25)
         axes.grid()
         if axes.get_legend_handles_labels()[0]:
             axes.legend()

@@ -30,7 +30,7 @@ from .wire import ChatProtocol
 _WATCH_SEC = 0.25
 _GOODBYE_SEC = 1.0
 _COMMANDS = 8  # that may wait
-_CLOSED_BY_CLIENT = (WSCloseCode.OK, WSCloseCode.GOING_AWAY)
+_CLOSED_BY_CLIENT = (WSCloseCode.OK, WSCloseCode.GOING_AWAY, 0, 1005)  # 0 and 1005: without a code
 logger = logging.getLogger(__name__)
 
 
@@ -153,9 +153,13 @@ class Connection:
     async def _send(self) -> None:
         try:
             while True:
-                await self._send_one(await self._outbox.get())
+                message = await self._outbox.get()
+                async with asyncio.timeout(self.shared.limits.unread_sec):
+                    await self._send_one(message)
         except ConnectionError as error:
             raise SessionEnded(endings.LOST) from error
+        except TimeoutError as error:
+            raise SessionEnded(endings.UNREAD) from error
 
     async def _send_one(self, message: bytes | str) -> None:
         await (self.socket.send_bytes(message) if isinstance(message, bytes) else self.socket.send_str(message))
@@ -188,9 +192,13 @@ class Connection:
                 await asyncio.wrap_future(self.shared.engine.stand_up(row))
 
     async def _watch(self) -> None:
-        end_sec = time.monotonic() + self.shared.limits.session_sec
-        while time.monotonic() < end_sec:
-            await asyncio.sleep(min(_WATCH_SEC, self.shared.limits.session_sec))
+        """Checks the pace until the time is over; a server that was too busy to look does not blame its client."""
+        now_sec = time.monotonic()
+        end_sec = now_sec + self.shared.limits.session_sec
+        while now_sec < end_sec:
+            await asyncio.sleep(_WATCH_SEC)
+            before_sec, now_sec = now_sec, time.monotonic()
+            self.pace.excuse(now_sec - before_sec - _WATCH_SEC)
             self.pace.check()
         raise SessionEnded(endings.EXPIRED)
 
@@ -199,6 +207,13 @@ class Connection:
         self._loop.call_soon_threadsafe(self._on_item, item)
 
     def _on_item(self, item: Answer | MemoryReport | SessionEnded) -> None:
+        try:
+            self._pass_on(item)
+        except Exception:
+            logger.exception("An answer could not be written.")
+            self.end(SessionEnded(endings.SERVER_ERROR))
+
+    def _pass_on(self, item: Answer | MemoryReport | SessionEnded) -> None:
         if isinstance(item, SessionEnded):
             self.end(item)
         elif isinstance(item, Answer):
@@ -214,7 +229,7 @@ class Connection:
                 content = await self._done(command)
                 self.post([PageProtocol.event(command["type"], **content)])
             except (ValueError, OSError) as error:
-                logger.warning("Command %s: %s", command["type"], error)
+                logger.info("Command %s: %s", command["type"], error)
                 text = str(error) if isinstance(error, ValueError) else "The server cannot read or write the memory."
                 self.post([PageProtocol.event("refused", command=command["type"], text=text)])
 

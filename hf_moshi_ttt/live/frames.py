@@ -3,9 +3,11 @@
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+_KEPT = 2
 
 
 class Heard(NamedTuple):
@@ -39,7 +41,7 @@ class Answer:
 class MemoryReport:
     """The memory of a session: the statistics of each TTT layer, as the session gives them, and how old it is."""
 
-    layers: list[dict[str, float]]
+    layers: list[dict[str, Any]]
 
 
 class Inbox:
@@ -47,7 +49,8 @@ class Inbox:
 
     Args:
         frame_samples: S.
-        most: frames that may wait; beyond it the oldest are dropped.
+        most: frames that may wait; beyond it all but the newest two are dropped, so that what is heard is the present
+            again, after one gap.
     """
 
     def __init__(self, frame_samples: int, most: int) -> None:
@@ -67,9 +70,10 @@ class Inbox:
         self._rest = samples[whole:].copy()
         with self._lock:
             self._frames.extend(Heard(frame, now_sec) for frame in samples[:whole].reshape(-1, self.frame_samples))
-            while len(self._frames) > self.most:
-                self._frames.popleft()
-                self.dropped_frames += 1
+            if len(self._frames) > self.most:
+                while len(self._frames) > _KEPT:
+                    self._frames.popleft()
+                    self.dropped_frames += 1
 
     def pop(self) -> Heard | None:
         """The oldest frame."""

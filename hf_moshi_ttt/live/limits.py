@@ -18,8 +18,9 @@ class Limits:
         window_sec: audio is compared with the clock over this time; none of it is silent, less than three
             quarters are slow, as 16 kHz are that are taken for 24.
         unheard_bytes: of Ogg Opus without a decoded sample.
-        backlog_frames: frames that wait for the engine in one row; the oldest are dropped, and counted.
-        outgoing: messages that wait for a client to read.
+        backlog_frames: frames that wait for the engine in one row; beyond it they are dropped, and counted.
+        outgoing: messages that wait for a client to read; a backlog that is answered at once is two a frame.
+        unread_sec: that one message may wait for it.
         heartbeat_sec: between pings; a client has half of it to answer.
         memory_bytes: of one saved memory.
         memories: saved memories of one token.
@@ -37,8 +38,9 @@ class Limits:
     ahead_sec: float = 4.0
     window_sec: float = 10.0
     unheard_bytes: int = 65536
-    backlog_frames: int = 75
-    outgoing: int = 100
+    backlog_frames: int = 50
+    outgoing: int = 400
+    unread_sec: float = 5.0
     heartbeat_sec: float = 10.0
     memory_bytes: int = 1 << 30
     memories: int = 20

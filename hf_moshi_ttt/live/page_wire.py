@@ -93,9 +93,7 @@ class PageProtocol:
 
     def memory(self, report: MemoryReport) -> list[bytes | str]:
         """The memory's numbers; null where one is not finite, which JSON has no number for."""
-        layers = [
-            {name: value if math.isfinite(value) else None for name, value in layer.items()} for layer in report.layers
-        ]
+        layers = [{name: _json_number(value) for name, value in layer.items()} for layer in report.layers]
         return [self.event("memory", layers=layers)]
 
     def ended(self, ending: Ending, text: str) -> list[bytes | str]:
@@ -106,3 +104,7 @@ class PageProtocol:
     def event(kind: str, **content: Any) -> str:
         """A message of text."""
         return json.dumps({"type": kind, **content})
+
+
+def _json_number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -20,13 +20,15 @@ def walk(
 ) -> tuple[Tensor, Tensors]:
     """The outputs of all frames and the state after the last one.
 
+    Under `torch.compile` the inside is left to the compiler, which decides by itself what it keeps.
+
     Args:
         step: a pure function that holds no tensors, as these would not be freed; it returns new tensors. Integer
             tensors of the state have no gradient.
         frames: tensors with time on axis 2, like the output.
         parameters: whatever else has gradients.
     """
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         outputs, states = _run(step, frames, state, parameters, segment_frames)
         return torch.cat(outputs, dim=2), states[-1]
     sizes = (len(frames), len(state), segment_frames)

@@ -232,10 +232,10 @@ class MoshiTTTStreamingMixin:
             )
         if state.window is None:
             raise ValueError("This state has no attention window (window=False): stream from init_state(batch_size).")
-        if codes_frame.device.type == "cpu":
+        if codes_frame.device.type == "cpu" and not torch.compiler.is_compiling():
             own, user = 1 + self.config.num_codebooks, self.config.num_codebooks
             lowest = constant([FREE_ID] * own + [NO_INPUT_ID] * user, codes_frame.device)
-            if not ((codes_frame >= lowest) & (codes_frame <= self.initial_codes())).all():
+            if not ((codes_frame >= lowest) & (codes_frame <= self.initial_codes(codes_frame.device))).all():
                 raise ValueError(
                     f"codes_frame must hold ids, -1 (no input) or, in Moshi's own rows, -2 (free); "
                     f"got {codes_frame.amin(0).tolist()} to {codes_frame.amax(0).tolist()} by row."

@@ -137,8 +137,7 @@ def _attend_frame(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: Fr
     """One frame: its key takes the slot of the one that left the window, and the query sees every slot in use."""
     assert positions.write_slots is not None
     slot = positions.write_slots.expand_as(k)
-    frozen = cache.keys.is_inference() and not torch.is_inference_mode_enabled()  # torch lets nobody write into it
-    if frozen or torch.is_grad_enabled():
+    if torch.is_grad_enabled() or _is_frozen(cache.keys):
         cache = KVCache(_put(cache.keys, slot, k), _put(cache.values, slot, v))
     else:
         cache.keys.scatter_(2, slot, k.to(cache.keys.dtype))
@@ -146,6 +145,11 @@ def _attend_frame(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: Fr
     mask = positions.bands[0].mask.to(q.dtype)
     keys, values = cache.keys.to(q.dtype), cache.values.to(q.dtype)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask), cache
+
+
+def _is_frozen(tensor: Tensor) -> bool:
+    """Whether torch lets nobody write into it: made in inference mode and used outside. Not asked while compiling."""
+    return not torch.compiler.is_compiling() and tensor.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def _attend_chunk(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: FramePositions) -> tuple[Tensor, KVCache]:

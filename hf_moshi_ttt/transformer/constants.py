@@ -10,6 +10,8 @@ from torch import Tensor
 
 def constant(values: Sequence[int], device: torch.device) -> Tensor:
     """The values as an int64 tensor, which nobody may write to."""
+    if torch.compiler.is_compiling():  # which makes constants of its own
+        return torch.tensor(list(values), device=device)
     return _made(tuple(values), device)
 
 

@@ -35,6 +35,7 @@ async def visit(link: str) -> None:
         await client.event("ready")
         await client.say(*[0.1] * 4)
         await client.event("frame", 4)
+        assert (await client.event("memory"))["layers"][0]["num_bytes"] > 0
         os.kill(os.getpid(), signal.SIGTERM)
         assert await client.end() == "stopping"
 

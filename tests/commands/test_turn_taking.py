@@ -26,9 +26,13 @@ def test_models_are_compared_on_conversations(
 ) -> None:
     codes = write_conversations(tmp_path / "codes", quiet_codec_path, [20, 20])
     words = ["turn-taking", "--codes", str(codes), "--model", f"mine={model_path}", "--compare", f"base={model_path}"]
-    output = tmp_path / "out"
-    assert main([*words, "--output", str(output), "--device", "cpu", "--pad-bias", "0,1", "--conversations", "1"]) == 0
+    output, part = tmp_path / "out", ["--length-sec", "1.28"]
+    assert (
+        main([*words, "--output", str(output), "--device", "cpu", "--pad-bias", "0,1", "--conversations", "1", *part])
+        == 0
+    )
     found = json.loads((output / "turn_taking.json").read_text())
+    assert found["human"]["numbers"]["duration_min"] == 1.28 / 60
     assert (found["conversations"], list(found["models"])) == (["0.wav"], ["mine", "base"])
     assert [point["text_pad_bias"] for point in found["sweep"]] == [0.0, 1.0]
     assert found["models"]["mine"]["numbers"] == found["models"]["base"]["numbers"]  # one model, one seed

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from hf_moshi_ttt.codec.audio import BadAudioError
+from hf_moshi_ttt.evaluation import turn_taking
 from hf_moshi_ttt.evaluation.speech_times import Word
 from hf_moshi_ttt.evaluation.turn_outcomes import DELAYS, RATES, Outcomes
 from hf_moshi_ttt.evaluation.turn_taking import Heard, hear, paired_differences, turn_taking_numbers
@@ -135,6 +136,16 @@ def test_channels_that_are_not_aligned_are_refused() -> None:
         hear(np.zeros(0), sound)
     with pytest.raises(ValueError, match="No conversation: there is nothing to measure"):
         turn_taking_numbers([])
+
+
+def test_a_user_without_silence_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(turn_taking.logger, "warning", said.append)
+    noise = bursts(4, [(0, 4)])
+    hear(bursts(4, [(0, 3.7)]), np.zeros(96_000))
+    assert said == []
+    hear(noise, np.zeros(96_000))
+    assert said == ["samples: the user is never silent. If that is a microphone's noise, take vad='silero'."]
 
 
 def test_swapped_channels_are_known_by_the_words() -> None:

@@ -25,7 +25,7 @@ from ..fixtures.live_server import FRAME_SEC, PageClient, page_client, serving, 
 from ..fixtures.live_stand_in import BROKEN, FRAME_SAMPLES, StandInSession
 
 QUICK = Limits(
-    queue=64, hello_sec=1.0, window_sec=2.0, ahead_sec=1.5, heartbeat_sec=1.5, messages_per_sec=60, outgoing=25
+    queue=64, hello_sec=1.0, window_sec=2.0, ahead_sec=1.5, heartbeat_sec=1.5, messages_per_sec=60, unread_sec=1.0
 )
 TOKEN, OTHER = "first-token-0123456789", "other-token-0123456789"
 
@@ -66,6 +66,7 @@ def test_kyutais_protocol_by_a_client_from_its_description() -> None:
                         sound.append(reader.append_bytes(message[1:]))
                     elif message[0] == 2:
                         text += message[1:].decode()
+                await asyncio.sleep(0.3)  # all that was sent is heard
             assert session.frames == [11] and text == " word4 word8"
             assert all(samples.shape == (FRAME_SAMPLES,) for samples in sound)
             spectrum = np.abs(np.fft.rfft(np.concatenate(sound[3:])))
@@ -296,9 +297,10 @@ class BlockedSocket:
         self.closed_with = code
 
 
-def test_a_client_that_reads_nothing_is_ended_and_cut_off() -> None:
+@pytest.mark.parametrize("limits", [Limits(outgoing=5), Limits(unread_sec=0.3)], ids=["number", "time"])
+def test_a_client_that_reads_nothing_is_ended_and_cut_off(limits: Limits) -> None:
     async def scene() -> None:
-        async with serving(limits=Limits(outgoing=5)) as server:
+        async with serving(limits=limits) as server:
             connection = Connection(server.shared, BlockedSocket(), PageProtocol(24_000), "me")  # type: ignore[arg-type]
             running = asyncio.create_task(connection.run())
             await asyncio.sleep(0.05)

@@ -79,8 +79,8 @@ def test_late_and_dropped_frames_are_counted() -> None:
     with running(step_sec=0.2) as engine:
         guest = Guest(engine, 0, most=3)
         guest.says(*[0.1] * 8)
-        last = guest.answers(3)[-1]
-        assert last.dropped_frames >= 4 and last.late_frames >= 2 and last.latency_sec > 2 * FRAME_SEC
+        last = guest.answers(2)[-1]
+        assert last.dropped_frames >= 5 and last.late_frames >= 1 and last.latency_sec > 2 * FRAME_SEC
         text = engine.metrics.text().decode()
         assert f"moshi_ttt_late_frames_total {last.late_frames}.0" in text
 

@@ -15,9 +15,11 @@ def test_any_pieces_give_the_same_frames() -> None:
     assert inbox.pop() is None and inbox.dropped_frames == 0
 
 
-def test_the_oldest_frames_are_dropped_and_counted() -> None:
-    inbox = Inbox(2, 3)
-    inbox.add(np.arange(10, dtype=np.float32), 0.0)
-    assert len(inbox) == 3 and inbox.dropped_frames == 2
+def test_what_waits_too_long_is_dropped_in_one_go_and_counted() -> None:
+    inbox = Inbox(2, 4)
+    inbox.add(np.arange(8, dtype=np.float32), 0.0)
+    assert (len(inbox), inbox.dropped_frames) == (4, 0)
+    inbox.add(np.arange(8, 10, dtype=np.float32), 0.1)
+    assert (len(inbox), inbox.dropped_frames) == (2, 3)
     first = inbox.pop()
-    assert first is not None and first.samples_S.tolist() == [4, 5]
+    assert first is not None and first.samples_S.tolist() == [6, 7]

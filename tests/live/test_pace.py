@@ -60,6 +60,19 @@ def test_a_lull_is_forgotten_after_its_window() -> None:
     assert caught.value.ending is SILENT
 
 
+def test_time_in_which_the_server_did_not_read_is_left_out() -> None:
+    clock = Clock()
+    pace = Pace(Limits(), 24_000, clock)
+    for _ in range(40):
+        clock.now += 0.25 + 0.2  # it wanted to look after a quarter of a second
+        pace.excuse(0.2)
+        pace.on_audio(6000)
+        pace.check()
+    clock.now += 10
+    pace.excuse(9.9)
+    pace.check()
+
+
 def test_too_many_messages() -> None:
     clock = Clock()
     pace = Pace(Limits(messages_per_sec=50), 24_000, clock)

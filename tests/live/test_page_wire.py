@@ -28,8 +28,8 @@ def test_events() -> None:
     assert json.loads(PAGE.waiting(2)[0]) == {"type": "queue", "place": 2}
     assert json.loads(PAGE.ready()[0]) == {"type": "ready"}
     assert json.loads(PAGE.ended(SILENT, "Why.")[0]) == {"type": "end", "code": "silent", "text": "Why."}
-    report = MemoryReport([{"norm": float("nan"), "write_strength": 0.5}])
-    assert json.loads(PAGE.memory(report)[0])["layers"] == [{"norm": None, "write_strength": 0.5}]
+    report = MemoryReport([{"norm": float("nan"), "write_strength": None, "age_sec": 0.5}])
+    assert json.loads(PAGE.memory(report)[0])["layers"] == [{"norm": None, "write_strength": None, "age_sec": 0.5}]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The server's doors: pages, tokens, origins, health, metrics, bounds on connections, and a stop that saves."""
 
 import asyncio
+import ssl
 import time
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from hf_moshi_ttt.live.gate import Gate, tls_context
 from hf_moshi_ttt.live.limits import Limits
-from hf_moshi_ttt.live.server import PAGE, Address
+from hf_moshi_ttt.live.server import PAGE, Address, LiveServer
 
+from ..fixtures.certificate import CERTIFICATE, KEY
 from ..fixtures.live_server import page_client, serving, url
 from ..fixtures.live_stand_in import StandInSession
 
@@ -103,9 +106,23 @@ def test_a_stop_saves_ends_sessions_and_the_waiting_and_is_quick(tmp_path: Path)
             await server.stop()
             assert time.monotonic() - start < 5
             assert (await a.end(), await b.end()) == ("stopping", "stopping")
+            assert a.of("end")[0]["text"] == "The server is stopping. The memory is saved."
         assert [path.read_text() for path in tmp_path.rglob("*.safetensors")] == ['{"memory": 3, "memory_only": true}']
 
     asyncio.run(scene())
+
+
+def test_a_stop_says_where_a_memory_could_not_be_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        session, limits = StandInSession(1), Limits(memory_bytes=3)
+        async with serving(session, limits, tmp_path) as server, page_client(server) as client:
+            await client.event("ready")
+            await server.stop()
+            assert await client.end() == "stopping"
+            assert client.of("end")[0]["text"] == "The server is stopping. The memory could not be saved."
+
+    asyncio.run(scene())
+    assert "bytes, but 3 are allowed" in caplog.text and list(tmp_path.rglob("*.safetensors")) == []
 
 
 def test_a_stop_leaves_an_endless_step_behind(caplog: pytest.LogCaptureFixture) -> None:
@@ -148,6 +165,27 @@ def test_connections_are_bounded_and_silent_ones_cut_off() -> None:
             assert time.monotonic() - start < 0.25
             assert await asyncio.gather(*strangers) == [b"", b"", b""]
             assert (await get(server, "/health"))[0] == 200
+
+    asyncio.run(scene())
+
+
+def test_tls_by_certificate_files(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text(CERTIFICATE)
+    (tmp_path / "key.pem").write_text(KEY)
+    trusted = ssl.create_default_context(cadata=CERTIFICATE)
+
+    async def scene() -> None:
+        server = LiveServer(StandInSession(1), Gate("127.0.0.1", []))  # type: ignore[arg-type]
+        await server.start(Address(port=0, tls=tls_context(tmp_path / "cert.pem", tmp_path / "key.pem")))
+        base = f"https://localhost:{server.port}"
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{base}/health", ssl=trusted) as response:
+                assert response.status == 200
+            async with http.ws_connect(f"{base}/api/chat", ssl=trusted) as channel:
+                assert await channel.receive_bytes(timeout=5) == b"\x00"
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await http.get(f"{base}/health")
+        await server.stop()
 
     asyncio.run(scene())
 

@@ -1,7 +1,7 @@
 // The page: a conversation over /api/live, its transcript, its numbers and its memory.
 
 import { Sound, level } from "./sound.js";
-import { Plot, colourOf } from "./plots.js";
+import { Plot, mark } from "./plots.js";
 
 const LATE_MS = 160;
 const $ = (id) => document.getElementById(id);
@@ -81,7 +81,7 @@ function connect() {
 
 function stop(text, isAlarm = false) {
   if (socket) socket.onclose = null;
-  socket?.close();
+  socket?.close(1000);
   sound?.close();
   socket = sound = null;
   setTalking(false);
@@ -153,9 +153,9 @@ function showMemory(layers) {
     const name = document.createElement("th");
     name.scope = "row";
     name.textContent = layer.layer;
-    name.style.setProperty("--series", colourOf(i));
+    mark(name, i);
     row.append(name);
-    for (const value of [short(layer.norm), short(layer.write_strength), Math.round(layer.num_bytes / 1000)]) {
+    for (const value of [short(layer.norm), short(layer.write_strength), size(layer.num_bytes)]) {
       row.insertCell().textContent = value;
     }
     return row;
@@ -169,6 +169,10 @@ function short(value) {
   return value === null ? "none" : value.toPrecision(3);
 }
 
+function size(bytes) {
+  return bytes < 1e6 ? `${(bytes / 1e3).toPrecision(3)} kB` : `${(bytes / 1e6).toPrecision(3)} MB`;
+}
+
 function showSaved(memories) {
   $("no-saved").hidden = memories.length > 0;
   $("saved").replaceChildren(...memories.map(savedItem));
@@ -179,7 +183,7 @@ function savedItem({ id, saved_sec, bytes }) {
   const item = document.createElement("li");
   const when = new Date(1000 * saved_sec).toLocaleString();
   const name = document.createElement("span");
-  name.textContent = `${when}, ${Math.round(bytes / 1000)} kB`;
+  name.textContent = `${when}, ${size(bytes)}`;
   item.append(name, button("Load", `Load the memory of ${when}`, () => send("load", { id })));
   item.append(button("Delete", `Delete the memory of ${when}`, () => send("delete", { id })));
   return item;

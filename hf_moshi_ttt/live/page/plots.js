@@ -1,10 +1,14 @@
 // Small line plots on a canvas, in the colours of the style sheet.
 
-const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3]];
+const DASHES = [[], [2, 3], [6, 3], [8, 3, 2, 3]];
+const BORDERS = ["solid", "dotted", "dashed", "double"];
 const COLOURS = 4;
+const LABEL = 14; // height of a label
 
-export function colourOf(series) {
-  return `var(--series-${series % COLOURS})`;
+/** Marks an element with the colour and the kind of line of a series. */
+export function mark(element, series) {
+  element.style.setProperty("--series", `var(--series-${series % COLOURS})`);
+  element.style.borderLeftStyle = BORDERS[Math.floor(series / COLOURS) % BORDERS.length];
 }
 
 /** Lines over time: one value for each series at a time, the newest at the right. */
@@ -37,7 +41,7 @@ export class Plot {
     const style = getComputedStyle(this.canvas);
     const values = this.columns.flat().filter((value) => value !== null);
     const top = Math.max(this.floor, ...values) * 1.1 || 1;
-    const box = { left: 52, right: width - 8, top: 8, bottom: height - 8, scale: top };
+    const box = { left: 64, right: width - 8, top: 8, bottom: height - 8, scale: top };
     this.drawAxes(context, style, box);
     const series = Math.max(0, ...this.columns.map((column) => column.length));
     for (let i = 0; i < series; i++) this.drawSeries(context, style, box, i);
@@ -49,15 +53,17 @@ export class Plot {
     context.font = "12px system-ui, sans-serif";
     context.textAlign = "right";
     context.textBaseline = "middle";
-    const marks = [0, box.scale / 2, box.scale];
-    for (const mark of this.line === null ? marks : [0, this.line, box.scale]) {
+    let labelled = Infinity;
+    for (const mark of [0, this.line ?? box.scale / 2, box.scale]) {
       const y = heightOf(mark, box);
       context.setLineDash(mark === this.line ? [3, 3] : []);
       context.beginPath();
       context.moveTo(box.left, y);
       context.lineTo(box.right, y);
       context.stroke();
+      if (labelled - y < LABEL) continue; // it would lie on the one before
       context.fillText(`${Number(mark.toPrecision(2))}${this.unit}`, box.left - 6, y);
+      labelled = y;
     }
   }
 

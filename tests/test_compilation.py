@@ -1,0 +1,58 @@
+"""`torch.compile` takes a step, a forward pass and the training loss as one graph each, with the same numbers.
+
+The backend runs the traced operations as they are, so this is about tracing; no code is generated.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+
+from .conftest import random_codes
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Any]:
+    torch.manual_seed(0)
+    config = MoshiTTTConfig.from_preset(
+        "tiny", num_hidden_layers=1, num_codebooks=2, delays=[0, 0, 1, 0, 1], sliding_window=4,
+        depth_decoder_config={"num_hidden_layers": 1}, ttt={"layers": "all"},
+    )  # fmt: skip
+    made = MoshiTTTForConditionalGeneration(config).eval()
+    torch.nn.init.normal_(made.model.layers[0].ttt.o_proj.weight, std=0.03)
+    yield made
+    torch.compiler.reset()
+
+
+def compiled(function: Any) -> Any:
+    """Raises an error where a graph would break."""
+    return torch.compile(function, backend="eager", fullgraph=True)
+
+
+@torch.no_grad()
+def test_a_step_is_one_graph(model: Any) -> None:
+    step, streams = compiled(model.step_with_logits), [model.init_state(2), model.init_state(2)]
+    codes = random_codes(model.config, batch=2, frames=3, absent=0)
+    codes[:, :3] = -2
+    for frame in codes.unbind(2):
+        own, found = model.step_with_logits(frame, streams[0]), step(frame, streams[1])
+        streams = [own.state, found.state]
+        assert torch.equal(own.codes, found.codes)
+        torch.testing.assert_close(own.audio_logits, found.audio_logits, equal_nan=True)
+
+
+def test_the_training_loss_is_one_graph_with_the_same_gradients(model: Any) -> None:
+    codes, gradients = random_codes(model.config, batch=2, frames=6), []
+    for function in (model, compiled(lambda **given: model(**given).loss)):
+        loss = function(codes=codes, labels=codes, return_logits=False)
+        loss = loss if isinstance(loss, torch.Tensor) else loss.loss
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+        model.zero_grad()
+    assert len(gradients[0]) == len(gradients[1]) > 20
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
