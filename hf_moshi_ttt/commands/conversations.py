@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt-sec", type=float, default=10.0, help="how much of each is given (%(default)s)")
     parser.add_argument("--new-sec", type=float, default=120.0, help="how much the model adds (%(default)s)")
     parser.add_argument("--window-sec", type=float, default=20.0, help="width of what is measured (%(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="of the audio; the text has 0.7 (%(default)s)")
+    parser.add_argument("--temperature", type=float, help="of the audio codes (the model's own)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
     add_device(parser)
     add_json(parser)
@@ -90,9 +90,11 @@ def _measured(model: Any, conversations: list[Any], silence_codes: Any, argument
     prompt, new, window = (frames_from_sec(length_sec) for length_sec in lengths_sec)
     silent_ids = [config.pad_token_id, config.end_pad_token_id]
     generator = torch.Generator(model.device)
+    changes: dict[str, Any] = {} if arguments.temperature is None else {"temperature": arguments.temperature}
     values: Measures = {"generated": [], "reference": []}
     for codes in map(np.asarray, tqdm(conversations, desc="converse", unit="conversation")):
-        sampling = Sampling(arguments.temperature, generator=generator.manual_seed(arguments.seed))
+        seeded = generator.manual_seed(arguments.seed)
+        sampling = Sampling.from_generation_config(model.generation_config, seeded, **changes)
         generated = continue_conversation(model, codes, prompt, new, silence_codes, sampling)
         for name, part in {"generated": generated, "reference": codes[:, prompt:]}.items():
             own = part[1 : 1 + config.num_codebooks]

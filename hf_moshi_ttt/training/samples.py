@@ -78,7 +78,8 @@ class SampleCallback(TrainerCallback):
         prompt = codes[:, : frames_from_sec(self.options.prompt_sec)]
         framed, _ = self.collator.frame_codes(np.array(prompt, dtype=np.int64))
         with evaluation_mode(model):
-            sampling = Sampling(generator=torch.Generator(model.device).manual_seed(seed))
+            seeded = torch.Generator(model.device).manual_seed(seed)
+            sampling = Sampling.from_generation_config(model.generation_config, seeded)
             prompt_BKT = torch.from_numpy(framed)[None].to(model.device)
             new = model.generate(prompt_BKT, max_new_frames=new_frames, sampling=sampling).codes
         return torch.cat([prompt_BKT, new], dim=2).cpu()

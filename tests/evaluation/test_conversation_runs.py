@@ -8,7 +8,9 @@ import pytest
 
 from hf_moshi_ttt import GREEDY, MoshiTTTProcessor, Sampling
 from hf_moshi_ttt.data.codes import load_codes
+from hf_moshi_ttt.evaluation import conversation_runs
 from hf_moshi_ttt.evaluation.conversation_runs import Corpus, Setup, compare_models, hear_humans, hear_model
+from hf_moshi_ttt.evaluation.driven_conversations import drive
 
 from ..fixtures.planted_conversations import write_conversations
 
@@ -41,9 +43,21 @@ def test_a_model_is_driven_once_with_each_seed_in_any_batches(
     together = hear_model(*loaded, corpus, Setup(seeds=(0, 1)), GREEDY, progress=False)
     assert [one.duration_sec for one in together] == [2.4, 1.2] * 2
     assert all(np.array_equal(one.model_N2, other.model_N2) for one, other in zip(alone, together[:2], strict=True))
-    drawn = [hear_model(*loaded, corpus, Setup(seeds=(seed,)), Sampling(), progress=False) for seed in (5, 5, 6)]
-    speech = [np.concatenate([one.model_N2 for one in heard]).tolist() for heard in drawn]
-    assert speech[0] == speech[1] != speech[2]
+
+
+def test_draws_follow_from_the_seed(
+    loaded: tuple[Any, MoshiTTTProcessor], corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[np.ndarray] = []
+
+    def noted(*given: Any) -> list[np.ndarray]:
+        answers.append(drive(*given)[0])
+        return answers[-1:]
+
+    monkeypatch.setattr(conversation_runs, "drive", noted)
+    short = Corpus([corpus.codes_KT[0][:, :10]], corpus.silence_codes)
+    hear_model(*loaded, short, Setup(seeds=(5, 6, 5)), Sampling(), progress=False)
+    assert np.array_equal(answers[0], answers[2]) and not np.array_equal(answers[0], answers[1])
 
 
 def test_models_stand_beside_the_human_and_each_other(loaded: tuple[Any, MoshiTTTProcessor], corpus: Corpus) -> None:
