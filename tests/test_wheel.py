@@ -120,6 +120,34 @@ def test_the_console_command_runs(site: Path) -> None:
     assert (ran.returncode, ran.stderr) == (2, "hf-moshi-ttt: error: there is no verb 'trian'. Did you mean train?\n")
 
 
+def other_python(minor: int) -> str | None:
+    """Python 3.`minor`, where the machine has it; it has none of the libraries."""
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    found = sorted(versions.glob(f"3.{minor}.*/bin/python3.{minor}"))
+    return str(found[-1]) if found else shutil.which(f"python3.{minor}")
+
+
+@pytest.mark.parametrize("minor", [12, 13])
+def test_help_and_doctor_run_under_other_pythons_without_any_library(site: Path, minor: int) -> None:
+    python = other_python(minor)
+    if python is None:
+        pytest.skip(f"needs Python 3.{minor}")
+    program = """
+import compileall, contextlib, sys
+from hf_moshi_ttt.commands.console import VERBS, main
+for verb in VERBS:
+    with contextlib.suppress(SystemExit):
+        main([verb, "--help"])
+assert main(["doctor", "--json"]) == 0
+assert compileall.compile_dir(sys.argv[1], quiet=1)
+"""
+    program = f"import sys; sys.path.insert(0, {str(site)!r})\n{program}"
+    command = [python, "-I", "-c", program, str(site / "hf_moshi_ttt")]
+    ran = subprocess.run(command, cwd=site.parent, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert '"next": "pip install torch ' in ran.stdout and "usage: hf-moshi-ttt serve" in ran.stdout
+
+
 def test_the_wheel_alone_trains_evaluates_and_has_the_metric(report: dict[str, Any], site: Path) -> None:
     assert report["package"].startswith(str(site)) and (report["train"], report["evaluate"]) == (0, 0)
     assert "gate_lr_multiplier (100.0)" in report["help"] and "librilight_pretrain\n" in report["help"]

@@ -26,10 +26,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         _write_page(arguments.source, described, arguments.html)
     if not described or Path(arguments.source, "config.json").is_file():
         described["model"] = describe_model(arguments.source)
+    width = max(len(name) for facts in described.values() for name in facts)
     for section, facts in described.items():
         print(section)
         for name, value in facts.items():
-            print(f"  {name:<22}{value}")
+            print(f"  {name:<{width}}  {value}")
     return described
 
 

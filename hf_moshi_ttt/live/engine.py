@@ -65,6 +65,7 @@ class Engine:
         self._calls: deque[tuple[Callable[[Any], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
+        self._is_over = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -84,11 +85,17 @@ class Engine:
         return self._thread.is_alive() and time.monotonic() - self.ticked_sec < within_sec
 
     def call(self, function: Callable[[Any], Any]) -> "Future[Any]":
-        """Calls a function with the session between two steps; its result or exception comes in the future."""
+        """Calls a function with the session between two steps; its result or exception comes in the future.
+
+        A RuntimeError comes where the engine has ended.
+        """
         future: Future[Any] = Future()
         with self._changed:
-            self._calls.append((function, future))
-            self._changed.notify()
+            if self._is_over:
+                future.set_exception(RuntimeError("The engine has ended."))
+            else:
+                self._calls.append((function, future))
+                self._changed.notify()
         return future
 
     def sit(self, row: int, seat: Seat) -> "Future[Any]":
@@ -113,6 +120,14 @@ class Engine:
                 self._changed.notify()
 
     def _run(self) -> None:
+        try:
+            self._run_until_stopped()
+        finally:
+            with self._changed:
+                self._is_over = True
+            self._run_calls()
+
+    def _run_until_stopped(self) -> None:
         due_sec = time.monotonic()
         while not self._stopping:
             self._run_calls()
@@ -122,7 +137,6 @@ class Engine:
             if is_due:
                 due_sec = max(due_sec + FRAME_SEC, time.monotonic())
             self._rest(due_sec)
-        self._run_calls()
 
     def _is_behind(self) -> bool:
         return any(len(seat.inbox) > 1 for seat in list(self.seats.values()))
@@ -163,8 +177,11 @@ class Engine:
                 self._answer({row: frame})
             return
         for row, frame in heard.items():
-            if not self._stopping:
-                self._deliver(row, frame, result)
+            try:
+                if not self._stopping:
+                    self._deliver(row, frame, result)
+            except Exception as error:
+                self._fail(row, error)
 
     def _step(self, heard: dict[int, Heard]) -> "SessionFrame":
         samples_BN = np.zeros((self.session.num_rows, self.session.frame_samples), dtype=np.float32)
@@ -177,8 +194,7 @@ class Engine:
         seat = self.seats[row]
         samples_S = np.asarray(result.samples_BN[row], dtype=np.float32)
         if not np.isfinite(samples_S).all():
-            self._fail(row, ValueError("The model's sound is not finite."))
-            return
+            raise ValueError("The model's sound is not finite.")
         latency_sec = time.monotonic() - frame.arrived_sec
         seat.frames += 1
         seat.late_frames += latency_sec > LATE_AFTER_SEC

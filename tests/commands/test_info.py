@@ -29,8 +29,8 @@ def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "checkpoint-2").mkdir()
     assert main(["info", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "max_steps             8" in said and "audio_loss            4.25" in said
-    assert "step                  2" in said and "['checkpoint-2']" in said and "model" not in said
+    assert "  max_steps    8\n" in said and "  audio_loss   4.25\n" in said
+    assert "  step         2\n" in said and "['checkpoint-2']" in said and "model" not in said
 
 
 def test_the_page_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

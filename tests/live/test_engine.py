@@ -133,3 +133,15 @@ def test_calls_run_on_the_engine_and_their_errors_come_back() -> None:
             engine.call(lambda session: (_ for _ in ()).throw(ValueError("no file"))).result(5)
         wait_until(lambda: engine.is_alive(1.0))
     assert not engine.is_alive(1e9)
+    with pytest.raises(RuntimeError, match=r"^The engine has ended\.$"):
+        engine.call(lambda session: None).result(5)
+
+
+def test_what_fails_for_one_row_after_the_step_ends_that_row_alone() -> None:
+    with running() as engine:
+        a, b = Guest(engine, 0, wants_reports=True), Guest(engine, 1)
+        engine.session.memory_stats = lambda row: {}["no such layer"]  # type: ignore[method-assign]
+        a.says(0.1)
+        wait_until(lambda: bool(a.of(SessionEnded)))
+        b.says(0.1, 0.2)
+        assert first_samples(b.answers(2)) == [None, 0.2] and a.of(SessionEnded)[0].ending is MODEL_ERROR

@@ -1,6 +1,7 @@
 """The server's doors: pages, tokens, origins, health, metrics, bounds on connections, and a stop that saves."""
 
 import asyncio
+import re
 import ssl
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from hf_moshi_ttt.live import server as server_module
 from hf_moshi_ttt.live.gate import Gate, tls_context
 from hf_moshi_ttt.live.limits import Limits
 from hf_moshi_ttt.live.server import PAGE, Address, LiveServer
@@ -17,6 +19,7 @@ from ..fixtures.certificate import CERTIFICATE, KEY
 from ..fixtures.live_server import page_client, serving, url
 from ..fixtures.live_stand_in import StandInSession
 
+FOLDER = Path(server_module.__file__).parent / "page"
 TOKEN, OTHER = "first-token-0123456789", "other-token-0123456789"
 
 
@@ -46,6 +49,18 @@ def test_the_page_and_nothing_else_is_served() -> None:
                 assert (await get(server, path))[0] == 404
 
     asyncio.run(scene())
+
+
+def test_the_page_has_what_its_scripts_use_and_nothing_inline() -> None:
+    """The content policy forbids inline scripts and styles, so one of them would be dead."""
+    files = {name: (FOLDER / name).read_text() for name, _ in PAGE.values()}
+    html = files["index.html"]
+    ids = set(re.findall(r'id="([\w-]+)"', html))
+    assert set(re.findall(r'\$\("([\w-]+)"\)', files["app.js"])) <= ids
+    assert set(re.findall(r'(?:for|aria-labelledby|aria-describedby)="([\w-]+)"', html)) <= ids
+    assert not re.search(r'<script>|<style|style="|onclick="|https?://', html)
+    named = re.findall(r'(?:src|href)="([\w.]+)"|from "\./([\w.]+)"|addModule\("([\w.]+)"\)', "".join(files.values()))
+    assert {name for group in named for name in group if name} == files.keys() - {"index.html"}
 
 
 def test_tokens_are_asked_for_wherever_something_is_to_be_had() -> None:
@@ -130,12 +145,12 @@ def test_a_stop_leaves_an_endless_step_behind(caplog: pytest.LogCaptureFixture) 
         session = StandInSession(1)
         async with serving(session) as server, page_client(server) as client:
             await client.event("ready")
-            session.step_sec = 1.5
+            session.step_sec = 3.0
             await client.say(0.1)
             await asyncio.sleep(0.2)
             start = time.monotonic()
             await server.stop(within_sec=0.8)
-            assert time.monotonic() - start < 1.2
+            assert time.monotonic() - start < 2.5
             session.step_sec = 0
 
     asyncio.run(scene())
@@ -155,14 +170,14 @@ def test_connections_are_bounded_and_silent_ones_cut_off() -> None:
             writer.close()
 
     async def scene() -> None:
-        async with serving(limits=Limits(connections=3, hello_sec=0.5)) as server:
+        async with serving(limits=Limits(connections=3, hello_sec=2.0)) as server:
             strangers = [
                 asyncio.create_task(connect(server, part)) for part in (b"", b"GET", b"GET / HTTP/1.1\r\nA: b")
             ]
             await asyncio.sleep(0.2)
             start = time.monotonic()
             assert await connect(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
-            assert time.monotonic() - start < 0.25
+            assert time.monotonic() - start < 1
             assert await asyncio.gather(*strangers) == [b"", b"", b""]
             assert (await get(server, "/health"))[0] == 200
 
