@@ -21,12 +21,8 @@ FOLDER = Path(hf_moshi_ttt.METRIC_TURN_TAKING)
 
 
 @pytest.fixture(scope="module")
-def metric(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("modules")
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", cache)
-        patch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-        return evaluate.load(str(FOLDER), cache_dir=str(cache))
+def metric(evaluate_cache: str) -> Any:
+    return evaluate.load(str(FOLDER), cache_dir=evaluate_cache)
 
 
 def test_arrays_and_paths_give_the_functions_numbers(metric: Any, tmp_path: Path) -> None:
