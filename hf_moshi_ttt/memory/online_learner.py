@@ -178,7 +178,7 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
         parts, parameters = self._parts(), self._step_parameters()
         before = tuple(state.named_tensors().values())
-        answers, after = walk(partial(_step, parts), tuple(tokens), before, parameters, _SEGMENT_FRAMES)
+        answers, after = walk(partial(_step, parts), tuple(tokens), before, parameters, _segment_frames(q))
         state_after = _state(parts, after)
         found = self._diagnose(tokens, state, state_after) if diagnostics else None
         return answers, state_after, found

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
+from hf_moshi_ttt.memory import online_learner, recomputation
 from hf_moshi_ttt.memory.front_end import naive_front_end
 from hf_moshi_ttt.memory.layer import TTTLayer
 from hf_moshi_ttt.memory.online import naive_online, unit_features
@@ -362,3 +363,15 @@ def test_scaled_inner_rates_are_those_of_a_scaled_base_lr() -> None:
     assert not any(x.any() for x in (silent.output, silent.state.fast_weights, silent.state.value_mean))
     with pytest.raises(ValueError, match="lr_scale=2.0 with base_lr=1.0, but their product must be at most 1"):
         layer(x, inner_lr_scale=2.0)
+
+
+def test_segments_are_longer_on_gpus_and_no_longer_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(online_learner, "walk", lambda *given: asked.append(given[-1]) or recomputation.walk(*given))
+    make_layer()(make_input(3))
+    for rows, expected in ((1, 4096), (4, 1024), (100, 256)):
+        assert online_learner._segment_frames(torch.empty(rows, 1, 1, 1, device="meta")) == expected
+    assert asked == [256]
+    monkeypatch.setattr(online_learner, "_segment_frames", lambda _: 2)
+    make_layer()(make_input(3))
+    assert asked == [256, 2]
