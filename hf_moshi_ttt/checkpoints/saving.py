@@ -102,7 +102,6 @@ class MoshiTTTSavingMixin:
             (folder / INDEX_NAME).unlink(missing_ok=True)
         super().save_pretrained(folder, *args, **kwargs)  # type: ignore[misc]
         if is_main:
-            self.generation_config.save_pretrained(folder)
             remove_stale_weights(folder, whole_weights(folder))
 
     def _published_config(self, folder: Path) -> Any:

@@ -161,6 +161,11 @@ class MoshiTTTStreamingMixin:
         initial_codes: Any
         forward: Any
 
+    @classmethod
+    def can_generate(cls) -> bool:
+        """True, so transformers makes and saves a `generation_config`."""
+        return True
+
     @torch.no_grad()
     def step_with_logits(
         self,

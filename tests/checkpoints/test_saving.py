@@ -336,7 +336,8 @@ model = MoshiTTTForConditionalGeneration.from_pretrained(sys.argv[1])
 model.push_to_hub("user/part", with_code=False)
 """
     run(push, hub, tmp_path, str(folder / "trained"))
-    assert set(hub.repos["user/part"]) == {"README.md", "notes.txt", "config.json", "model.safetensors"}
+    saved = {"config.json", "generation_config.json", "model.safetensors"}
+    assert set(hub.repos["user/part"]) == {"README.md", "notes.txt", *saved}
     assert hub.repos["user/part"]["README.md"] == b"mine"
     run(
         push.replace("with_code=False", "with_code=False, card=ModelCardFacts()"),
