@@ -31,7 +31,7 @@ EXTRAS = {
     "wandb": _extra("wandb", "report_to=wandb", "trackers"),
     "aiohttp": _extra("aiohttp", "serve: the live server", "live"),
     "prometheus-client": _extra("prometheus_client", "serve: the live server", "live"),
-    "av": _extra("av", "demo: human speech", "demo"),
+    "av": _extra("av", "M4A and M4B files; demo: human speech", "m4a"),
     "chatterbot-corpus": _extra("chatterbot_corpus", "demo: conversations", "demo"),
     "hibari-tts": _extra("hibari", "demo: narrated books", "demo"),
     "rdata": _extra("rdata", "demo: texts of books", "demo"),

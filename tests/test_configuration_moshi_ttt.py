@@ -123,7 +123,7 @@ def test_delays_follow_the_number_of_codebooks() -> None:
         ({"mini_batch_size": 4}, r"MoshiTTTConfig does not know \['mini_batch_size'\]"),
         (
             {"ttt": {"layer": "all"}},
-            r"TTTConfig does not know \['layer'\]\. Known keys: base_lr, centering_horizon_frames, .*layers",
+            r"TTTConfig does not know \['layer'\]\. Known keys: answer_gate, base_lr, .*layers",
         ),
         (
             {"depth_decoder_config": {"heads": 2}},

@@ -2,7 +2,8 @@
 
 Files are read by soundfile in parts that are found by seeking, so neither a short part of a long file nor a long file
 read in blocks costs more than it holds. A part is always the slice of the whole: Opus and MP3, whose decoders carry a
-state that a seek loses, are decoded from their start for it. Damage is an error, also what `containers.py` finds.
+state that a seek loses, are decoded from their start for it, and so is MP4. Damage is
+an error, also what `containers.py` finds.
 """
 
 import math
@@ -11,14 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NewType
+from typing import TYPE_CHECKING, BinaryIO, NewType
 
 import numpy as np
 import soundfile
 import soxr
 
-from .containers import BadAudioError, require_one_stream, require_whole, safe_start
+from .containers import BadAudioError, is_mp4, require_one_stream, require_whole, safe_start
 from .samples import require_float_scale
+
+if TYPE_CHECKING:
+    from .mp4_audio import Mp4File
 
 Frames = NewType("Frames", int)
 """A number of frames of 80 ms; only `frames_from_sec` makes one from seconds."""
@@ -26,9 +30,10 @@ Frames = NewType("Frames", int)
 SAMPLE_RATE_HZ = 24_000
 FRAME_RATE_HZ = 12.5
 FRAME_SAMPLES = 1920
-AUDIO_SUFFIXES = tuple(
-    [".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".bwf", ".caf", ".au", ".sph"]
-)
+AUDIO_SUFFIXES = (
+    ".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".bwf", ".caf", ".au", ".sph",
+    ".m4a", ".m4b",
+)  # fmt: skip
 """Of the files that are read; what they hold is judged by their content."""
 BLOCK_FRAMES = 750
 MAX_CHANNELS = 2
@@ -152,7 +157,7 @@ class _ForwardFile(soundfile.SoundFile):
         return not self.is_reading and bool(super().seekable())
 
 
-def _go_to(file: _ForwardFile, start: int) -> None:
+def _go_to(file: "_ForwardFile | Mp4File", start: int) -> None:
     """Puts a file to a sample such that reading on gives the samples of the whole."""
     at = start
     if file.subtype == "VORBIS":
@@ -160,7 +165,7 @@ def _go_to(file: _ForwardFile, start: int) -> None:
             at = safe_start(raw, start)
     elif file.subtype == "OPUS" or file.format == "MP3" or not file.seekable():
         at = 0
-    if at:
+    if at and isinstance(file, _ForwardFile):
         file.seek(at)
     file.is_reading = True
     while at < start:
@@ -180,11 +185,19 @@ def _name(source: str | Path | bytes | BytesIO) -> str:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes, complaint: str) -> Iterator[_ForwardFile]:
+def _opened(source: str | Path | bytes, complaint: str) -> Iterator["_ForwardFile | Mp4File"]:
     """An open file; what libsndfile says of it, then or later, becomes a `BadAudioError` with its path in it."""
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise BadAudioError(f"{source}: missing.")
     held, name = BytesIO(source) if isinstance(source, bytes) else str(source), _name(source)
+    with _content(held) as raw:
+        holds_mp4 = is_mp4(raw)
+    if holds_mp4:
+        from .mp4_audio import Mp4File
+
+        with Mp4File(held) as mp4:
+            yield mp4
+        return
     try:
         file = _ForwardFile(held)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless formats such as .raw
@@ -200,7 +213,7 @@ def _opened(source: str | Path | bytes, complaint: str) -> Iterator[_ForwardFile
             raise BadAudioError(f"{name}: {complaint} ({error}).") from error
 
 
-def _checked_parts(file: soundfile.SoundFile, path: str, count: int, most: int) -> Iterator[np.ndarray]:
+def _checked_parts(file: "soundfile.SoundFile | Mp4File", path: str, count: int, most: int) -> Iterator[np.ndarray]:
     """Yields `[S, C]` pieces of the next `count` samples."""
     done, is_integer = 0, file.subtype.startswith("PCM")
     while done < count:

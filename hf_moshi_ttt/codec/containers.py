@@ -75,6 +75,11 @@ def require_whole(path: str | Path, file: BinaryIO, container: str) -> None:
         raise BadAudioError(f"{path}: a {container} file, which does not show whether it is whole; convert it to FLAC.")
 
 
+def is_mp4(file: BinaryIO) -> bool:
+    """Whether a file begins as MP4 does."""
+    return _read_at(file, 4, 4) == b"ftyp"
+
+
 def require_one_stream(path: str | Path, file: BinaryIO) -> None:
     """Raises for an Ogg file in which a second stream follows the first, of which libsndfile reads only the first.
 

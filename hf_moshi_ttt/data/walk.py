@@ -10,7 +10,7 @@ from .bad_files import BadFiles, is_utf8
 from .text_files import composed
 
 OTHER_AUDIO_SUFFIXES = {
-    ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm", ".mka", ".amr", ".ape", ".wv", ".mp2", ".spx", ".shn",
+    ".mp4", ".aac", ".wma", ".webm", ".mka", ".amr", ".ape", ".wv", ".mp2", ".spx", ".shn",
     ".g722", ".gsm", ".ra", ".dsf",
 }  # fmt: skip
 _APPLE_DOUBLE = "._"

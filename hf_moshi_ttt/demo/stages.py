@@ -219,7 +219,7 @@ def recall_line(recall: dict[str, Any]) -> str:
     """What `recall.json` says of the arm `ttt` beside its control at the last hearing of the motif."""
     last = {run["arm"]: run["tests"]["motif"]["hearings"][-1] for run in recall["runs"]}
     ttt, static = last["ttt"], last["static"]
-    said = ", ".join(f"{name} {one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for name, one in last.items())
+    said = ", ".join(f"{name} {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for name, one in last.items())
     verdict = "the memory recalls" if ttt["high"] < static["low"] else "no recall yet"
     return f"{verdict}: {said} nats when a motif is heard again (chance {recall['chance_nats']:.2f})"
 

@@ -164,7 +164,7 @@ def test_changes_are_logged(tmp_path: Path, make_model: Any, caplog: pytest.LogC
     with caplog.at_level("WARNING", logger="hf_moshi_ttt"):
         load(tmp_path, ttt_config={}, sliding_window=8)
     assert "sliding_window: 16 -> 8 (frames that attention sees)" in caplog.text
-    assert "16 weights of TTT layers are new. Their output is zero until they are trained" in caplog.text
+    assert "19 weights of TTT layers are new. Their output is zero until they are trained" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_another_codec_or_tokenizer_of_the_same_size_is_refused() -> None:
     match = r"talks: its codec is b/codec \(sha256 bbbbbbbb\), but the model's is a/codec \(sha256 aaaaaaaa\). Encode"
     with pytest.raises(ValueError, match=match):
         require_codes_of_model(config(), codes(codec=B), "talks")
-    with pytest.raises(ValueError, match=r"talks: its text tokenizer is b.model .*prepare_data.py\). Or else.$"):
+    with pytest.raises(ValueError, match=r"talks: its text tokenizer is b.model .*hf-moshi-ttt prepare\). Or else.$"):
         require_codes_of_model(config(), codes(tokenizer=B), "talks", " Or else.")
     with pytest.raises(ValueError, match="talks: encoded by b/codec with 64 ids a codebook, but the model has"):
         require_codes_of_model(config(codec=None), codes(size=64), "talks")

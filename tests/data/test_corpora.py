@@ -188,9 +188,9 @@ def test_a_folder_of_links_is_read_when_their_store_is_named(books: Path, tmp_pa
 
 def test_what_is_left_out_of_a_folder_is_said(books: Path, caplog: pytest.LogCaptureFixture) -> None:
     (books / "i.jsonl").unlink()
-    (books / "9" / "emma" / "3.m4a").touch()
+    (books / "9" / "emma" / "3.aac").touch()
     assert len(load_librilight(books)) == 2
-    assert "left out: {'.m4a is not read: convert it to FLAC (ffmpeg -i NAME.m4a NAME.flac)': 1}" in caplog.text
+    assert "left out: {'.aac is not read: convert it to FLAC (ffmpeg -i NAME.aac NAME.flac)': 1}" in caplog.text
 
 
 def words_of(row: dict[str, Any]) -> list[str]:

@@ -140,8 +140,8 @@ def test_reasons_are_named_when_nothing_is_left(books: Path, tmp_path: Path) -> 
     """A folder of a linked folder, and one of files that cannot be used, whatever share may be bad."""
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "speaker").symlink_to(books)
-    (tmp_path / "links" / "a.m4a").touch()
-    with pytest.raises(ValueError, match=r"no usable audio .* Left out: \{'\.m4a is not read.*\n.*speaker: a linked"):
+    (tmp_path / "links" / "a.aac").touch()
+    with pytest.raises(ValueError, match=r"no usable audio .* Left out: \{'\.aac is not read.*\n.*speaker: a linked"):
         build_index(tmp_path / "links", tmp_path / "i.jsonl", progress=False)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.wav").touch()

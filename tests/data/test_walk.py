@@ -19,16 +19,16 @@ def walked(root: Path, *names: str) -> tuple[list[str], dict[str, str], Counter[
 
 
 def test_all_formats_that_are_read_are_found_in_order(tmp_path: Path) -> None:
-    names = ["a/1.FLAC", "a/2.wav", "b.ogg", "c.opus", "d.mp3", "e.aiff", "f.W64"]
+    names = ["a/1.FLAC", "a/2.wav", "b.ogg", "c.opus", "d.mp3", "e.aiff", "f.W64", "g.m4a", "h.m4b"]
     found, bad, left_out = walked(tmp_path, *reversed(names), "notes.txt", "b.json", "ogg")
     assert (found, bad, left_out) == (names, {}, Counter())
 
 
 def test_other_formats_and_macos_metadata_are_counted(tmp_path: Path) -> None:
-    found, bad, left_out = walked(tmp_path, "a.flac", "._a.flac", "__MACOSX/._a.flac", "b.m4a", "c.M4A", "d.webm")
+    found, bad, left_out = walked(tmp_path, "a.flac", "._a.flac", "__MACOSX/._a.flac", "b.aac", "c.AAC", "d.webm")
     assert (found, bad) == (["a.flac"], {})
     assert left_out == {
-        "macOS' metadata (._*), not audio": 2, ".m4a is not read: convert it to FLAC (ffmpeg -i NAME.m4a NAME.flac)": 2,
+        "macOS' metadata (._*), not audio": 2, ".aac is not read: convert it to FLAC (ffmpeg -i NAME.aac NAME.flac)": 2,
         ".webm is not read: convert it to FLAC (ffmpeg -i NAME.webm NAME.flac)": 1,
     }  # fmt: skip
 

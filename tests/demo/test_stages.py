@@ -92,8 +92,8 @@ def recall(ttt: tuple[float, float, float], static: tuple[float, float, float]) 
 def test_the_memory_recalls_where_its_interval_lies_below_that_of_the_control() -> None:
     said = recall_line(recall(ttt=(0.012, 0.010, 0.015), static=(3.46, 3.45, 3.47)))
     assert said == (
-        "the memory recalls: static 3.46 [3.45, 3.47], ttt 0.01 [0.01, 0.01] nats when a motif is heard again "
-        "(chance 3.47)"
+        "the memory recalls: static 3.460 [3.450, 3.470], ttt 0.012 [0.010, 0.015] nats when a motif is heard "
+        "again (chance 3.47)"
     )
     assert recall_line(recall(ttt=(3.44, 3.43, 3.46), static=(3.46, 3.45, 3.47))).startswith("no recall yet: ")
 

@@ -62,7 +62,8 @@ def test_what_is_averaged_between_two_logs_goes_on(tmp_path: Path, codes: Path) 
 
     def logs(trainer: MoshiTTTTrainer) -> list[dict[str, float]]:
         entries = [entry for entry in trainer.state.log_history if "loss" in entry]
-        return [{k: v for k, v in entry.items() if not k.endswith("_per_second")} for entry in entries]
+        of_session = ("_per_second", "seconds_left")
+        return [{k: v for k, v in entry.items() if not k.endswith(of_session)} for entry in entries]
 
     options = {"logging_steps": 4, "max_steps": 9, **LANES}
     whole = make_trainer(tmp_path / "whole", codes, **options)
@@ -192,7 +193,7 @@ def test_memories_are_logged_at_logged_steps_alone(tmp_path: Path, codes: Path) 
     assert [entry["step"] for entry in entries] == [3, 6]
     (layer,) = trainer.model.config.ttt_layer_indices
     for entry in entries:
-        assert entry[f"ttt/layer_{layer}/loss_initial"] == pytest.approx(1, abs=1e-3)
+        assert 0 < entry[f"ttt/layer_{layer}/loss_initial"] < 1  # unit values less their mean
         assert 0 < entry[f"ttt/layer_{layer}/loss_after"] < entry[f"ttt/layer_{layer}/loss_before"]
         assert 0 < entry[f"ttt/layer_{layer}/write_strength"] < 1 and entry[f"ttt/layer_{layer}/branch_to_residual"] > 0
     plain = make_trainer(tmp_path / "plain", codes, config={"ttt": None}, max_steps=2)
@@ -286,7 +287,9 @@ def test_carried_windows_make_segments_one_stream(tmp_path: Path, codes: Path) -
         assert torch.allclose(piece[2:, :-1], expected[2:, :-1], atol=1e-5)
     apart = make_trainer(tmp_path, codes, learning_rate=0.0, max_steps=12, **LANES)
     apart.train()
-    assert losses(apart)[1] == losses(trainer)[1] and losses(apart)[2] != losses(trainer)[2]
+    # Attention is causal without a window and masked over an empty one: two kernels, equal but for rounding.
+    assert losses(apart)[1] == pytest.approx(losses(trainer)[1], rel=1e-6)
+    assert abs(losses(apart)[2] - losses(trainer)[2]) > 1e-3
 
 
 @pytest.mark.parametrize("mode", [LANES, {"order": "lanes", "config": {"ttt": None}}], ids=["ttt", "no ttt"])
