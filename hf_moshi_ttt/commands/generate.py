@@ -7,6 +7,7 @@ hf-moshi-ttt generate runs/mine --codes codes/heldout --prompt-sec 60 --new-sec 
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -80,23 +81,41 @@ def _checked(arguments: argparse.Namespace) -> int:
     """
     from ..codec.audio import frames_from_sec
 
-    if frames_from_sec(arguments.new_sec) < 1:
-        raise UsageError(f"--new-sec {arguments.new_sec}: at least one frame of 0.08 s must be generated")
+    for name, sec in (("--new-sec", arguments.new_sec), ("--prompt-sec", arguments.prompt_sec)):
+        if sec is not None and not 0 < sec < math.inf:
+            raise UsageError(f"{name} {sec}: must be above 0 seconds")
     if arguments.codes is not None and (arguments.prompt is not None or arguments.user is not None):
         raise UsageError("--codes holds a prompt with both voices: give either it or audio files")
     if not any(given is not None for given in (arguments.codes, arguments.prompt, arguments.user, arguments.memory)):
         raise UsageError("there is nothing to go on from: give an audio file, --user, --codes or --memory")
+    _check_files(arguments)
     return frames_from_sec(arguments.new_sec)
 
 
-def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[Any, str]:
-    """The prompt and its name."""
+def _check_files(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for files that could not be written, or would replace one that is read."""
+    output = arguments.output
+    if output.suffix.lower() != ".wav":
+        raise UsageError(f"--output {output}: its name must end in .wav")
+    written = [output, output.with_suffix(".json"), output.with_suffix(".txt"), arguments.save_memory, arguments.plot]
+    paths = [path.resolve() for path in written if path is not None]
+    read = [path.resolve() for path in (arguments.prompt, arguments.user, arguments.memory) if path is not None]
+    for index, path in enumerate(paths):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder, but a file is to be written there")
+        if path in read or path in paths[:index]:
+            raise UsageError(f"{path} would be replaced by another file of this command: choose another name")
+
+
+def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[Any, str | None]:
+    """The prompt and its name, None where there is none."""
     from ..codec.audio import frames_from_sec
     from ..live.from_files import Prompt, read_prompt
 
     if arguments.codes is None:
         frames = None if arguments.prompt_sec is None else frames_from_sec(arguments.prompt_sec)
-        return read_prompt(processor, arguments.prompt, arguments.user, frames), str(arguments.prompt)
+        name = None if arguments.prompt is None else str(arguments.prompt)
+        return read_prompt(processor, arguments.prompt, arguments.user, frames), name
     import torch
 
     from ..data.codes import load_codes
@@ -105,6 +124,8 @@ def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[
 
     codes, provenance = load_codes(arguments.codes)
     warn_where_unknown(model.config, provenance, arguments.codes)
+    if not 0 <= arguments.recording < len(codes):
+        raise UsageError(f"--recording {arguments.recording}: {arguments.codes} has recordings 0 to {len(codes) - 1}")
     row = codes[arguments.recording]
     prompt_sec = _CODES_PROMPT_SEC if arguments.prompt_sec is None else arguments.prompt_sec
     prompt = row["codes"][:, : frames_from_sec(prompt_sec)].astype("int64")

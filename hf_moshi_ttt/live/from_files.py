@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..codec.audio import FRAME_SAMPLES, Frames, read_audio, sec_from_frames, whole_frames
+from ..codec.stream_rows import text_row
 
 if TYPE_CHECKING:
     from .session import MoshiTTTSession
@@ -70,6 +71,8 @@ def read_prompt(
         ValueError: two users, or more than one channel of a user.
     """
     channels = [] if path is None else list(read_audio(path))
+    if len(channels) > 2:
+        raise ValueError(f"{path}: has {len(channels)} channels; it may have Moshi's, and the user's as a second one.")
     if user_path is not None and len(channels) == 2:
         raise ValueError(f"{path} has the user in its second channel, and {user_path} has one too: leave one out.")
     user = channels[1] if len(channels) == 2 else None
@@ -99,6 +102,8 @@ def continue_prompt(
 ) -> Continuation:
     """The next frames of a session of one row; the user is silent once their sound ends.
 
+    A model that was trained without text is given the text row of its training: its text head has learned nothing.
+
     Args:
         watch: whether to take `memory_stats` after each step.
         progress: whether to show a progress bar.
@@ -111,10 +116,12 @@ def continue_prompt(
         frames = prompt.codes_BKT.shape[2]
         beside = None if prompt.user_S is None else _of_length(prompt.user_S, frames * FRAME_SAMPLES)
         session.prefill(prompt.codes_BKT, None if beside is None else torch.from_numpy(beside)[None])
+    config = session.model.config
+    text_B = torch.from_numpy(text_row(config, 1)[0]) if config.text_tokenizer is None else None
     said, frame_ms, memory = [], [], []
     for step in tqdm(range(new_frames + 1), desc="generate", unit="frame", disable=not progress):
         start = time.perf_counter()
-        said.append(session.step(None if user is None else user[None, step]))
+        said.append(session.step(None if user is None else user[None, step], forced_text_B=text_B))
         frame_ms.append(1e3 * (time.perf_counter() - start))
         if watch:
             memory.append(session.memory_stats(0))

@@ -111,11 +111,14 @@ class Gate:
         Raises:
             Refused: such a request.
         """
-        address = headers.get("Host", "")
-        if self.names_only_loopback and not is_loopback(urlsplit(f"//{address}").hostname or ""):
+        address, origin = headers.get("Host", ""), headers.get("Origin")
+        try:
+            host, page = urlsplit(f"//{address}").hostname, urlsplit(origin or "").netloc
+        except ValueError:
+            raise Refused(400, "Host or Origin is no address.") from None
+        if self.names_only_loopback and not is_loopback(host or ""):
             raise Refused(421, "This server answers to the names localhost and 127.0.0.1.")
-        origin = headers.get("Origin")
-        if origin is not None and origin not in self.origins and urlsplit(origin).netloc.lower() != address.lower():
+        if origin is not None and origin not in self.origins and page.lower() != address.lower():
             raise Refused(403, "A page of another server may not use this one; --origin allows it.")
 
     def owner(self, headers: Mapping[str, str]) -> str:
@@ -126,7 +129,7 @@ class Gate:
         """
         if not self.tokens:
             return LOOPBACK_OWNER
-        given = (_given_token(headers) or "").encode()
+        given = (_given_token(headers) or "").encode(errors="surrogateescape")
         matches = [token for token in self.tokens if hmac.compare_digest(token.encode(), given)]
         if not matches:
             raise Refused(401, "A token is needed: open the link that the server printed.")

@@ -10,6 +10,7 @@ Axes: B batch, Q Moshi's codebooks, N samples of a frame.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,8 @@ class MoshiTTTSession(SavedRowsMixin):
         diagnostics: whether the strength of writes is measured, which costs about a tenth of a frame's time.
 
     Raises:
-        ValueError: B below 1, another number of seeds, a model in training mode, or a codec that cannot stream.
+        ValueError: B below 1, another number of seeds, seeds that are no whole numbers from 0 to 2**63 - 1, a model in
+            training mode, or a codec that cannot stream.
     """
 
     sample_rate_hz = SAMPLE_RATE_HZ
@@ -84,7 +86,7 @@ class MoshiTTTSession(SavedRowsMixin):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}, but a session has at least 1 row.")
-        seeds = list(range(batch_size)) if seeds is None else list(seeds)
+        seeds = [_checked_seed(seed) for seed in (range(batch_size) if seeds is None else seeds)]
         if len(seeds) != batch_size:
             raise ValueError(f"{len(seeds)} seeds for {batch_size} rows: give one a row.")
         if any(module.training for module in (model, processor.codec)):
@@ -169,11 +171,8 @@ class MoshiTTTSession(SavedRowsMixin):
             raise ValueError("Some rows have begun: prefill goes before the first step. Reset them first.")
         frames, everyone = codes_BKT.shape[-1], self._checked_rows(None)
         own_BQT = codes_BKT[:, 1 : 1 + self.num_codebooks]
-        if user_samples_BS is not None and list(user_samples_BS.shape) != [self.num_rows, frames * FRAME_SAMPLES]:
-            raise ValueError(
-                f"user_samples must be [{self.num_rows}, {frames * FRAME_SAMPLES}], as long as the codes; "
-                f"got {list(user_samples_BS.shape)}."
-            )
+        if user_samples_BS is not None:
+            user_samples_BS = self._checked_samples(user_samples_BS, frames)
         if bool((own_BQT < 0).any()):
             raise ValueError("Some codes of Moshi's voice are absent: what was said must be known.")
         with silenced_rows(self.model, ~self.memory_on_B):
@@ -185,8 +184,8 @@ class MoshiTTTSession(SavedRowsMixin):
         if before > 0 and user_samples_BS is not None:
             self.codec.encode(user_samples_BS[:, : before * FRAME_SAMPLES].to(device), everyone.to(device))
 
-    def _checked_samples(self, samples_BN: Tensor | np.ndarray) -> Tensor:
-        samples, expected = torch.as_tensor(samples_BN), [self.num_rows, FRAME_SAMPLES]
+    def _checked_samples(self, samples_BN: Tensor | np.ndarray, frames: int = 1) -> Tensor:
+        samples, expected = torch.as_tensor(samples_BN), [self.num_rows, frames * FRAME_SAMPLES]
         if list(samples.shape) != expected or samples.dtype != torch.float32:
             raise ValueError(f"samples must be float32 {expected}; got {samples.dtype} {list(samples.shape)}.")
         if not bool(samples.isfinite().all()):
@@ -250,14 +249,18 @@ class MoshiTTTSession(SavedRowsMixin):
         Args:
             keep_memory: whether it keeps what its memories have learned, with nothing else of its past.
             seed: of its draws from here on; the row's present one if None.
+
+        Raises:
+            ValueError: no such row or no such seed. Nothing has changed then.
         """
         row = self.checked_row(row)
+        seed = self.seeds[row] if seed is None else _checked_seed(seed)
         for name, tensor in self.state.named_tensors().items():
             if not (keep_memory and name.startswith("memory.")):
                 tensor[row] = self.state.fresh_value(name, tensor)[row]
         self.codec.reset(row)
-        self.seeds[row] = self.seeds[row] if seed is None else seed
-        self.generators[row].manual_seed(self.seeds[row])
+        self.seeds[row] = seed
+        self.generators[row].manual_seed(seed)
         self.memory_frames[row] = self.memory_frames[row] if keep_memory else 0
         self.write_strength_LB[:, row] = torch.nan
         self.memory_on_B[row] = True
@@ -284,6 +287,17 @@ class MoshiTTTSession(SavedRowsMixin):
             {"layer": layer, **memory_stats(memory, row), "write_strength": _number(written), "age_sec": age_sec}
             for layer, memory, written in zip(layers, self.state.memory, written_L, strict=True)
         ]
+
+
+def _checked_seed(seed: int) -> int:
+    """Raises ValueError for a seed that a saved stream could not hold."""
+    try:
+        whole = operator.index(seed)
+    except TypeError:
+        whole = -1
+    if not 0 <= whole < 1 << 63:
+        raise ValueError(f"seed={seed!r}, but it must be a whole number from 0 to 2**63 - 1.")
+    return whole
 
 
 def _number(value: float) -> float | None:

@@ -69,9 +69,15 @@ def test_what_is_heard_without_memory(model: str, tmp_path: Path) -> None:
             "--codes holds a prompt with both voices: give either it or audio",
         ),
         ([], "there is nothing to go on from: give an audio file, --user, --codes or --memory"),
-        (["own.wav", "--new-sec", "0"], "--new-sec 0.0: at least one frame of 0.08 s must be generated"),
+        (["own.wav", "--new-sec", "0"], "--new-sec 0.0: must be above 0 seconds"),
+        (["own.wav", "--new-sec", "inf"], "--new-sec inf: must be above 0 seconds"),
+        (["own.wav", "--prompt-sec", "-1"], "--prompt-sec -1.0: must be above 0 seconds"),
+        (["out.wav"], "out.wav would be replaced by another file of this command: choose another name"),
+        (["own.wav", "--plot", "out.json"], "out.json would be replaced by another file of this command"),
+        (["own.wav", "--save-memory", "."], "is a folder, but a file is to be written there"),
+        (["own.wav", "--output", "out.xyz"], "--output out.xyz: its name must end in .wav"),
     ],
 )
 def test_wrong_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "model", *words, "--output", "out.wav"]) == 2
+    assert main(["generate", "model", "--output", "out.wav", *words]) == 2
     assert message in capsys.readouterr().err

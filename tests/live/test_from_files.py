@@ -100,3 +100,21 @@ def test_words_have_the_time_of_their_first_token() -> None:
 def test_two_users_are_refused(open_session: OpenSession, files: Path, own: str, user: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_prompt(open_session().processor, files / own, files / user)
+
+
+def test_a_third_channel_is_refused(open_session: OpenSession, files: Path) -> None:
+    soundfile.write(files / "three.wav", np.zeros((1920, 3), np.float32), 24_000)
+    with pytest.raises(ValueError, match=r"three\.wav: has 3 channels; it may have Moshi's, and the user's"):
+        read_prompt(open_session().processor, files / "three.wav")
+
+
+def test_a_model_without_text_goes_on_with_the_text_row_of_its_training(
+    open_session: OpenSession, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(sampling=GREEDY)
+    prompt = read_prompt(session.processor, files / "own.wav")
+    assert session.model.config.text_tokenizer is not None
+    assert set(continue_prompt(session, prompt, 6).codes_BKT[0, 0].tolist()) != {session.model.config.end_pad_token_id}
+    silent = open_session(sampling=GREEDY)
+    monkeypatch.setattr(silent.model.config, "text_tokenizer", None)
+    assert set(continue_prompt(silent, prompt, 6).codes_BKT[0, 0].tolist()) == {silent.model.config.end_pad_token_id}

@@ -54,6 +54,7 @@ def test_the_token_is_the_owner(headers: dict[str, str]) -> None:
         {"Authorization": f"Bearer {OTHER}"},
         {"Authorization": "Bearer"},
         {"Authorization": "Bearer é"},
+        {"Authorization": "Bearer \udcff"},
         {"Authorization": "Basic !!!"},
         {"Authorization": "Basic /w=="},
         basic(TOKEN),
@@ -80,6 +81,7 @@ def test_origins_and_names() -> None:
     assert [status(local, Host=name) for name in ("localhost:8998", "[::1]:8998", "127.0.0.1")] == [200] * 3
     assert status(local, Host="evil.org:8998", Origin="http://evil.org:8998") == 421
     assert status(local, Host="") == 421
+    assert status(local, Host="[bad") == status(local, Host="localhost", Origin="http://[bad") == 400
     assert status(local, Host="localhost:8998", Origin="http://localhost:8998") == 200
     assert status(local, Host="localhost:8998", Origin="http://evil.org") == 403
     assert status(local, Host="localhost:8998", Origin="http://localhost:9999") == 403

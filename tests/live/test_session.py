@@ -190,7 +190,15 @@ def test_no_memory_is_held_beyond_the_first_frames(open_session: OpenSession) ->
     [
         (
             {"user_samples_BS": torch.zeros(2, 5)},
-            r"user_samples must be \[2, 5760\], as long as the codes; got",
+            r"samples must be float32 \[2, 5760\]; got torch.float32 \[2, 5\]",
+        ),
+        (
+            {"user_samples_BS": torch.zeros(2, 5760, dtype=torch.int16)},
+            r"samples must be float32 \[2, 5760\]; got torch.int16",
+        ),
+        (
+            {"user_samples_BS": torch.full((2, 5760), torch.nan)},
+            r"samples of rows \[0, 1\] are NaN or infinite",
         ),
         (
             {"codes_BKT": torch.full((2, 17, 3), -1)},
@@ -217,11 +225,22 @@ def test_prompts_come_before_the_first_step(open_session: OpenSession) -> None:
     [
         ({"batch_size": 0}, "batch_size=0, but a session has at least 1 row"),
         ({"batch_size": 2, "seeds": [1]}, "1 seeds for 2 rows: give one a row"),
+        ({"seeds": [-1]}, r"seed=-1, but it must be a whole number from 0 to 2\*\*63 - 1"),
+        ({"seeds": [1 << 63]}, "seed=9223372036854775808, but it must be a whole number"),
+        ({"seeds": [1.5]}, "seed=1.5, but it must be a whole number"),
     ],
 )
 def test_impossible_sessions_are_refused(open_session: OpenSession, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_session(**options)
+
+
+def test_a_row_is_not_reset_to_a_seed_that_could_not_be_saved(open_session: OpenSession) -> None:
+    session = open_session(seeds=[torch.tensor(3)])
+    session.step(None)
+    with pytest.raises(ValueError, match="seed=-1, but it must be a whole number"):
+        session.reset(0, seed=-1)
+    assert session.seeds == [3] and session.state.frames.tolist() == [1]
 
 
 def test_a_model_in_training_mode_is_refused(open_session: OpenSession) -> None:
