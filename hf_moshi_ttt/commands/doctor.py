@@ -125,13 +125,13 @@ def _on_the_hub(what: str, repository: str, filename: str, remedy: str) -> Row:
     if installed("huggingface_hub") is None:
         return Row(what, "unreachable", f"{repository}: unknown without huggingface_hub", "pip install huggingface_hub")
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         if isinstance(try_to_load_from_cache(repository, filename), str):
             return Row(what, "ok", f"{repository}: in the cache")
         HfApi().model_info(repository, timeout=5)
-    except (OSError, HfHubHTTPError, HFValidationError, RuntimeError) as error:
+    except (OSError, HTTPError, HFValidationError, RuntimeError) as error:
         return Row(what, "unreachable", f"{repository}: {type(error).__name__}", remedy)
     return Row(what, "ok", f"{repository}: on the Hub")
 

@@ -15,6 +15,7 @@ from .transcripts import Labels, Turn, spoken, word_turns
 from .word_times import MAIN_SPEAKER, OTHER_SPEAKER
 
 _TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<![^\s])(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![^\s])|(<\w+>)|![^\n]*')
+_MOST_ITEMS = 1e9
 _WORDS_TIER = re.compile(r"(?:(.*\S)\s+-\s+)?words?", re.I)
 Interval = tuple[float, float, str]
 
@@ -49,6 +50,13 @@ class _Reader:
         """The next value, which is a number."""
         return float(self._next("a number", 2))
 
+    def count(self) -> int:
+        """The next value, which is a number of things."""
+        value = self.number()
+        if not 0 <= value < _MOST_ITEMS or value != int(value):
+            raise ValueError(f"{self.path}:{self.line}: {value} is no count.")
+        return int(value)
+
     def flag(self) -> str:
         """The next value, which is a flag."""
         return self._next("<exists> or <absent>", 3)
@@ -61,7 +69,10 @@ def read_text_grid(path: str | Path, labels: Labels) -> list[Turn]:
         ValueError: another form, or no tier for a speaker.
     """
     tiers = _tiers(_Reader(Path(path), read_text(path)))
-    of_words = {match[1]: tier for name, tier in tiers.items() if (match := _WORDS_TIER.fullmatch(name))}
+    found = [(match[1], tier) for name, tier in tiers.items() if (match := _WORDS_TIER.fullmatch(name))]
+    of_words = dict(found)
+    if len(of_words) < len(found):
+        raise ValueError(f"{path}: has two tiers of words for one speaker among {list(tiers)}: rename or remove one.")
     named = {name: tier for name, tier in (of_words or tiers).items() if labels.only or (name and labels.knows(name))}
     speakers = {name: labels.speaker(name, str(path)) for name in named}
     _require_tiers(path, list(tiers), list(speakers.values()), labels)
@@ -83,12 +94,14 @@ def _tiers(values: _Reader) -> dict[str, list[Interval]]:
     if (kind := values.string()) != "ooTextFile" or (kind := values.string()) != "TextGrid":
         raise ValueError(f"{values.path}: not a TextGrid, but {kind!r}.")
     values.number(), values.number()
-    count = int(values.number()) if values.flag() == "<exists>" else 0
+    count = values.count() if values.flag() == "<exists>" else 0
     tiers: dict[str, list[Interval]] = {}
     for _ in range(count):
         kind, name = values.string(), values.string()
         values.number(), values.number()
-        items = range(int(values.number()))
+        items = range(values.count())
+        if kind == "IntervalTier" and name in tiers:
+            raise ValueError(f"{values.path}:{values.line}: a second tier is named {name!r}: rename one.")
         if kind == "IntervalTier":
             tiers[name] = [(values.number(), values.number(), values.string()) for _ in items]
         else:

@@ -9,7 +9,7 @@ skipped.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from ..codec.audio import (
 )
 from ..data.bad_files import BadFiles
 from ..data.codes import encode_streams, silence_codes
+from ..live.fingerprint import fingerprint
 from ..streaming.generation_moshi_ttt import Sampling
 from .driven_conversations import drive, heard_sound, heard_words, seeded
 from .full_duplex_bench import BenchItem, ItemScore, read_item, score_item
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 INPUTS = ("input.wav", "clean_input.wav")
 WORDS = ("text", "transcript", "none")
+MADE_BY = "outputs.json"
+"""At the root of a tree: what made its outputs."""
 
 
 @dataclass
@@ -83,11 +86,13 @@ def run_tree(
         batch_size: streams side by side.
 
     Raises:
-        ValueError: a batch size below 1, or no input.
+        ValueError: a batch size below 1, no input, or a tree with outputs of another model, sampling or seed.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}, but at least one stream is needed.")
     inputs, run = find_inputs(root), BenchRun()
+    settings = asdict(replace(sampling, generator=None))
+    _require_one_maker(root, {"model": fingerprint(model).exact, "sampling": settings, "seed": seed})
     silence = silence_codes(processor.codec)
     batches = [inputs[first : first + batch_size] for first in range(0, len(inputs), batch_size)]
     for batch in tqdm(batches, desc="bench", unit="batch"):
@@ -102,6 +107,19 @@ def run_tree(
                     _write(processor, path, answer, model.config.max_delay_frames)
                     run.written += 1
     return run
+
+
+def _require_one_maker(root: Path, maker: dict[str, Any]) -> None:
+    record, text = root / MADE_BY, json.dumps(maker, indent=1)
+    if record.is_file():
+        known = json.loads(record.read_text(encoding="utf-8"))
+        differing = [name for name, value in json.loads(text).items() if known.get(name) != value]
+        if differing:
+            raise ValueError(
+                f"{root}: its outputs were made with another {' and '.join(differing)} ({record}). Take a fresh copy "
+                "of the tree, or remove its outputs and this file."
+            )
+    record.write_text(text, encoding="utf-8")
 
 
 def _is_done(path: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import HTTPError
 from packaging.requirements import Requirement
 
 from hf_moshi_ttt.commands import doctor
@@ -69,6 +70,14 @@ def test_a_corpus_of_links_needs_the_folder_that_holds_both(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="1 of 1 files cannot be used.*\\n.*outside of .*give data_dir"):
         doctor.disk(tmp_path, str(index))
     assert "for 1.0 hours" in doctor.disk(tmp_path, str(index), str(tmp_path)).found
+
+
+def test_no_network_is_an_answer_whatever_the_library_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise type("ConnectError", (HTTPError,), {})("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    assert doctor.tokenizer(doctor.KYUTAI_TOKENIZER).found == "kyutai/moshiko-pytorch-bf16: ConnectError"
 
 
 def test_files_on_this_machine_are_found(tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def test_tiers_that_name_no_speaker(tmp_path: Path, tiers: dict, labels: Labels,
         ('"TextGrid"', '"Pitch"', r"a\.TextGrid: not a TextGrid, but 'Pitch'"),
         ("xmin = 0.5", "xmin = 0.5x", r":36: after this line a number should follow, got '\"yes\"' in line 37"),
         ('text = "so"\n', "", r":40: the file ends where a text should follow"),
+        ("size = 2", "size = 1e999", r"a\.TextGrid:\d+: inf is no count"),
+        ("size = 2", "size = 2.5", r"a\.TextGrid:\d+: 2.5 is no count"),
         ("<exists>", "", r":5: after this line <exists> or <absent> should follow, got '2' in line 7"),
     ],
 )
@@ -110,3 +112,12 @@ def test_damage_is_named_by_its_line(tmp_path: Path, before: str, after: str, me
     assert before in text
     with pytest.raises(ValueError, match=message):
         read_text_grid(write(tmp_path, text.replace(before, after, 1)), Labels())
+
+
+def test_two_tiers_of_one_name_are_refused(tmp_path: Path) -> None:
+    text = long_form({"A": TALK["A"], "B": TALK["A"], "C": TALK["right"]})
+    with pytest.raises(ValueError, match=r"a\.TextGrid:\d+: a second tier is named 'A': rename one"):
+        read_text_grid(write(tmp_path, text.replace('"B"', '"A"')), Labels())
+    twice = long_form({"A - words": TALK["right"], "A - word": TALK["right"]})
+    with pytest.raises(ValueError, match=r"two tiers of words for one speaker among \['A - words', 'A - word'\]"):
+        read_text_grid(write(tmp_path, twice), Labels())

@@ -1,5 +1,6 @@
 """A whole tree: outputs as long as their inputs, the same when resumed; bad files skipped; what lies there scored."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from hf_moshi_ttt import GREEDY, MoshiTTTProcessor, Sampling
 from hf_moshi_ttt.evaluation.bench_folders import find_inputs, output_of, read_listeners, run_tree, score_tree
@@ -26,7 +28,11 @@ def loaded(make_model: Callable[..., Any], codec_path: str, tokenizer_path: str)
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*output*")}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*output*.*")
+        if path.name != "outputs.json"
+    }
 
 
 def test_outputs_are_as_long_as_their_inputs_and_the_same_when_resumed(
@@ -54,8 +60,14 @@ def test_outputs_are_as_long_as_their_inputs_and_the_same_when_resumed(
     again = run_tree(*loaded, tmp_path, Sampling(), batch_size=3)
     assert (again.written, again.found, len(again.bad.reasons)) == (3, 3, 1)
     assert contents(tmp_path) == whole
-    other = run_tree(*loaded, tmp_path, Sampling(), batch_size=3, seed=1)
-    assert (other.written, other.found) == (0, 6)
+    with pytest.raises(ValueError, match=r"its outputs were made with another sampling and seed \(.*outputs\.json\)"):
+        run_tree(*loaded, tmp_path, GREEDY, batch_size=3, seed=1)
+    model, processor = loaded
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.lm_head.weight += 1
+    with pytest.raises(ValueError, match="its outputs were made with another model"):
+        run_tree(other, processor, tmp_path, Sampling(), batch_size=3)
 
 
 def test_trees_without_inputs_and_empty_batches_are_refused(
