@@ -28,10 +28,10 @@ from ..codec.audio import (
 )
 from ..data.bad_files import BadFiles
 from ..data.codes import encode_streams, silence_codes
-from ..live.fingerprint import fingerprint
 from ..streaming.generation_moshi_ttt import Sampling
 from .driven_conversations import drive, heard_sound, heard_words, seeded
 from .full_duplex_bench import BenchItem, ItemScore, read_item, score_item
+from .kept_losses import model_sha256
 from .speech_times import Word
 from .spoken_words import read_transcript, write_transcript
 from .voice_activity import find_speech
@@ -92,7 +92,8 @@ def run_tree(
         raise ValueError(f"batch_size={batch_size}, but at least one stream is needed.")
     inputs, run = find_inputs(root), BenchRun()
     settings = asdict(replace(sampling, generator=None))
-    _require_one_maker(root, {"model": fingerprint(model).exact, "sampling": settings, "seed": seed})
+    made_by = model_sha256(model, model.config.state_values())
+    _require_one_maker(root, {"model": made_by, "sampling": settings, "seed": seed})
     silence = silence_codes(processor.codec)
     batches = [inputs[first : first + batch_size] for first in range(0, len(inputs), batch_size)]
     for batch in tqdm(batches, desc="bench", unit="batch"):
