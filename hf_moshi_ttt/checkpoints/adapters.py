@@ -165,6 +165,11 @@ def matched_lora_rank(model: nn.Module, parts: Sequence[str] = DEFAULT_PARTS, ra
     return MatchedRank(found, found * per_rank, matched)
 
 
+def without_adapters(model: Any) -> Any:
+    """The model below peft's wrapper, whose layers hold the adapters; one without a wrapper as it is."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def save_adapter(model: PeftModel, folder: str | Path) -> None:
     """`peft`'s own `save_pretrained`, and beside it the configuration, from which `from_pretrained` builds the base.
 

@@ -1,10 +1,10 @@
 """The loss by position while a model trains: a picture of each evaluation of long recordings, also for the trackers."""
 
 from pathlib import Path
-from typing import Any
 
 from transformers import Trainer
 
+from ..checkpoints.adapters import without_adapters
 from ..evaluation.long_context import LongContextOutput, describe_model
 from ..evaluation.long_context_settings import LongContextSettings
 from ..evaluation.results_plot import plot_loss_by_position
@@ -24,8 +24,7 @@ def write_curve(
     step = trainer.state.global_step
     if not trainer.is_world_process_zero():
         return None
-    model: Any = trainer.model
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    model = without_adapters(trainer.model)
     name = f"step {step}"
     path = Path(str(trainer.args.output_dir), FOLDER, f"step-{step}.png")
     path.parent.mkdir(parents=True, exist_ok=True)

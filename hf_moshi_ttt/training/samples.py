@@ -16,6 +16,7 @@ import soundfile
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..checkpoints.adapters import without_adapters
 from ..codec.audio import frames_from_sec
 from ..data.collator import MoshiTTTCollator
 from ..evaluation.long_context import evaluation_mode
@@ -58,7 +59,7 @@ class SampleCallback(TrainerCallback):
 
         self.trainer, self.options = trainer, options
         self.recordings = list(recordings)[: options.recordings]
-        config: Any = _whole(trainer.model).config
+        config: Any = without_adapters(trainer.model).config
         self.processor = MoshiTTTProcessor(config)
         self.rate_hz: int = self.processor.codec.config.sampling_rate  # a codec that is not there is missed at once
         self.collator = MoshiTTTCollator(config, silence_codes)
@@ -73,7 +74,7 @@ class SampleCallback(TrainerCallback):
 
     def _continued(self, codes: np.ndarray, seed: int) -> torch.Tensor:
         """Prompt and continuation, `[1, K, T]`."""
-        model: Any = _whole(self.trainer.model)
+        model: Any = without_adapters(self.trainer.model)
         new_frames = frames_from_sec(self.options.new_sec)
         prompt = codes[:, : frames_from_sec(self.options.prompt_sec)]
         framed, _ = self.collator.frame_codes(np.array(prompt, dtype=np.int64))
@@ -98,8 +99,3 @@ class SampleCallback(TrainerCallback):
             listed.append({"wav": path.name, "prompt_frames": prompt_frames, "new_sec": new_sec, "text": text})
         (folder / "samples.json").write_text(json.dumps(listed, indent=1), encoding="utf-8")
         return exhibits
-
-
-def _whole(model: Any) -> Any:
-    """The model itself, without a wrapper of adapters; its layers have them."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

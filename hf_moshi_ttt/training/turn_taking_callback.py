@@ -5,9 +5,9 @@ trainer.add_callback(TurnTakingCallback(trainer, Corpus(codes, silence_codes), e
 
 from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..checkpoints.adapters import without_adapters
 from ..evaluation.turn_outcomes import DELAYS, RATES
 from ..processing_moshi_ttt import MoshiTTTProcessor
 from ..streaming.generation_moshi_ttt import Sampling
@@ -43,8 +43,7 @@ class TurnTakingCallback(TrainerCallback):
         self.processor.codec  # noqa: B018  a codec that is not there is missed before the training
 
     def _model(self) -> Any:
-        model: Any = self.trainer.model
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+        return without_adapters(self.trainer.model)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -22,6 +22,7 @@ from hf_moshi_ttt.checkpoints.adapters import (
     make_trainable,
     matched_lora_rank,
     save_adapter,
+    without_adapters,
 )
 from hf_moshi_ttt.checkpoints.repository import is_ttt_weight
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
@@ -79,6 +80,12 @@ def test_a_preset_moves_what_it_trains_and_nothing_else(make_model: MakeModel, p
         optimizer.step()
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) is (name not in names), name
+
+
+def test_the_model_below_adapters_is_moshi_itself(make_model: MakeModel) -> None:
+    model = make_model()
+    adapted = make_trainable(model, "lora")
+    assert adapted is not model and without_adapters(adapted) is without_adapters(model) is model
 
 
 def test_lora_finds_every_linear_of_its_parts_by_name(make_model: MakeModel) -> None:
