@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from .loss_curve import CONFIDENCE
+
 RESAMPLES = 1000
 
 

@@ -100,16 +100,30 @@ class MotifTask:
 
 
 @dataclass
-class PassageTask:
-    """A passage of one recording, heard `hearings` times in another one, `gap_frames` of which come before each.
+class _OfRecordings:
+    """A task whose frames are cut from recordings.
 
     Args:
         recordings: codes `[Q, T]` of any lengths.
-        skip_frames: first frames of a passage that nobody can foresee, and that are not scored.
     """
 
     recordings: Sequence[Tensor]
     num_ids: int
+
+    @property
+    def num_codebooks(self) -> int:
+        """Q."""
+        return len(self.recordings[0])
+
+
+@dataclass
+class PassageTask(_OfRecordings):
+    """A passage of one recording, heard `hearings` times in another one, `gap_frames` of which come before each.
+
+    Args:
+        skip_frames: first frames of a passage that nobody can foresee, and that are not scored.
+    """
+
     passage_frames: int = 24
     gap_frames: int = 40
     hearings: int = 4
@@ -118,11 +132,6 @@ class PassageTask:
 
     def __post_init__(self) -> None:
         _require_long(self.recordings, max(self.gap_frames * self.hearings, self.passage_frames))
-
-    @property
-    def num_codebooks(self) -> int:
-        """Q."""
-        return len(self.recordings[0])
 
     @property
     def frames(self) -> int:
@@ -153,11 +162,9 @@ class PassageTask:
 
 
 @dataclass
-class ScatteredPassageTask:
+class ScatteredPassageTask(_OfRecordings):
     """A passage that returns at distances drawn log-uniformly between 8 and 360 frames, as often as it fits."""
 
-    recordings: Sequence[Tensor]
-    num_ids: int
     passage_frames: int = 24
     frames: int = 512
     hearings: int = 4
@@ -165,11 +172,6 @@ class ScatteredPassageTask:
 
     def __post_init__(self) -> None:
         _require_long(self.recordings, self.frames)
-
-    @property
-    def num_codebooks(self) -> int:
-        """Q."""
-        return len(self.recordings[0])
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; hearings beyond `hearings` count as the last."""
@@ -242,21 +244,14 @@ class PairsTask:
 
 
 @dataclass
-class NaturalTask:
+class NaturalTask(_OfRecordings):
     """Pieces of recordings as they are; the second half of each is scored, as other frames."""
 
-    recordings: Sequence[Tensor]
-    num_ids: int
     frames: int = 384
     hearings: int = 0
 
     def __post_init__(self) -> None:
         _require_long(self.recordings, self.frames)
-
-    @property
-    def num_codebooks(self) -> int:
-        """Q."""
-        return len(self.recordings[0])
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch."""
