@@ -199,7 +199,7 @@ class Engine:
         seat.frames += 1
         seat.late_frames += latency_sec > LATE_AFTER_SEC
         self.metrics.answered(latency_sec, latency_sec > LATE_AFTER_SEC)
-        ready, text = bool(result.ready_B[row]), result.text[row].replace("▁", " ")
+        ready, text = bool(result.ready_B[row]), result.text[row]
         counts = (seat.late_frames, seat.inbox.dropped_frames)
         seat.deliver(Answer(seat.frames, samples_S if ready else None, text, latency_sec, *counts))
         if seat.wants_reports and seat.frames % REPORT_FRAMES == 1:
