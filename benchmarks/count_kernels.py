@@ -20,6 +20,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from meta_device import as_a_gpu_runs, half
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -36,24 +37,6 @@ NO_KERNEL = {"detach", "alias", "lift_fresh", "empty", "empty_like", "empty_stri
              "promote_types"}  # fmt: skip
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "baddbmm_", "addmm_"}
 SIZES = {"7b": ("moshi-7b", 4, 750), "tiny": ("tiny", 2, 40)}
-OWN_LIBRARY = torch.library.Library("hf_moshi_ttt_counted", "DEF")
-OWN_LIBRARY.define("attention(Tensor q, Tensor k, Tensor v) -> Tensor")
-OWN_LIBRARY.define("attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor, Tensor)")
-OWN_LIBRARY.impl("attention", lambda q, k, v: torch.empty_like(q), "Meta")
-OWN_LIBRARY.impl("attention_backward", lambda grad, *qkv: tuple(torch.empty_like(x) for x in qkv), "Meta")
-
-
-class _Attention(torch.autograd.Function):
-    """One kernel each way, as on a GPU."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        return torch.ops.hf_moshi_ttt_counted.attention(q, k, v)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return torch.ops.hf_moshi_ttt_counted.attention_backward(grad, *ctx.saved_tensors)
 
 
 @dataclass
@@ -136,17 +119,8 @@ def counting(kernel: str = "torch") -> Iterator[Counts]:
     def rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
         return torch.ops.aten._fused_rms_norm(x, list(shape), weight, eps)[0]
 
-    real = torch.autocast
-
-    def autocast(device_type: str, *rest: Any, **options: Any) -> Any:
-        return contextlib.nullcontext() if device_type == "meta" else real(device_type, *rest, **options)
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **options: Any) -> Tensor:
-        return _Attention.apply(q, k, v)
-
     with (
-        mock.patch.object(torch, "autocast", autocast),
-        mock.patch.object(F, "scaled_dot_product_attention", attention),
+        as_a_gpu_runs(),
         mock.patch.object(F, "rms_norm", rms_norm),
         mock.patch.object(delta_kernels, "chosen_kernel", lambda _: kernel),
         mock.patch.object(triton_delta_rule, "_launch", launch),
@@ -154,14 +128,6 @@ def counting(kernel: str = "torch") -> Iterator[Counts]:
         _Counting(counts),
     ):
         yield counts
-
-
-def half(model: torch.nn.Module) -> torch.nn.Module:
-    """The model in bfloat16, with what it keeps in float32."""
-    for name, parameter in model.named_parameters():
-        if "learner" not in name and "ttt_gate" not in name:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    return model
 
 
 LAYERS: dict[str, tuple[dict[str, Any], str]] = {

@@ -17,14 +17,13 @@ import collections
 import json
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
+from meta_device import as_a_gpu_runs, half
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -95,15 +94,7 @@ def model(preset: str, device: str, **changes: Any) -> MoshiTTTForConditionalGen
     torch.manual_seed(0)
     with torch.device(device):
         made = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset(preset, **changes))
-    return made if device == "cpu" else as_on_a_gpu(made)
-
-
-def as_on_a_gpu(made: Any) -> Any:
-    """In bfloat16, but for the parts that stay in float32."""
-    for name, parameter in made.named_parameters():
-        if "learner" not in name and "ttt_gate" not in name:
-            parameter.data = parameter.data.bfloat16()
-    return made
+    return made if device == "cpu" else half(made)
 
 
 def live_frame(moshi: MoshiTTTForConditionalGeneration) -> Case:
@@ -135,7 +126,7 @@ def layer_training(width: int, heads: int, batch: int, frames: int, device: str)
     with torch.device(device):
         layer, x = TTTLayer(width, heads, TTTConfig()), torch.randn(batch, frames, width)
     if device != "cpu":
-        as_on_a_gpu(layer)
+        half(layer)
         x = x.bfloat16()
     x.requires_grad_()
 
@@ -159,34 +150,6 @@ def cases(meta: bool) -> Iterator[tuple[str, Case]]:
     yield f"TTT layer {batch} x {frames}, forward + backward", layer_training(width, heads, batch, frames, device)
 
 
-class _OneKernelAttention(torch.autograd.Function):
-    """Attention on the meta device as one kernel forward and one backward, as flash attention has them."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        return torch.empty_like(q).zero_()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(x).zero_() for x in ctx.saved_tensors)
-
-
-@contextmanager
-def gpu_attention() -> Iterator[None]:
-    """Autocast and attention as on a GPU, for tensors on the meta device."""
-
-    def attention(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
-        return _OneKernelAttention.apply(q, k, v)
-
-    with patch.object(F, "scaled_dot_product_attention", attention), patch.object(torch, "autocast", _no_autocast):
-        yield
-
-
-def _no_autocast(*_: Any, **__: Any) -> Any:
-    return nullcontext()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--meta", action="store_true", help="the 7B on the meta device")
@@ -195,7 +158,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = {}
     print(f"{'case':<45} {'calls':>8} {'kernels':>8} {'peak MiB':>9}")
-    with gpu_attention() if arguments.meta else nullcontext():
+    with as_a_gpu_runs() if arguments.meta else nullcontext():
         for name, case in cases(arguments.meta):
             counts = found[name] = count(case)
             print(f"{name:<45} {counts.calls:>8} {counts.kernels:>8} {counts.peak_mib:>9.0f}", flush=True)
