@@ -3,19 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
 from hf_moshi_ttt.evaluation.memory_plot import plot_memory
-
-
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would have been closed."""
-    figures: list[Figure] = []
-    monkeypatch.setattr(plt, "close", figures.append)
-    return figures
 
 
 def memory(num_layers: int, **changes: Any) -> dict[str, Any]:

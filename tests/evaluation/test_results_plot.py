@@ -12,14 +12,6 @@ from hf_moshi_ttt.evaluation.results_plot import draw_pictures, plot_codebooks, 
 from ..fixtures.results import BIN_FRAMES, WINDOW_FRAMES, example_results, model_results, planted_losses
 
 
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would have been closed."""
-    figures: list[Figure] = []
-    monkeypatch.setattr(plt, "close", figures.append)
-    return figures
-
-
 def test_every_picture_is_drawn_and_readable(tmp_path: Path) -> None:
     pictures = draw_pictures(example_results(), tmp_path)
     assert {title: path.name for title, path in pictures.items()} == {

@@ -8,10 +8,11 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
 from hf_moshi_ttt.memory.layer import TTTLayer
+
+from ..fixtures.learner_laws import require_checkpointing_changes_nothing
 
 
 def make_layer(**options: object) -> TTTLayer:
@@ -144,13 +145,7 @@ def test_a_bfloat16_layer_has_a_float32_memory(depth: int) -> None:
 
 
 def test_checkpointing_the_layer_changes_no_gradient() -> None:
-    layer, x, found = awake(make_layer()), torch.randn(2, 23, 32), []
-    for wrap in (lambda f, *a: f(*a), lambda f, *a: checkpoint(f, *a, use_reentrant=False)):
-        leaf = x.clone().requires_grad_()
-        state = wrap(layer, leaf[:, :10]).state
-        value = wrap(layer, leaf[:, 10:], state).output.square().sum()
-        found.append(torch.autograd.grad(value, [leaf, *layer.parameters()]))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    require_checkpointing_changes_nothing(awake(make_layer()), torch.randn(2, 23, 32))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
 from hf_moshi_ttt.memory import online_learner, recomputation
@@ -15,6 +14,13 @@ from hf_moshi_ttt.memory.layer import TTTLayer
 from hf_moshi_ttt.memory.online import naive_online, unit_features
 from hf_moshi_ttt.memory.online_learner import OnlineLearner, normed_values
 
+from ..fixtures.learner_laws import (
+    diagnostics_whole_and_in_chunks,
+    gradients_whole_and_in_chunks,
+    require_checkpointing_changes_nothing,
+    require_rows_apart,
+    require_state_unchanged,
+)
 from ..fixtures.online_cases import EVERY, HEADS, ONLINE, WIDTH, make_input, make_layer
 from ..fixtures.ttt_cases import float64_rule
 
@@ -142,49 +148,23 @@ def test_rows_at_different_positions_run_as_alone(options: dict) -> None:
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
 def test_rows_do_not_touch_each_other(options: dict) -> None:
-    layer, x = make_layer(**options), make_input(30, batch=3)
-    state = layer(x[:, :10]).state
-    reset = state.reset(torch.tensor([False, True, False]))
-    changed = x.clone()
-    changed[1] += 1
-    before, after = layer(x[:, 10:], state), layer(changed[:, 10:], reset)
-    assert torch.equal(before.output[[0, 2]], after.output[[0, 2]])
-    assert not torch.equal(before.output[1], after.output[1])
-    for name, tensor in before.state.named_tensors().items():
-        assert torch.equal(tensor[[0, 2]], after.state.named_tensors()[name][[0, 2]]), name
+    require_rows_apart(make_layer(**options), make_input(30, batch=3))
 
 
 @pytest.mark.parametrize("options", [*ONLINE, dict(learner="gated_delta")], ids=str)
 def test_gradients_flow_through_carried_state(options: dict) -> None:
-    layer, x = make_layer(**options), make_input(40)
+    layer = make_layer(**options)
     parameters = [p for n, p in layer.named_parameters() if n != "rate_proj.bias" or options.get("forget") != "none"]
-    whole = torch.autograd.grad(layer(x).output.square().sum(), parameters)
-    state, total = None, torch.zeros((), dtype=x.dtype)
-    for piece in x.split([9, 1, 1, 29], dim=1):
-        step = layer(piece, state)
-        state, total = step.state, total + step.output.square().sum()
-    for a, b in zip(torch.autograd.grad(total, parameters), whole, strict=True):
+    for a, b in gradients_whole_and_in_chunks(layer, make_input(40), parameters, [9, 1, 1, 29]):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_a_state_is_not_changed_by_the_call_that_continues_it() -> None:
-    layer, x = make_layer(), make_input(20)
-    state = layer(x[:, :7]).state.detach()
-    before = state.clone().named_tensors()
-    with torch.no_grad():
-        layer(x[:, 7:8], state)
-        layer(x[:, 7:], state)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in state.named_tensors().items())
+    require_state_unchanged(make_layer(), make_input(20))
 
 
 def test_checkpointing_the_layer_changes_no_gradient() -> None:
-    layer, x, found = make_layer(torch.float32), make_input(70, dtype=torch.float32), []
-    for wrap in (lambda f, *a: f(*a), lambda f, *a: checkpoint(f, *a, use_reentrant=False)):
-        leaf = x.clone().requires_grad_()
-        state = wrap(layer, leaf[:, :10]).state
-        value = wrap(layer, leaf[:, 10:], state).output.square().sum()
-        found.append(torch.autograd.grad(value, [leaf, *layer.parameters()]))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    require_checkpointing_changes_nothing(make_layer(torch.float32), make_input(70, dtype=torch.float32))
 
 
 def test_a_fresh_layer_is_silent_and_adds_nothing() -> None:
@@ -302,17 +282,7 @@ def test_a_long_stream_stays_bounded_and_recalls() -> None:
 @pytest.mark.parametrize("options", EVERY, ids=str)
 @pytest.mark.parametrize("chunks", [[1] * 23, [5, 1, 17]], ids=str)
 def test_diagnostics_do_not_depend_on_chunks(options: dict, chunks: list[int]) -> None:
-    layer, x = make_layer(**options), make_input(23)
-    whole = layer(x, diagnostics=True)
-    state, found = None, []
-    for piece in x.split(chunks, dim=1):
-        step, silent = layer(piece, state, diagnostics=True), layer(piece, state)
-        assert torch.equal(step.output, silent.output) and silent.diagnostics is None
-        state = step.state
-        found.append(step.diagnostics)
-    for name in ("loss_initial", "loss_before", "loss_after"):
-        joined = torch.cat([getattr(part, name) for part in found], dim=2)
-        torch.testing.assert_close(joined, getattr(whole.diagnostics, name), rtol=1e-9, atol=1e-9)
+    diagnostics_whole_and_in_chunks(make_layer(**options), make_input(23), chunks)
 
 
 @pytest.mark.parametrize("options", ONLINE, ids=str)

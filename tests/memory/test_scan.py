@@ -20,6 +20,12 @@ from hf_moshi_ttt.memory.naive import (
 )
 from hf_moshi_ttt.memory.scan import ttt
 
+from ..fixtures.learner_laws import (
+    diagnostics_whole_and_in_chunks,
+    gradients_whole_and_in_chunks,
+    require_rows_apart,
+    require_state_unchanged,
+)
 from ..fixtures.ttt_cases import MINI_BATCH, OTHERS, STEPPING, float64_rule, make_input, make_layer
 
 pytestmark = pytest.mark.usefixtures(float64_rule.__name__)
@@ -129,40 +135,20 @@ def test_rows_at_different_places_run_as_alone(options: dict) -> None:
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
 def test_rows_do_not_touch_each_other(options: dict) -> None:
-    layer, x = make_layer(**options), make_input(30)
-    state = layer(x[:, :10]).state
-    reset = state.reset(torch.tensor([False, True, False]))
-    changed = x.clone()
-    changed[1] += 1
-    before, after = layer(x[:, 10:], state), layer(changed[:, 10:], reset)
-    assert torch.equal(before.output[[0, 2]], after.output[[0, 2]])
-    assert not torch.equal(before.output[1], after.output[1])
-    for name, tensor in before.state.named_tensors().items():
-        assert torch.equal(tensor[[0, 2]], after.state.named_tensors()[name][[0, 2]]), name
+    require_rows_apart(make_layer(**options), make_input(30))
 
 
 @pytest.mark.parametrize("chunks", [[9, 11], [4, 1, 1, 1, 1, 12], [8, 12]], ids=str)
 @pytest.mark.parametrize("options", STEPPING, ids=str)
 def test_gradients_flow_through_carried_state(options: dict, chunks: list[int]) -> None:
-    layer, x = make_layer(**options), make_input(20)
+    layer = make_layer(**options)
     parameters = [p for n, p in layer.named_parameters() if n.startswith("learner.inner_weights")]
-    whole = torch.autograd.grad(layer(x).output.square().sum(), parameters)
-    state, total = None, torch.zeros((), dtype=x.dtype)
-    for piece in x.split(chunks, dim=1):
-        step = layer(piece, state)
-        state, total = step.state, total + step.output.square().sum()
-    for a, b in zip(torch.autograd.grad(total, parameters), whole, strict=True):
+    for a, b in gradients_whole_and_in_chunks(layer, make_input(20), parameters, chunks):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_a_state_is_not_changed_by_the_call_that_continues_it() -> None:
-    layer, x = make_layer(ttt_mlp_layers=2), make_input(20)
-    state = layer(x[:, :7]).state.detach()
-    before = state.clone().named_tensors()
-    with torch.no_grad():
-        layer(x[:, 7:8], state)
-        layer(x[:, 7:], state)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in state.named_tensors().items())
+    require_state_unchanged(make_layer(ttt_mlp_layers=2), make_input(20))
 
 
 def losses_by_definition(layer: TTTLayer, x: Tensor) -> list[Tensor]:
@@ -204,19 +190,9 @@ def test_diagnostics_are_the_losses_of_the_definition(options: dict) -> None:
 @pytest.mark.parametrize("options", EVERY, ids=str)
 @pytest.mark.parametrize("chunks", [[1] * 23, [5, 1, 17]], ids=str)
 def test_diagnostics_do_not_depend_on_chunks(options: dict, chunks: list[int]) -> None:
-    layer, x = make_layer(**options), make_input(23)
-    whole = layer(x, diagnostics=True)
-    state, found = None, []
-    for piece in x.split(chunks, dim=1):
-        step, silent = layer(piece, state, diagnostics=True), layer(piece, state)
-        assert torch.equal(step.output, silent.output) and silent.diagnostics is None
-        state = step.state
-        found.append(step.diagnostics)
-    for name in ("loss_initial", "loss_before", "loss_after"):
-        joined = torch.cat([getattr(part, name) for part in found], dim=2)
-        torch.testing.assert_close(joined, getattr(whole.diagnostics, name), rtol=1e-9, atol=1e-9)
-    if whole.diagnostics.delta_ratio is not None:
-        torch.testing.assert_close(found[-1].delta_ratio, whole.diagnostics.delta_ratio)
+    whole, found = diagnostics_whole_and_in_chunks(make_layer(**options), make_input(23), chunks)
+    if whole.delta_ratio is not None:
+        torch.testing.assert_close(found[-1].delta_ratio, whole.delta_ratio)
     assert torch.isnan(found[1].key_dependent_share).all() == (chunks[1] == 1)
 
 

@@ -1,7 +1,6 @@
 """The `evaluate` module loads from its folder, offline, and gives the numbers of the function underneath."""
 
 import json
-import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import evaluate
 import numpy as np
 import pytest
-from huggingface_hub import ModelCard
 
 from hf_moshi_ttt.evaluation.loss_curve import long_context_numbers
 from hf_moshi_ttt.evaluation.metric_widget import compute_from_text
 
 from ..evaluation.test_loss_curve import planted
+from ..fixtures.metric_cards import require_card_runs
 
 FOLDER = Path(__file__).parents[2] / "metrics" / "librilight_long_context"
 
@@ -54,9 +53,4 @@ def test_its_space_computes_its_example(metric: Any) -> None:
 
 
 def test_its_card_runs_and_names_its_app(monkeypatch: pytest.MonkeyPatch, metric: Any) -> None:
-    card = ModelCard.load(FOLDER / "README.md", ignore_metadata_errors=False)
-    assert (card.data.sdk, card.data.app_file) == ("gradio", "app.py") and card.data.tags == ["evaluate", "metric"]
-    (block,) = re.findall(r"^```python\n(.*?)^```", card.text, re.M | re.S)
-    monkeypatch.setattr(evaluate, "load", lambda name: metric)
-    exec(compile(block, "card", "exec"), {})
-    assert {"app.py", "requirements.txt", "README.md"} < {path.name for path in FOLDER.iterdir()}
+    require_card_runs(FOLDER, metric, monkeypatch)

@@ -1,6 +1,5 @@
 """The `evaluate` module loads from its folder, offline, takes arrays or paths, and is what a Space needs."""
 
-import re
 import runpy
 import sys
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 import evaluate
 import pytest
 import soundfile
-from huggingface_hub import ModelCard
 
 import hf_moshi_ttt
 from hf_moshi_ttt.evaluation.turn_taking import hear, turn_taking_numbers
 
+from ..fixtures.metric_cards import require_card_runs
 from ..fixtures.planted_conversations import planted
 
 FOLDER = Path(hf_moshi_ttt.METRIC_TURN_TAKING)
@@ -39,11 +38,7 @@ def test_arrays_and_paths_give_the_functions_numbers(metric: Any, tmp_path: Path
 
 
 def test_its_card_runs_and_names_its_app(monkeypatch: pytest.MonkeyPatch, metric: Any) -> None:
-    card = ModelCard.load(FOLDER / "README.md", ignore_metadata_errors=False)
-    assert (card.data.sdk, card.data.app_file) == ("gradio", "app.py") and card.data.tags == ["evaluate", "metric"]
-    (block,) = re.findall(r"^```python\n(.*?)^```", card.text, re.M | re.S)
-    monkeypatch.setattr(evaluate, "load", lambda name: metric)
-    exec(compile(block, "card", "exec"), {})
+    require_card_runs(FOLDER, metric, monkeypatch)
 
 
 def test_its_space_measures_two_files(monkeypatch: pytest.MonkeyPatch, metric: Any, tmp_path: Path) -> None:
