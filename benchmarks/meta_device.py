@@ -9,12 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OWN_LIBRARY = torch.library.Library("hf_moshi_ttt_counted", "DEF")
-OWN_LIBRARY.define("attention(Tensor q, Tensor k, Tensor v) -> Tensor")
-OWN_LIBRARY.define("attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v) -> (Tensor, Tensor, Tensor)")
-OWN_LIBRARY.impl("attention", lambda q, k, v: torch.empty_like(q), "Meta")
-OWN_LIBRARY.impl("attention_backward", lambda grad, *qkv: tuple(torch.empty_like(x) for x in qkv), "Meta")
 Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+@torch.library.custom_op("hf_moshi_ttt_counted::attention", mutates_args=())
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    raise NotImplementedError("counted on the meta device only")
+
+
+@torch.library.custom_op("hf_moshi_ttt_counted::attention_backward", mutates_args=())
+def _attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    raise NotImplementedError("counted on the meta device only")
+
+
+@_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.empty_like(q)
+
+
+@_attention_backward.register_fake
+def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 class _Attention(torch.autograd.Function):
@@ -23,11 +38,11 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        return torch.ops.hf_moshi_ttt_counted.attention(q, k, v)
+        return _attention(q, k, v)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return torch.ops.hf_moshi_ttt_counted.attention_backward(grad, *ctx.saved_tensors)
+        return _attention_backward(grad, *ctx.saved_tensors)
 
 
 @contextlib.contextmanager
