@@ -6,7 +6,8 @@
 
 The model and Mimi have random weights; Mimi is of the published size. The cases take turns, so that a machine that
 becomes slow slows them all. Times are CPU milliseconds of this thread, and wall milliseconds beside them: with nothing
-else on the machine they are the same. `--hours` streams that long and compares frame 100 with the last ones.
+else on the machine they are the same. `--hours` streams that long and
+compares frame 100 with those of every hour and the last ones.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import platform
 import resource
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import MimiConfig, MimiModel
 
 from hf_moshi_ttt import GREEDY, MoshiTTTConfig, MoshiTTTForConditionalGeneration, MoshiTTTProcessor, MoshiTTTSession
@@ -33,6 +36,7 @@ from hf_moshi_ttt.codec.audio import FRAME_RATE_HZ, FRAME_SAMPLES
 
 os.environ.setdefault("NO_TORCH_COMPILE", "1")  # Kyutai's package would compile on the first frame
 WARM_UP_FRAMES = 5
+FRAMES_AN_HOUR = round(3600 * FRAME_RATE_HZ)
 KYUTAI = "Kyutai's LMGen and Mimi"
 Case = Callable[[], Any]
 
@@ -157,19 +161,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def long_stream(model: Any, hours: float) -> dict[str, float]:
-    """Frame times near frame 100 and at the end, and how much the process has grown between them."""
+def long_stream(model: Any, hours: float) -> dict[str, Any]:
+    """Median frame times of 100 frames near frame 100, at every hour and at the end; and how much the process has
+    grown since frame 150."""
     session, frames = open_session(model, None, 1), round(hours * 3600 * FRAME_RATE_HZ)
-    sound, spent, grown = torch.zeros(1, FRAME_SAMPLES), [], 0
-    for frame in range(frames):
+    sound, latest, ms_at, grown = torch.zeros(1, FRAME_SAMPLES), deque[float](maxlen=100), {}, 0
+    ends = {150, frames - 1, *range(FRAMES_AN_HOUR, frames, FRAMES_AN_HOUR)}
+    for frame in tqdm(range(frames), unit="frame", mininterval=10):
         start = time.thread_time()
         session.step(sound)
-        spent.append(1e3 * (time.thread_time() - start))
+        latest.append(1e3 * (time.thread_time() - start))
         if frame == 150:
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    early, late = statistics.median(spent[50:150]), statistics.median(spent[-100:])
+        if frame in ends:
+            ms_at[frame] = statistics.median(latest)
     growth_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - grown) / 1024
-    return {"frames": frames, "ms_at_100": early, "ms_at_end": late, "ratio": late / early, "growth_mib": growth_mib}
+    ratio = ms_at[frames - 1] / ms_at[150]
+    return {"frames": frames, "ms_at": ms_at, "ratio_end_to_start": ratio, "growth_mib": growth_mib}
 
 
 def main() -> None:
