@@ -154,14 +154,17 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         Raises:
             ValueError: `lr_scale` takes the write above 1, where it is no longer bounded.
         """
-        if self.config.base_lr * lr_scale > 1:
-            raise ValueError(
-                f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
-            )
+        self._require_bounded(lr_scale)
         q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
         return OnlineTokens(q, k, v, self.log_retention(gates_BHTR[..., 1]), write)
+
+    def _require_bounded(self, lr_scale: float) -> None:
+        if self.config.base_lr * lr_scale > 1:
+            raise ValueError(
+                f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
+            )
 
     def forward(
         self,
@@ -174,8 +177,15 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         lr_scale: float = 1.0,
     ) -> tuple[Tensor, OnlineState, MemoryDiagnostics | None]:
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
-        tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
+        if v.shape[2] == 1 and not diagnostics and not torch.is_grad_enabled():
+            from .live_frame import in_one_kernel, is_one_kernel
+
+            if is_one_kernel(self, state):
+                self._require_bounded(lr_scale)
+                z, frame_after = in_one_kernel(self, (q, k, v, gates_BHTR), state, lr_scale)
+                return z, OnlineState(*frame_after), None
+        tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         parts, parameters = self._parts(), self._step_parameters()
         before = tuple(state.named_tensors().values())
         answers, after = walk(partial(_step, parts), tuple(tokens), before, parameters, _segment_frames(q))
