@@ -16,6 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..codec.audio import SAMPLE_RATE_HZ
+from ..codec.samples import float_samples
 from .debian_packages import unpack_package
 
 PACKAGES = ("espeak-ng", "libespeak-ng1", "espeak-ng-data", "libpcaudio0", "libsonic0")
@@ -86,7 +87,7 @@ class Espeak:
             said = done.stderr.decode(errors="replace").strip()
             raise RuntimeError(f"espeak-ng ended with status {done.returncode} for {text!r}: {said!r}")
         rate_hz = int.from_bytes(done.stdout[_WAV_RATE_BYTES], "little")
-        samples = np.frombuffer(done.stdout[_WAV_HEADER_BYTES:], "<i2").astype(np.float32) / 32768
+        samples = float_samples(np.frombuffer(done.stdout[_WAV_HEADER_BYTES:], "<i2"))
         return samples, rate_hz
 
 
@@ -109,7 +110,7 @@ class EspeakVoice:
     @classmethod
     def draw(cls, variants: Sequence[str], rng: Generator) -> "EspeakVoice":
         """A speaker of one of the variants."""
-        accent, variant = ACCENTS[rng.integers(len(ACCENTS))], variants[rng.integers(len(variants))]
+        accent, variant = ACCENTS[int(rng.integers(len(ACCENTS)))], variants[int(rng.integers(len(variants)))]
         pitch, words_per_min = int(rng.integers(*PITCHES)), int(rng.integers(*WORDS_PER_MIN))
         return cls(accent, variant, pitch, words_per_min, round(float(rng.uniform(*SIZES)), 3))
 

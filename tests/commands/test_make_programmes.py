@@ -11,7 +11,12 @@ from hf_moshi_ttt.demo import programmes
 
 def test_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(programmes, "make_programmes", lambda *given: asked.extend(given) or {"splits": {"train": 1}})
+
+    def make(*given: Any) -> dict[str, Any]:
+        asked.extend(given)
+        return {"splits": {"train": 1}}
+
+    monkeypatch.setattr(programmes, "make_programmes", make)
     options = ["--train-hours", "2", "--spread", "0.05", "--no-rooms", "--num-proc", "3"]
     assert main(["make-programmes", str(tmp_path), *options]) == 0
     delivery = programmes.Delivery(spread=0.05, on_frames=False, rooms=False)

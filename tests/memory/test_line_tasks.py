@@ -24,7 +24,8 @@ def test_hearings_are_those_of_the_piece() -> None:
     for codes_T, hearing_T in zip(batch.codes_BKT[:, 1], batch.hearing_BT, strict=True):
         first = int(codes_T[0])
         assert codes_T.tolist() == list(range(first, first + 60))
-        heard, seen_frames = set(), {}
+        heard: set[int] = set()
+        seen_frames: dict[int, int] = {}
         for place, frame in enumerate(range(first, first + 59)):
             saying = int(recording.saying_T[frame])
             if saying < 0:
