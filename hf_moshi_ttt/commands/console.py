@@ -43,6 +43,8 @@ VERBS: dict[str, str | None] = {
     "fit-codec": "fit_codec.py",
     "train-tokenizer": "train_text_tokenizer.py",
     "make-corpus": "make_corpus.py",
+    "make-programmes": None,
+    "make-variants": None,
 }
 
 
