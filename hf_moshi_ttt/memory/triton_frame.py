@@ -123,7 +123,7 @@ def launch_frame(
     grid: tuple[int, int], tensors: tuple[Tensor | None, ...], sizes: tuple[float, ...], constants: tuple[int, ...]
 ) -> None:
     """Starts the kernel."""
-    _frame_kernel[grid](*tensors, *sizes, *constants, num_warps=_WARPS)
+    _frame_kernel[grid](*tensors, *sizes, *constants, num_warps=_WARPS, num_stages=1)
 
 
 @_jit

@@ -111,7 +111,7 @@ def launch(kernel: Any, rows: int, tensors: tuple[Tensor | None, ...], sizes: tu
     """Starts a kernel for rows and heads `rows`, of T frames, H heads and F channels."""
     constants = (span.horizon_frames, span.same_frame_heads, span.width, span.lag, _FRAMES)
     width = max(16, triton.next_power_of_2(sizes[2]))
-    kernel[(rows,)](*tensors, *sizes, *constants, width, num_warps=_WARPS)
+    kernel[(rows,)](*tensors, *sizes, *constants, width, num_warps=_WARPS, num_stages=1)
 
 
 @_jit
