@@ -99,10 +99,13 @@ class RecallRequest:
         if self.train_codes is None or self.test_codes is None:
             return None
         asked, how = (self.task, *self.also), (self.num_ids, self.codec)
-        forms = [load_renderings(path, *how) if path else {} for path in (self.variants, self.train_variants)]
         train, heldout = (load_recordings(codes, *how) for codes in (self.train_codes, self.test_codes))
-        said = load_said(self.test_codes, heldout) if "lines" in asked else ()
-        return Speech(self.num_ids, train, heldout, *forms, said)
+        return Speech(
+            self.num_ids, train, heldout,
+            variants=load_renderings(self.variants, *how) if self.variants else {},
+            train_variants=load_renderings(self.train_variants, *how) if self.train_variants else {},
+            said=load_said(self.test_codes, heldout) if "lines" in asked else (),
+        )  # fmt: skip
 
     def runs(self) -> list[tuple[str, int]]:
         """Every run, by arm and seed."""
