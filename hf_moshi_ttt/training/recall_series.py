@@ -19,7 +19,6 @@ from ..evaluation.results_file import made_with
 from .recall_report import summarise
 from .recall_setup import SPEECH_TASKS, RecallSetup, Speech, arm_config, make_setup
 from .recall_speech import load_recordings, load_said
-from .recall_variants import load_renderings
 from .run_files import commit, hardware, write_whole
 
 RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
@@ -98,6 +97,8 @@ class RecallRequest:
     def _speech(self) -> Speech | None:
         if self.train_codes is None or self.test_codes is None:
             return None
+        from .recall_variants import load_renderings
+
         asked, how = (self.task, *self.also), (self.num_ids, self.codec)
         train, heldout = (load_recordings(codes, *how) for codes in (self.train_codes, self.test_codes))
         return Speech(

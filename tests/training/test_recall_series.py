@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from hf_moshi_ttt.memory.line_tasks import SaidRecording
 from hf_moshi_ttt.memory.variant_tasks import Rendering
-from hf_moshi_ttt.training import recall_series
+from hf_moshi_ttt.training import recall_series, recall_variants
 from hf_moshi_ttt.training.recall_series import RecallRequest, run_series
 
 from ..conftest import save_codes
@@ -96,7 +96,7 @@ def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, mo
         return {"same": [Rendering(codes_1T, codes_1T, int)]}
 
     said = SaidRecording(codes_1T, torch.zeros(1200).long(), torch.zeros(1).long())
-    monkeypatch.setattr(recall_series, "load_renderings", renderings)
+    monkeypatch.setattr(recall_variants, "load_renderings", renderings)
     monkeypatch.setattr(recall_series, "load_said", lambda codes, recordings: [said])
     given = {"train_codes": folders[0], "test_codes": folders[1], "num_ids": 32}
     setup = make_request(
