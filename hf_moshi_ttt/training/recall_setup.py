@@ -32,6 +32,7 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "ttt": {"learner": "ttt"},
     "ttt_all": {"learner": "ttt", "preset": "mini_batch"},
     "gated_delta": {"learner": "gated_delta"},
+    "in_place": {"learner": "in_place"},
 }
 CONTROL = "static"
 TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled")
