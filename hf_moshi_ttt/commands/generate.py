@@ -56,11 +56,11 @@ def run(arguments: argparse.Namespace) -> None:
     processor.codec.to(device)
     changes = {} if arguments.temperature is None else {"temperature": arguments.temperature}
     sampling = Sampling.from_generation_config(model.generation_config, **changes)
-    session = MoshiTTTSession(model, processor, sampling=sampling, seeds=[arguments.seed])
+    prompt, name, user_stream = _prompt(arguments, model, processor)
+    session = MoshiTTTSession(model, processor, sampling=sampling, seeds=[arguments.seed], user_stream=user_stream)
     if arguments.memory is not None:
         session.restore(arguments.memory)
     session.set_memory_on(0, not arguments.without_memory)
-    prompt, name = _prompt(arguments, model, processor)
     result = continue_prompt(session, prompt, new_frames, watch=arguments.plot is not None, progress=True)
     _write(arguments, processor, result, {"prompt": name, "memory_at_end": session.memory_stats(0)})
     if arguments.save_memory is not None:
@@ -107,15 +107,18 @@ def _check_files(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{path} would be replaced by another file of this command: choose another name")
 
 
-def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[Any, str | None]:
-    """The prompt and its name, None where there is none."""
+def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[Any, str | None, Any]:
+    """The prompt, its name (None where there is none), and what the user's rows hold where no user is heard.
+
+    That is what mono recordings have in training, and silence after a prompt of two speakers.
+    """
     from ..codec.audio import frames_from_sec
     from ..live.from_files import Prompt, read_prompt
 
     if arguments.codes is None:
         frames = None if arguments.prompt_sec is None else frames_from_sec(arguments.prompt_sec)
         name = None if arguments.prompt is None else str(arguments.prompt)
-        return read_prompt(processor, arguments.prompt, arguments.user, frames), name
+        return read_prompt(processor, arguments.prompt, arguments.user, frames), name, model.config.user_stream
     import torch
 
     from ..data.codes import load_codes
@@ -130,7 +133,9 @@ def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[
     prompt_sec = _CODES_PROMPT_SEC if arguments.prompt_sec is None else arguments.prompt_sec
     prompt = row["codes"][:, : frames_from_sec(prompt_sec)].astype("int64")
     frames_KT, _ = MoshiTTTCollator(model.config, provenance.silence_codes).frame_codes(prompt)
-    return Prompt(torch.from_numpy(frames_KT)[None], None), row["path"]
+    is_mono = len(prompt) == model.config.num_codebooks
+    user_stream = model.config.user_stream if is_mono else "silence"
+    return Prompt(torch.from_numpy(frames_KT)[None], None), row["path"], user_stream
 
 
 def _write(arguments: argparse.Namespace, processor: Any, result: Any, facts: dict[str, Any]) -> None:

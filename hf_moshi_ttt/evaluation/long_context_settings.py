@@ -10,12 +10,12 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
+from ..codec.stream_rows import USER_STREAMS
 from ..settings import typed_values
 
 MODES = ("block", "stream")
 TEXT_STREAMS = ("zero", "pad", "none", "predicted")
 MEMORIES = ("on", "off", "static", "no_reset")
-USER_STREAMS = ("duplicate", "silence", "none")
 EVALUATION_MODES = ("multi_book", "single_book", "list", "chapters")
 REMOVED = {
     "use_fixed_streaming": "there is one streaming path and it is exact: choose mode=block or mode=stream",

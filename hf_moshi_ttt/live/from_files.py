@@ -102,6 +102,8 @@ def continue_prompt(
 ) -> Continuation:
     """The next frames of a session of one row; the user is silent once their sound ends.
 
+    Where the prompt has no user, the user's rows are those of the session's `user_stream`.
+
     A model that was trained without text is given the text row of its training: its text head has learned nothing.
 
     Args:
