@@ -141,7 +141,9 @@ class MoshiTTTProcessor(ProcessorMixin):
         if sampling_rate != SAMPLE_RATE_HZ:
             raise ValueError(f"sampling_rate={sampling_rate}, but the codec takes {SAMPLE_RATE_HZ} Hz: resample first.")
         own = self._encode(audio)
-        user = user_rows(self.config, own, self._silence_if_needed()) if user_audio is None else self._encode(user_audio)
+        user = (
+            user_rows(self.config, own, self._silence_if_needed()) if user_audio is None else self._encode(user_audio)
+        )
         if user.shape != own.shape:
             raise ValueError(f"audio has {own.shape[1]} frames, but user_audio {user.shape[1]}.")
         text = text_row(self.config, own.shape[1])

@@ -8,10 +8,11 @@ hf-moshi-ttt generate runs/mine --codes codes/heldout --prompt-sec 60 --new-sec 
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .parser import UsageError, add_device, device_of
+from .parser import UsageError, add_device, add_json, device_of
 
 _CODES_PROMPT_SEC = 60.0
 
@@ -29,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt-sec", type=float, help=f"how much is the prompt (all of a file, {_CODES_PROMPT_SEC} s of --codes)"
     )
     parser.add_argument("--new-sec", type=float, default=10.0, help="how much is generated (%(default)s)")
-    parser.add_argument("--temperature", type=float, help="of the audio codes (the model's own)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
-    parser.add_argument("--memory", type=Path, help="a file of a session to go on from")
+    parser.add_argument("--temperature", type=float, help="of the audio codes (the saved stream's or the model's own)")
+    parser.add_argument("--seed", type=int, help="of the draws (0; a saved stream's go on)")
+    parser.add_argument("--memory", type=Path, help="a file to go on from: a memory, or a whole stream")
     parser.add_argument("--save-memory", type=Path, help="where to write what the memory has learned")
     parser.add_argument("--without-memory", action="store_true", help="silence the memory, to hear the difference")
     parser.add_argument("--plot", type=Path, help="a picture of frame times and memory to write")
@@ -39,11 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help="the wav to write; beside it a .json and a .txt of words with times"
     )
     add_device(parser)
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Generates, and writes the wav, its words and its report."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Generates, and writes the wav, its words and its report; returns the report, without the time of each frame."""
     new_frames = _checked(arguments)
+    saved = _saved_stream(arguments)
     from ..live.from_files import continue_prompt
     from ..live.session import MoshiTTTSession
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -54,15 +57,18 @@ def run(arguments: argparse.Namespace) -> None:
     model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).eval().to(device)
     processor = MoshiTTTProcessor.from_pretrained(arguments.model)
     processor.codec.to(device)
-    changes = {} if arguments.temperature is None else {"temperature": arguments.temperature}
-    sampling = Sampling.from_generation_config(model.generation_config, **changes)
+    sampling = saved or Sampling.from_generation_config(model.generation_config)
+    if arguments.temperature is not None:
+        sampling = replace(sampling, temperature=arguments.temperature)
     prompt, name, user_stream = _prompt(arguments, model, processor)
-    session = MoshiTTTSession(model, processor, sampling=sampling, seeds=[arguments.seed], user_stream=user_stream)
+    seeds = [arguments.seed or 0]
+    session = MoshiTTTSession(model, processor, sampling=sampling, seeds=seeds, user_stream=user_stream)
     if arguments.memory is not None:
-        session.restore(arguments.memory)
+        session.restore(arguments.memory, other_sampling=arguments.temperature is not None)
     session.set_memory_on(0, not arguments.without_memory)
     result = continue_prompt(session, prompt, new_frames, watch=arguments.plot is not None, progress=True)
-    _write(arguments, processor, result, {"prompt": name, "memory_at_end": session.memory_stats(0)})
+    facts = {"prompt": name, "seed": session.seeds[0], "memory_at_end": session.memory_stats(0)}
+    report = _write(arguments, processor, result, facts)
     if arguments.save_memory is not None:
         arguments.save_memory.parent.mkdir(parents=True, exist_ok=True)
         session.save(arguments.save_memory, memory_only=True)
@@ -71,6 +77,26 @@ def run(arguments: argparse.Namespace) -> None:
 
         arguments.plot.parent.mkdir(parents=True, exist_ok=True)
         plot_session(arguments.plot, result.frame_ms, result.memory)
+    return {key: value for key, value in report.items() if key != "frame_ms"}
+
+
+def _saved_stream(arguments: argparse.Namespace) -> Any:
+    """The `Sampling` of a whole stream that goes on; None for a memory alone, or none.
+
+    Raises:
+        UsageError: a prompt or a seed for a stream that has both.
+    """
+    from ..live.saved_rows import saved_sampling
+
+    saved = None if arguments.memory is None else saved_sampling(arguments.memory)
+    given = {"a prompt": arguments.prompt or arguments.codes, "--seed": arguments.seed}
+    for name, value in given.items():
+        if saved is not None and value is not None:
+            raise UsageError(
+                f"{name} ({value}): {arguments.memory} holds a whole stream, which goes on where it stopped with its "
+                "own draws. Leave it out, or begin a new conversation with a file saved by --save-memory."
+            )
+    return saved
 
 
 def _checked(arguments: argparse.Namespace) -> int:
@@ -138,8 +164,8 @@ def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[
     return Prompt(torch.from_numpy(frames_KT)[None], None), row["path"], user_stream
 
 
-def _write(arguments: argparse.Namespace, processor: Any, result: Any, facts: dict[str, Any]) -> None:
-    """The wav, the words and the report, which is also printed in two lines."""
+def _write(arguments: argparse.Namespace, processor: Any, result: Any, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes the wav, the words and the report, which is also printed in two lines and returned."""
     import numpy as np
     import soundfile
 
@@ -163,3 +189,4 @@ def _write(arguments: argparse.Namespace, processor: Any, result: Any, facts: di
         f"{arguments.new_sec} s at {rate:.1f} frames/s, {rate / FRAME_RATE_HZ:.2f} times real time "
         f"(a frame: median {median:.1f} ms, p99 {late:.1f} ms), in {output}"
     )
+    return report

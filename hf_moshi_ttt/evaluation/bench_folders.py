@@ -29,6 +29,7 @@ from ..codec.audio import (
 from ..data.bad_files import BadFiles
 from ..data.codes import encode_streams, silence_codes
 from ..streaming.generation_moshi_ttt import Sampling
+from ..whole_files import replacing
 from .driven_conversations import drive, heard_sound, heard_words, seeded
 from .full_duplex_bench import BenchItem, ItemScore, read_item, score_item
 from .kept_losses import model_sha256
@@ -152,9 +153,8 @@ def _write(processor: "MoshiTTTProcessor", path: Path, answer_KT: np.ndarray, de
     words = heard_words(processor, answer_KT[0], delay_frames)
     if words is not None:
         write_transcript(words, words_file(output))
-    partial = output.with_suffix(".partial")
-    soundfile.write(partial, np.clip(samples[:length], -1, 1), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    partial.replace(output)
+    with replacing(output) as beside:
+        soundfile.write(beside, np.clip(samples[:length], -1, 1), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
 
 
 def words_file(output: Path) -> Path:

@@ -66,8 +66,8 @@ class MoshiTTTSession(SavedRowsMixin):
         batch_size: B.
         sampling: how codes are drawn, as the model's `generation_config` says if None. Its generator is not used.
         seeds: of each row's own draws; 0 to B - 1 if None.
-        user_stream: what steps without users' sound hear: `"duplicate"` of Moshi's voice, `"silence"` or `"none"` (-1); as
-            mono recordings in the model's training (`config.user_stream`) if None.
+        user_stream: the user's codes in steps without sound: `"duplicate"` of Moshi's, `"silence"` or `"none"` (-1);
+            those of mono recordings in the model's training (`config.user_stream`) if None.
         diagnostics: whether the strength of writes is measured, which costs about a tenth of a frame's time.
 
     Raises:

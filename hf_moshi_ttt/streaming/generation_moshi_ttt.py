@@ -262,8 +262,8 @@ class MoshiTTTStreamingMixin:
             codes: `[B, K, T]` prompt, or None to continue `state` as it is (or to start from nothing).
             state: the stream before the prompt, or None for a fresh one.
             max_new_frames: frames of 80 ms; 0 reads the prompt alone and returns codes `[B, K, 0]`.
-            user_codes: `[B, Q, max_new_frames + max_delay]`, the user's side of the new frames; `"duplicate"` for a copy
-                of Moshi's, as mono recordings have it in training with `user_stream="duplicate"`; absent (-1) if None.
+            user_codes: `[B, Q, max_new_frames + max_delay]`, the user's side of the new frames; `"duplicate"` for a
+                copy of Moshi's, as in training on mono recordings with `user_stream="duplicate"`; absent (-1) if None.
             sampling: how codes are drawn; as the model's `generation_config` says if None.
             progress: whether to show a progress bar.
 
