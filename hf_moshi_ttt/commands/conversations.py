@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .model_folder import model_folder
 from .parser import SEED, add_device, add_json, device_of, number, whole
 
 Measures = dict[str, list[dict[str, list[float]]]]
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..evaluation.results_plot import plot_conversations
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
+    arguments.model = model_folder(arguments.model)
     loaded: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
     model = loaded.to(device_of(arguments.device)).eval()
     rows, provenance = load_codes(arguments.codes)

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .parser import UsageError, add_device, add_json, device_of
+from .model_folder import model_folder
+from .parser import SEED, UsageError, add_device, add_json, device_of, number, whole
 
 _CODES_PROMPT_SEC = 60.0
 
@@ -25,13 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--user", type=Path, help="audio of the user's voice; it goes on beside the continuation")
     parser.add_argument("--codes", help="folder of encoded recordings (hf-moshi-ttt prepare) in place of audio")
-    parser.add_argument("--recording", type=int, default=0, help="which of them to continue (%(default)s)")
+    parser.add_argument("--recording", type=whole(0), default=0, help="which of them to continue (%(default)s)")
     parser.add_argument(
         "--prompt-sec", type=float, help=f"how much is the prompt (all of a file, {_CODES_PROMPT_SEC} s of --codes)"
     )
     parser.add_argument("--new-sec", type=float, default=10.0, help="how much is generated (%(default)s)")
-    parser.add_argument("--temperature", type=float, help="of the audio codes (the saved stream's or the model's own)")
-    parser.add_argument("--seed", type=int, help="of the draws (0; a saved stream's go on)")
+    parser.add_argument(
+        "--temperature", type=number(0), help="of the audio codes (the saved stream's or the model's own)"
+    )
+    parser.add_argument("--seed", type=SEED, help="of the draws (0; a saved stream's go on)")
     parser.add_argument("--memory", type=Path, help="a file to go on from: a memory, or a whole stream")
     parser.add_argument("--save-memory", type=Path, help="where to write what the memory has learned")
     parser.add_argument("--without-memory", action="store_true", help="silence the memory, to hear the difference")
@@ -54,8 +57,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..streaming.generation_moshi_ttt import Sampling
 
     device = device_of(arguments.device)
-    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).eval().to(device)
-    processor = MoshiTTTProcessor.from_pretrained(arguments.model)
+    path = model_folder(arguments.model)
+    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(path).eval().to(device)
+    processor = MoshiTTTProcessor.from_pretrained(path)
     processor.codec.to(device)
     sampling = saved or Sampling.from_generation_config(model.generation_config)
     if arguments.temperature is not None:
@@ -67,7 +71,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         session.restore(arguments.memory, other_sampling=arguments.temperature is not None)
     session.set_memory_on(0, not arguments.without_memory)
     result = continue_prompt(session, prompt, new_frames, watch=arguments.plot is not None, progress=True)
-    facts = {"prompt": name, "seed": session.seeds[0], "memory_at_end": session.memory_stats(0)}
+    facts = {"model": path, "prompt": name, "seed": session.seeds[0], "memory_at_end": session.memory_stats(0)}
     report = _write(arguments, processor, result, facts)
     if arguments.save_memory is not None:
         arguments.save_memory.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-WRONG_USAGE, FAILED = 2, 1
+WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 
 class UsageError(ValueError):
@@ -91,8 +91,8 @@ def number(least: float = 0.0, most: float = math.inf, *, is_open: bool = False)
     Args:
         is_open: whether it must be above `least`.
     """
-    begin = f"above {least:g}" if is_open else f"{least:g} or more"
-    allowed = f"a number, {begin}" if most == math.inf else f"a number from {least:g} to {most:g}"
+    begin = f" above {least:g}" if is_open else f", {least:g} or more"
+    allowed = f"a number{begin}" if most == math.inf else f"a number from {least:g} to {most:g}"
 
     def parsed(text: str) -> float:
         try:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .model_folder import model_folder
 from .parser import add_json, whole
 
 
@@ -43,7 +44,7 @@ def _curves(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if arguments.codes is None:
         return memory_by_step(read_metrics(arguments.model))
-    model = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
+    model = MoshiTTTForConditionalGeneration.from_pretrained(model_folder(arguments.model))
     codes, provenance = load_codes(arguments.codes)
     warn_where_unknown(model.config, provenance, arguments.codes)
     recordings = [row["codes"] for row in codes.select(range(min(arguments.recordings, len(codes))))]

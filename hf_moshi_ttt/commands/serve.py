@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .model_folder import model_folder
 from .parser import SEED, add_device, device_of, number, whole, wrong_settings
 
 if TYPE_CHECKING:
@@ -73,12 +74,13 @@ def open_session(arguments: argparse.Namespace) -> "MoshiTTTSession":
     from ..streaming.generation_moshi_ttt import Sampling
 
     device = device_of(arguments.device)
-    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).eval().to(device)
+    path = model_folder(arguments.model)
+    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(path).eval().to(device)
     given = {"temperature": arguments.temperature, "text_temperature": arguments.text_temperature}
     with wrong_settings():
         own = Sampling.from_generation_config(model.generation_config)
         sampling = replace(own, **{name: value for name, value in given.items() if value is not None})
-    processor = MoshiTTTProcessor.from_pretrained(arguments.model)
+    processor = MoshiTTTProcessor.from_pretrained(path)
     processor.codec.to(device)
     session = MoshiTTTSession(model, processor, batch_size=arguments.rows, sampling=sampling)
     if arguments.memories is not None:

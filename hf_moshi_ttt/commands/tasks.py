@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .model_folder import model_folder
 from .parser import SEED, UsageError, add_device, add_json, device_of, nearest, whole, wrong_settings
 
 TASKS = ("swuggy", "sblimp", "tstorycloze", "sstorycloze", "salmon")
@@ -64,6 +65,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     with wrong_settings():
         given = {"check_frames": 0, "batch_size": 16, **read_settings([], arguments.settings)}
         how = parse_long_context_settings(given)
+    arguments.model = model_folder(arguments.model)
     loaded: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model, dtype=arguments.dtype)
     model = loaded.to(device_of(arguments.device)).eval()
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .model_folder import model_folder
 from .parser import SEED, UsageError, add_device, add_json, device_of, number, whole
 
 _MEASURES = (
@@ -106,7 +107,7 @@ def _models(arguments: argparse.Namespace) -> dict[str, str]:
     from ..evaluation.baselines import split_name
 
     named = [split_name(text) for text in filter(None, [arguments.model, *arguments.compare.split(",")])]
-    models = {name or ("model" if not place else path): path for place, (name, path) in enumerate(named)}
+    models = {name or ("model" if not place else path): model_folder(path) for place, (name, path) in enumerate(named)}
     if len(models) < len(named) or "human" in models:
         raise UsageError(f"--model and --compare need names of their own, other than human; got {list(models)}")
     return models

@@ -10,7 +10,6 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
-from ..codec.stream_rows import USER_STREAMS
 from ..settings import typed_values
 
 MODES = ("block", "stream")
@@ -81,6 +80,8 @@ class LongContextSettings:
     )
 
     def __post_init__(self) -> None:
+        from ..codec.stream_rows import USER_STREAMS
+
         _require("mode", self.mode, self.mode in MODES, " or ".join(MODES))
         _require("memory", self.memory, self.memory in MEMORIES, ", ".join(MEMORIES))
         for key in ("block_frames", "batch_size", "bin_frames"):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, sec_from_frames
 from ..codec.stream_rows import USER_STREAMS
+from ..codec.text_pieces import TextPieces
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from ..streaming.generation_moshi_ttt import Sampling
 from ..streaming.state import MoshiTTTState
@@ -29,7 +30,7 @@ from .codec_stream import open_codec_stream
 from .memory_stats import memory_stats, write_strength
 from .memory_switch import silenced_rows
 from .saved_rows import SavedRowsMixin
-from .text_pieces import TextPieces
+from .undone import Undone
 
 if TYPE_CHECKING:
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -108,6 +109,7 @@ class MoshiTTTSession(SavedRowsMixin):
         self.generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
         self.memory_frames = [0] * batch_size
         self.memory_on_B = torch.ones(batch_size, dtype=torch.bool, device=model.device)
+        self._undone = Undone()
         self._idle_generator = torch.Generator(model.device)
         self._tokenizer = processor.tokenizer if model.config.text_tokenizer else None
         self.texts = [self._new_text() for _ in seeds]
@@ -136,12 +138,17 @@ class MoshiTTTSession(SavedRowsMixin):
             forced_codes_BQ: `[B, Q]` int64, its codes, likewise.
 
         Raises:
-            ValueError: wrong shapes or types, samples that are not finite, or ids out of range. Nothing has changed
-                then.
+            ValueError: wrong shapes or types, samples that are not finite, or ids out of range.
+
+        After an error of any kind nothing has changed: the same frame can be stepped again, also for some rows alone.
         """
         active = self._checked_rows(active_B)
         samples = None if samples_BN is None else self._checked_samples(samples_BN)
         frame = self._frame_to_choose(forced_text_B, forced_codes_BQ)
+        with self._undone.on_failure(self.codec.tensors(), self.generators, self.texts):
+            return self._stepped(samples, active, frame)
+
+    def _stepped(self, samples: Tensor | None, active: Tensor, frame: Tensor) -> SessionFrame:
         begun = active & (self.state.frames > 0)
         state = self._without_users(begun) if samples is None else self._heard(samples, begun)
         with silenced_rows(self.model, ~self.memory_on_B):
@@ -149,12 +156,13 @@ class MoshiTTTSession(SavedRowsMixin):
                 frame, state, self._sampling_of(active), active_rows=None if bool(active.all()) else active,
                 diagnostics=self.diagnostics,
             )  # fmt: skip
+        said = self._frame_of(output.complete_codes, active & (output.frames.amin(1) >= 0))
         self.state = output.state
         if output.diagnostics:
             self.write_strength_LB = torch.where(active, write_strength(output.diagnostics), self.write_strength_LB)
         for row in active.nonzero()[:, 0].tolist():
             self.memory_frames[row] += 1
-        return self._frame_of(output.complete_codes, active & (output.frames.amin(1) >= 0))
+        return said
 
     def _heard(self, samples_BN: Tensor, begun_B: Tensor) -> MoshiTTTState:
         """The state after the users' last frame, in rows that have begun."""

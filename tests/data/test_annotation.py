@@ -215,24 +215,8 @@ def test_audio_may_lie_outside_the_folder_of_the_index_if_that_is_meant(tmp_path
 
 
 CTM_END = "talk A 7.5 0.30 never 0.9\n"
-GRID = """File type = "ooTextFile"
-Object class = "TextGrid"
-0
-9
-<exists>
-1
-"IntervalTier"
-"A"
-0
-9
-2
-0
-7
-"{first}"
-7
-9
-"{second}"
-"""
+TIER = '"IntervalTier"\n"{}"\n0\n9\n2\n0\n7\n""\n7\n9\n"{}"\n'
+GRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n0\n9\n<exists>\n2\n' + TIER.format("A", "one")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +225,7 @@ Object class = "TextGrid"
         (".ctm", CTM_END, r"'never' from 7.5 s to 7.8 s begins after the .* end at 1.000 s \(1 of 1 words"),
         (".ctm", 2 * CTM_END + 2 * "talk A 0.1 0.1 Hi\n", r"talk\.ctm: .*1\.000 s \(2 of 4 words cannot be used\)"),
         (".txt", "[7 9] A: one two\n", r"talk\.txt: 'one two' from 7.0 s to 9.0 s begins after .*1 of 1 turns"),
-        (".TextGrid", GRID.format(first="", second="one"), r"talk\.TextGrid: 'one' from 7.0 s to 9.0 s begins after"),
+        (".TextGrid", GRID + TIER.format("B", ""), r"talk\.TextGrid: 'one' from 7.0 s to 9.0 s begins after"),
     ],
 )
 def test_what_is_said_after_the_recordings_end_is_refused(heard: Path, ending: str, text: str, message: str) -> None:

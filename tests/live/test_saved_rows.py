@@ -94,9 +94,7 @@ def test_a_stream_goes_on_with_the_sampling_it_was_drawn_with(open_session: Open
     assert same.sampling == session.sampling and saved_sampling(tmp_path / "stream") == session.sampling
     assert MoshiTTTSession.load(tmp_path / "memory", session.model, session.processor).sampling == Sampling()
     other = open_session()
-    with pytest.raises(
-        ValueError, match=r"drawn with .*temperature=1\.5.* draws with .*temperature=0\.8"
-    ):
+    with pytest.raises(ValueError, match=r"drawn with .*temperature=1\.5.* draws with .*temperature=0\.8"):
         other.restore(tmp_path / "stream")
     assert other.memory_frames == [0]
     other.restore(tmp_path / "memory")
