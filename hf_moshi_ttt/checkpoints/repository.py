@@ -202,7 +202,7 @@ def read_config(repository: Repository) -> MoshiTTTConfig:
     if raw is None and Path(repository.name).is_dir() and not any(Path(repository.name).glob("*.safetensors*")):
         raise ValueError(
             f"{repository.name}: no checkpoint, it holds neither config.json nor weights (.safetensors)."
-            f"{repository.what_is_there()} Give the folder of a model, such as the output_dir of a run."
+            f"{repository.what_is_there()} Give the folder of a model, such as that of a run."
         )
     return config
 
