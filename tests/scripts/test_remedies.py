@@ -100,6 +100,7 @@ NOT_OF_COMMANDS = {
     "the channels look swapped": "conversations of a run are the model's own; `turn-taking` has the option",
     "could not be written:": "saving a checkpoint, which `info` does not and `train` has the option for",
     "is drawn from encoded speech: give": "`prove` names absent codes before it trains",
+    "needs held-out recordings in other forms: give": "likewise",
     "The evaluation needs memory for batch_size": "LongContextCallback takes other settings in Python",
 }
 
