@@ -102,21 +102,12 @@ def _difference(
     found = []
     for form in (_triton_form, _torch_form):
         with torch.enable_grad():
-            q, k, v, *rest = leaves
-            state = FrontEndState(*rest[:3], frames=torch.full_like(state.frames[:1], 3))
-            weights = tuple(rest[3 + len(mean) :])
-            out = form((q, k, v, write), state, rest[3] if mean else None, weights, span)
-            tensors = [
-                out.q,
-                out.k,
-                out.v,
-                out.means,
-                out.state.queries,
-                out.state.keys,
-                out.state.mean,
-                out.value_mean,
-            ]
-            tensors = [x for x in tensors if x is not None and x.numel()]
+            q, k, v, queries, keys, key_mean, *rest = leaves
+            state = FrontEndState(queries, keys, key_mean, torch.full_like(state.frames[:1], 3))
+            out = form((q, k, v, write), state, rest[0] if mean else None, tuple(rest[len(mean) :]), span)
+            after = out.state.queries, out.state.keys, out.state.mean
+            every = (out.q, out.k, out.v, out.means, *after, out.value_mean)
+            tensors = [x for x in every if x is not None and x.numel()]
             total = torch.stack([x.sin().sum() for x in tensors]).sum()
             used = [x for x in leaves if x.numel()]
             grads = torch.autograd.grad(total, used, allow_unused=True, materialize_grads=True)
