@@ -42,7 +42,7 @@ class TTTConfig(StrictConfig):
         base_lr: Inner learning rate. With `step="online"` a frame's step is `base_lr * sigmoid(...)`, at most 1, and 1
             makes the memory answer a key with exactly its value; otherwise it is `base_lr * sigmoid(...) / head width`.
             None takes 1.0 (online), the best of `benchmarks/ttt_recall.py` (mini-batches), the paper's 1.0 (linear)
-            and 0.1 (MLP), or 1.0 (in_place, where it is the factor on a mini-batch's sum).
+            and 0.1 (MLP), or 3.0 (in_place, where it is the factor on a mini-batch's sum).
         step: `"online"`: each frame takes its own gradient step from the weights that the frame before left. Otherwise
             the weight of the step inside a mini-batch: `"mean"` 1/i as in TTT-LM, `"constant"` 1/C as in TTT-Video.
         update: Which inner layers take steps: `"all"`, or the `"last"` one after the others as fixed features.

@@ -24,7 +24,7 @@ def awake_model(**config: Any) -> MoshiTTTForConditionalGeneration:
     model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny", **config)).eval()
     for layer in model.model.layers:
         if layer.has_ttt and layer.is_in_place:
-            torch.nn.init.normal_(layer.ttt.learner.convolutions[0], std=0.1)
+            torch.nn.init.normal_(layer.ttt.learner.convolutions[0], std=0.03)
         elif layer.has_ttt:
             torch.nn.init.normal_(layer.ttt.o_proj.weight, std=0.3 / layer.ttt_gate.factor()[0].item())
     return model
