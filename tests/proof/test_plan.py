@@ -1,11 +1,18 @@
 """Plans that travel with the package parse and suit their tasks; what is wrong is refused by name."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from hf_moshi_ttt.commands.console import parse
+from hf_moshi_ttt.commands.train import settings_of
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.memory.line_tasks import SaidRecording
+from hf_moshi_ttt.memory.variant_tasks import Rendering
+from hf_moshi_ttt.proof.corpora import TEST_FORMS
 from hf_moshi_ttt.proof.plan import Criterion, Plan, Rung, read_plan
 from hf_moshi_ttt.shipped_files import configuration_file, configuration_names
 from hf_moshi_ttt.training.recall_setup import SPEECH_TASKS, Speech, arm_config, make_setup
@@ -38,13 +45,32 @@ def test_every_plan_names_arms_and_tests_that_exist(name: str) -> None:
     assert plan.rungs or plan.recipe
     for rung in plan.rungs:
         recordings = [torch.zeros(1, 1200).long()] * 2
-        speech = Speech(rung.num_ids, recordings, recordings) if rung.task in SPEECH_TASKS else None
+        forms = {form: [Rendering(recordings[0], recordings[0], int)] for form in TEST_FORMS.split(",")}
+        said = [SaidRecording(recordings[0], torch.zeros(1200).long(), torch.zeros(1).long())]
+        speech = Speech(rung.num_ids, recordings, recordings, forms, said=said) if rung.task in SPEECH_TASKS else None
         setup = make_setup(rung.task, rung.size, speech, rung.also)
         for arm in [*rung.arms, *rung.first_seed_arms]:
             arm_config(setup, arm)
         named = {criterion.test for criterion in rung.criteria} | set(rung.ceilings) | set(rung.ceilings.values())
         assert named <= set(setup.tests)
-        assert rung.run_cpu_sec > 0
+        assert rung.run_sec > 0
+
+
+def test_the_commands_of_a_recipe_are_those_of_its_arms() -> None:
+    recipe = read_plan(configuration_file("7b", "proof")).recipe
+    assert recipe is not None
+    *training, evaluation = map(shlex.split, recipe.commands)
+    assert parse("evaluate", evaluation[2:]).compare
+    for words, (arm, changes) in zip(training, recipe.arms.items(), strict=True):
+        settings = settings_of([*words[2:], "use_cpu=true"])
+        asked = MoshiTTTConfig.from_preset(recipe.preset, **{**recipe.config, **changes})
+        config = MoshiTTTConfig.from_preset(recipe.preset, **settings["config"])
+        assert config.sliding_window == asked.sliding_window and settings["output_dir"].endswith(f"/{arm}-0")
+        assert settings["duration_sec"] * 12.5 == recipe.segment_frames
+        assert (config.ttt is None) == (asked.ttt is None)
+        if config.ttt is not None and asked.ttt is not None:
+            keys = ("learner", "layers", "ttt_mlp_layers", "ttt_mlp_expansion_factor")
+            assert [getattr(config.ttt, key) for key in keys] == [getattr(asked.ttt, key) for key in keys]
 
 
 @pytest.mark.parametrize(
