@@ -165,9 +165,9 @@ class TTTConfig(StrictConfig):
         self.require("mini_batch_size", self.mini_batch_size >= 1, "at least 1 frame")
         self.require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use learner='static')")
         self.require("initial_retention", 0 < self.initial_retention < 1, "between 0 and 1, both excluded")
+        self._require_in_place()
         self._require_steps()
         self._require_front_end()
-        self._require_in_place()
         if isinstance(self.layers, str):
             self.require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
         else:
