@@ -135,11 +135,14 @@ class EndToEndMoshi(nn.Module):
         rate = self.config.inner_lr * inner_lr_scale
         pieces, steps = JoinedPieces(self.config.max_delay_frames), []
         parts = codes.split(self._lengths(now.position.tolist(), codes.shape[2]), dim=2)
-        for index, part in enumerate(parts):
-            is_read_on = state is not None or index < len(parts) - 1
-            piece, now, step = self._read(part, now, rate, learns=is_read_on and self.config.inner_lr > 0)
+        if state is None:
+            *parts, last = parts  # nobody reads on, so it needs no step
+        for part in parts:
+            piece, now, step = self._read(part, now, rate)
             pieces.add(piece)
             steps += [step] if step else []
+        if state is None:
+            pieces.add(self._call(last, self._fast(now), now.stream if parts else None))
         text, audio, late = pieces.joined()
         output = self._losses(text, audio, labels) if labels is not None else EndToEndOutput()
         if return_logits:
@@ -171,15 +174,18 @@ class EndToEndMoshi(nn.Module):
         borders = {border for position in positions for border in range(size - position, frames, size)}
         return [last - first for first, last in pairwise([0, *sorted(borders), frames])]
 
+    def _fast(self, now: EndToEndState) -> list[Tensor]:
+        """The fast weights `[B, ...]` of each row."""
+        return [start + delta for start, delta in zip(self.fast_weights(), now.deltas, strict=True)]
+
     def _read(
-        self, codes: Tensor, now: EndToEndState, rate: float, learns: bool
+        self, codes: Tensor, now: EndToEndState, rate: float
     ) -> tuple[MoshiTTTOutput, EndToEndState, InnerStep | None]:
         """A piece that reaches beyond no row's chunk; the rows whose chunk it ends take their step."""
-        size = self.config.chunk_frames
-        fast = [start + delta for start, delta in zip(self.fast_weights(), now.deltas, strict=True)]
-        if not learns:
+        size, fast = self.config.chunk_frames, self._fast(now)
+        if not self.config.inner_lr:
             piece = self._call(codes, fast, now.stream)
-            return piece, replace(now, stream=piece.state), None
+            return piece, replace(now, stream=_stream_of(piece)), None
         if codes.shape[2] == size:  # so all rows stand at the start of a chunk: one call reads and learns
             piece, updates, step = self._learn(codes, fast, now.stream, rate)
             now = now.heard(codes, _stream_of(piece))
@@ -210,7 +216,9 @@ class EndToEndMoshi(nn.Module):
             piece = _detached(piece)
         return piece, tuple(rate * update for update in updates), step
 
-    def _call(self, codes: Tensor, fast: list[Tensor], stream: MoshiTTTState, frozen: bool = False) -> MoshiTTTOutput:
+    def _call(
+        self, codes: Tensor, fast: list[Tensor], stream: MoshiTTTState | None, frozen: bool = False
+    ) -> MoshiTTTOutput:
         """The plain model with fast weights `[B, ...]` of each row; `frozen` leaves the others out of the graph."""
         weights: dict[str, Tensor] = {}
         if frozen:

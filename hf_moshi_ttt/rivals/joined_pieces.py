@@ -3,10 +3,14 @@
 Legend: B batch, Q Moshi's codebooks, T frames, M the longest delay, V vocabulary or codebook size.
 """
 
+import math
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from ..modeling_moshi_ttt import MoshiTTTOutput
+if TYPE_CHECKING:
+    from ..modeling_moshi_ttt import MoshiTTTOutput
 
 
 class JoinedPieces:
@@ -21,11 +25,16 @@ class JoinedPieces:
         self._text: list[Tensor] = []
         self._audio: Tensor | None = None  # [B, Q, M + T, V], from M frames before the first piece on
 
-    def add(self, output: MoshiTTTOutput) -> None:
-        """The next piece; its late logits take the places of those that the pieces before could not have."""
+    def add(self, output: "MoshiTTTOutput") -> None:
+        """The next piece; its late logits take the places of those that the pieces before could not have.
+
+        A sequence that is read in one piece needs no stream, and has no late logits.
+        """
         text, audio, late = output.text_logits, output.audio_logits, output.late_audio_logits
-        assert text is not None and audio is not None and late is not None, "asked for, and of a stream"
+        assert text is not None and audio is not None, "asked for"
         self._text.append(text)
+        if late is None:
+            late = audio.new_full((*audio.shape[:2], self.max_delay, audio.shape[3]), math.nan)
         if self._audio is None:
             self._audio = torch.cat([late, audio], dim=2)
             return

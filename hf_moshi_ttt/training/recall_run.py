@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,14 +17,16 @@ from ..evaluation.loss_curve import estimate_mean
 from ..memory.recall_tasks import OTHER, RecallBatch, RecallTask
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from ..rivals.configuration_end_to_end import EndToEndConfig
-from ..rivals.end_to_end import EndToEndMoshi
 from .arguments import MoshiTTTTrainingArguments
 from .length_stages import StagedSegments
 from .parameter_groups import count_parameters
 from .recall_setup import RecallSetup, RecallSize, arm_config
 from .trainer import MoshiTTTTrainer
 
-RecallModel = MoshiTTTForConditionalGeneration | EndToEndMoshi
+if TYPE_CHECKING:
+    from ..rivals.end_to_end import EndToEndMoshi
+
+RecallModel: TypeAlias = "MoshiTTTForConditionalGeneration | EndToEndMoshi"
 _FEATURES = Features({"codes": ListFeature(ListFeature(Value("int16"))), "frames": Value("int32")})
 _TRAIN_SEED, _TEST_SEED = 100, 70
 _GATE_LR_MULTIPLIER = 3.0
@@ -77,6 +79,8 @@ def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None]
 
 def make_model(setup: RecallSetup, arm: str) -> RecallModel:
     """The fresh model of an arm."""
+    from ..rivals.end_to_end import EndToEndMoshi
+
     config = arm_config(setup, arm)
     return EndToEndMoshi(config) if isinstance(config, EndToEndConfig) else MoshiTTTForConditionalGeneration(config)
 

@@ -26,6 +26,7 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "e2e": None,
 }
 END_TO_END = "e2e"  # a model of its own, without a ttt section
+_END_TO_END = {"chunk_frames": 24}  # the sequences of the tasks are short
 CONTROL = "static"
 TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural")
 SPEECH_TASKS = ("refrain", "distance", "natural")
@@ -173,7 +174,10 @@ def parse_arm(arm: str) -> tuple[str, dict[str, Any]]:
     for change in changes:
         key, separator, value = change.partition("=")
         if not separator or (ARMS[name] is None and name != END_TO_END):
-            raise ValueError(f"arm {arm!r}: {change!r} must be a key=value of the ttt section, of an arm with memory.")
+            raise ValueError(
+                f"arm {arm!r}: {change!r} must be a key=value of the ttt section, or of EndToEndConfig, of an arm with "
+                "memory."
+            )
         values[key] = yaml.safe_load(value)
     return name, values
 
@@ -202,8 +206,15 @@ def arm_config(setup: RecallSetup, arm: str) -> MoshiTTTConfig:
         "ttt": None if section is None else _memory(section, changes),
     }
     if name == END_TO_END:
-        return EndToEndConfig.from_preset("tiny", **shape, **changes)
+        return _end_to_end(shape, changes)
     return MoshiTTTConfig.from_preset("tiny", **shape)
+
+
+def _end_to_end(shape: dict[str, Any], changes: dict[str, Any]) -> MoshiTTTConfig:
+    keys = EndToEndConfig.own_keys() - MoshiTTTConfig.own_keys()
+    for key in sorted(changes.keys() - keys):
+        raise ValueError(f"{key} is no key that EndToEndConfig adds; those are {', '.join(sorted(keys))}.")
+    return EndToEndConfig.from_preset("tiny", **shape, **{**_END_TO_END, **changes})
 
 
 def _memory(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .rope import wide_dtype
-
 if TYPE_CHECKING:
     from ..configuration_moshi_ttt import MoshiTTTConfig
 
@@ -56,7 +54,8 @@ def _losses_in_chunks(losses: Callable[..., Tensor], inputs: Tensor, codes: Tens
 
 
 def _cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    return F.cross_entropy(logits_NV.to(wide_dtype(logits_NV.dtype)), targets_N, reduction="none")
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    return F.cross_entropy(logits_NV, targets_N, reduction="none")
 
 
 def target_weights(labels_BKT: Tensor, config: "MoshiTTTConfig") -> Tensor:

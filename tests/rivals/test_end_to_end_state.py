@@ -42,7 +42,9 @@ def test_only_rows_at_a_border_learn() -> None:
     after = state.learned(rows, tuple(torch.ones_like(delta) for delta in state.deltas))
     for old, new in zip(state.deltas, after.deltas, strict=True):
         assert torch.equal(new[0], old[0] - 1) and torch.equal(new[1], old[1])
-    assert after.position.tolist() == [0, 3] and not after.codes[0].any() and torch.equal(after.codes[1], state.codes[1])
+    assert (
+        after.position.tolist() == [0, 3] and not after.codes[0].any() and torch.equal(after.codes[1], state.codes[1])
+    )
     assert after.chunk_start.frames.tolist() == [13, 10] and after.stream.frames.tolist() == [13, 13]
 
 
