@@ -33,6 +33,7 @@ WINGS = [
     "live",
     "evaluation",
     "training",
+    "proof",
     "commands",
     "auto_classes",
     "__init__",

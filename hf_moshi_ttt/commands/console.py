@@ -33,6 +33,7 @@ VERBS: dict[str, str | None] = {
     "evaluate": "evaluate_long_context.py",
     "tasks": "evaluate_tasks.py",
     "recall": "recall.py",
+    "prove": "prove_memory.py",
     "conversations": "evaluate_conversations.py",
     "turn-taking": "evaluate_turn_taking.py",
     "generate": "generate.py",
@@ -42,6 +43,8 @@ VERBS: dict[str, str | None] = {
     "fit-codec": "fit_codec.py",
     "train-tokenizer": "train_text_tokenizer.py",
     "make-corpus": "make_corpus.py",
+    "make-programmes": None,
+    "make-variants": None,
 }
 
 

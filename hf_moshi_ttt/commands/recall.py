@@ -16,8 +16,8 @@ from typing import Any
 from .parser import add_json
 
 ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "e2e")
-TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural")
-SPEECH_TASKS = ("refrain", "distance", "natural")
+TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural", "shuffled")
+SPEECH_TASKS = ("refrain", "distance", "natural", "shuffled")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

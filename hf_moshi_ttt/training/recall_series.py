@@ -23,6 +23,7 @@ from .run_files import commit, hardware, write_whole
 
 RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
 _POLL_SEC = 0.5
+_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "also", "device")
 _steps_done: Any = None
 
 
@@ -32,10 +33,13 @@ class RecallRequest:
 
     Args:
         arms: as `recall_setup.parse_arm` reads them.
+        first_seed_arms: further arms, which are run with the first seed alone.
+        also: further tests of the same models, as `make_setup` takes them.
         changes: keys of `RecallSize` with other values.
         train_codes: folder of encoded recordings, for the tasks of speech; `test_codes` of held-out ones.
         codec: name or path of their codec; as their provenance names it, if None.
         jobs: runs side by side.
+        device: where the models are trained.
     """
 
     task: str
@@ -47,10 +51,12 @@ class RecallRequest:
     codec: str | None = None
     num_ids: int = 64
     jobs: int = 2
+    device: str = "cpu"
+    first_seed_arms: Sequence[str] = ()
+    also: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name in ("arms", "seeds"):
-            given = list(getattr(self, name))
+        for name, given in (("arms", [*self.arms, *self.first_seed_arms]), ("seeds", list(self.seeds))):
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name}={given!r}, but it must name at least one and each once.")
         if self.jobs < 1:
@@ -83,7 +89,12 @@ class RecallRequest:
         if self.train_codes is not None and self.test_codes is not None:
             folders = (self.train_codes, self.test_codes)
             speech = Speech(self.num_ids, *(load_recordings(folder, self.num_ids, self.codec) for folder in folders))
-        return make_setup(self.task, self.changes, speech)
+        return make_setup(self.task, self.changes, speech, self.also, self.device)
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Every run, by arm and seed."""
+        every = [(arm, seed) for arm in self.arms for seed in self.seeds]
+        return [*every, *((arm, self.seeds[0]) for arm in self.first_seed_arms)]
 
 
 def run_series(request: RecallRequest, output: Path, run_arm: RunArm) -> dict[str, Any]:
@@ -99,10 +110,10 @@ def run_series(request: RecallRequest, output: Path, run_arm: RunArm) -> dict[st
         ValueError: settings that are wrong or do not fit the data, before anything runs.
     """
     setup = request.make_setup()
-    described = {arm: _describe(request, setup, arm) for arm in request.arms}
+    wanted = request.runs()
+    described = {arm: _describe(request, setup, arm) for arm, _ in wanted}
     folder = output / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [(arm, seed) for arm in request.arms for seed in request.seeds]
     files = {run: folder / f"{run[0]}-{run[1]}.json" for run in wanted}
     missing = [run for run in wanted if _kept(files[run], described[run[0]]) is None]
     for found in _run_all(request, missing, setup.size.steps, run_arm):
@@ -111,14 +122,14 @@ def run_series(request: RecallRequest, output: Path, run_arm: RunArm) -> dict[st
     runs = [_kept(files[run], described[run[0]]) for run in wanted]
     return {
         "schema": 1, "task": request.task, "size": asdict(setup.size), "settings": asdict(request),
-        "chance_nats": setup.chance_nats, "made_with": made_with(torch.device("cpu")), "commit": commit(),
+        "chance_nats": setup.chance_nats, "made_with": made_with(torch.device(request.device)), "commit": commit(),
         "hardware": hardware(), "runs": runs, "summary": summarise([run for run in runs if run is not None]),
     }  # fmt: skip
 
 
 def _describe(request: RecallRequest, setup: RecallSetup, arm: str) -> dict[str, Any]:
     """All that a run's result depends on, beside its seed; also the commit, so that no two versions are mixed."""
-    data = {key: getattr(request, key) for key in ("task", "train_codes", "test_codes", "codec", "num_ids")}
+    data = {key: getattr(request, key) for key in _DESCRIBED}
     data["commit"] = commit()
     config = {key: value for key, value in arm_config(setup, arm).own_values().items() if key != "codec"}
     described: dict[str, Any] = json.loads(json.dumps({**data, "size": asdict(setup.size), "config": config}))

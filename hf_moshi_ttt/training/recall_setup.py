@@ -13,7 +13,16 @@ import yaml
 from torch import Tensor
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
-from ..memory.recall_tasks import MotifTask, NaturalTask, PairsTask, PassageTask, RecallTask, ScatteredPassageTask
+from ..memory.recall_tasks import (
+    MotifTask,
+    NaturalTask,
+    PairsTask,
+    PassageTask,
+    RecallTask,
+    ScatteredPassageTask,
+    SplicedTask,
+    shuffle_frames,
+)
 from ..rivals.configuration_end_to_end import EndToEndConfig
 
 ARMS: dict[str, dict[str, Any] | None] = {
@@ -28,8 +37,9 @@ ARMS: dict[str, dict[str, Any] | None] = {
 END_TO_END = "e2e"  # a model of its own, without a ttt section
 _END_TO_END = {"chunk_frames": 24}  # the sequences of the tasks are short
 CONTROL = "static"
-TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural")
-SPEECH_TASKS = ("refrain", "distance", "natural")
+TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural", "shuffled")
+SPEECH_TASKS = ("refrain", "distance", "natural", "shuffled")
+TEST_SETS = ("speech_controls",)
 GAPS_WINDOWS = (2, 4, 8, 30, 62.5)
 _OPEN_GATE = 1.0
 _RANDOM_DEPTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64}
@@ -84,6 +94,7 @@ _SIZES = {
     "refrain": _SPEECH_SIZE,
     "distance": _SPEECH_SIZE,
     "natural": replace(_SPEECH_SIZE, steps=400, test_rows=128),
+    "shuffled": replace(_SPEECH_SIZE, steps=150, test_rows=128),
 }
 
 
@@ -103,6 +114,7 @@ class RecallSetup:
     Args:
         stages: what is trained on, each for an equal share of the steps.
         tests: what is measured, by name.
+        device: where the models are trained.
     """
 
     task: str
@@ -110,6 +122,7 @@ class RecallSetup:
     stages: Sequence[RecallTask]
     tests: dict[str, RecallTask]
     depth_decoder_config: dict[str, int]
+    device: str = "cpu"
 
     @property
     def chance_nats(self) -> float | None:
@@ -117,26 +130,61 @@ class RecallSetup:
         return getattr(self.stages[0], "chance_nats", None)
 
 
-def make_setup(task: str, changes: dict[str, Any], speech: Speech | None = None) -> RecallSetup:
+def make_setup(
+    task: str,
+    changes: dict[str, Any],
+    speech: Speech | None = None,
+    also: Sequence[str] = (),
+    device: str = "cpu",
+) -> RecallSetup:
     """A task by name.
 
     Args:
         changes: keys of `RecallSize` with other values.
         speech: for the `SPEECH_TASKS`.
+        also: further tests of the same models: tasks whose tests they are, or `TEST_SETS`.
+        device: where the models are trained.
 
     Raises:
-        ValueError: an unknown task or key, or a task of speech without it.
+        ValueError: an unknown task, test set or key, a task of speech without it, or tests of other ids.
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r}, but the tasks are {', '.join(TASKS)}.")
     size = _SIZES[task].changed(changes)
+    stages, tests = _made(task, speech, size.window_frames)
+    for name in also:
+        tests = tests | _tests(name, speech, size.window_frames)
+    kinds = {(made.num_ids, made.num_codebooks) for made in [*stages, *tests.values()]}
+    if len(kinds) > 1:
+        raise ValueError(f"also={list(also)}, but only tests with the ids and codebooks of {task!r} suit its models.")
+    depth = _SPEECH_DEPTH if task in SPEECH_TASKS else _RANDOM_DEPTH
+    return RecallSetup(task, size, stages, tests, depth, device)
+
+
+def _made(task: str, speech: Speech | None, window_frames: int) -> tuple[list[RecallTask], dict[str, RecallTask]]:
     if task not in SPEECH_TASKS:
         made = _random_task(task)
-        return RecallSetup(task, size, [made], {task: made}, _RANDOM_DEPTH)
+        return [made], {task: made}
+    return _speech_task(task, _required(task, speech), window_frames)
+
+
+def _tests(name: str, speech: Speech | None, window_frames: int) -> dict[str, RecallTask]:
+    """The tests of a task or of one of the `TEST_SETS`."""
+    if name in TASKS:
+        return _made(name, speech, window_frames)[1]
+    if name != "speech_controls":
+        raise ValueError(f"also={name!r}, but further tests are those of {', '.join((*TASKS, *TEST_SETS))}.")
+    speech = _required(name, speech)
+    return {
+        "nothing returns": PassageTask(speech.heldout, speech.num_ids, repeats=False),
+        "spliced": SplicedTask(speech.heldout, speech.num_ids),
+    }
+
+
+def _required(task: str, speech: Speech | None) -> Speech:
     if speech is None:
         raise ValueError(f"task={task!r} is drawn from encoded speech: give --train-codes and --test-codes.")
-    stages, tests = _speech_task(task, speech, size.window_frames)
-    return RecallSetup(task, size, stages, tests, _SPEECH_DEPTH)
+    return speech
 
 
 def _random_task(task: str) -> RecallTask:
@@ -148,8 +196,10 @@ def _random_task(task: str) -> RecallTask:
 
 
 def _speech_task(task: str, speech: Speech, window_frames: int) -> tuple[list[RecallTask], dict[str, RecallTask]]:
-    if task == "natural":
-        return [NaturalTask(speech.train, speech.num_ids)], {task: NaturalTask(speech.heldout, speech.num_ids)}
+    if task in ("natural", "shuffled"):
+        change = shuffle_frames if task == "shuffled" else list
+        train, heldout = (NaturalTask(change(part), speech.num_ids) for part in (speech.train, speech.heldout))
+        return [train], {task: heldout}
     dense = PassageTask(speech.train, speech.num_ids)
     gaps_frames = [int(windows * window_frames) for windows in GAPS_WINDOWS]
     once: dict[str, RecallTask] = {

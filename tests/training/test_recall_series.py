@@ -50,6 +50,14 @@ def test_a_run_that_is_kept_is_not_made_again(tmp_path: Path) -> None:
     assert stand.made[6:] == [("ttt", 0)]
 
 
+def test_further_arms_run_with_the_first_seed(tmp_path: Path) -> None:
+    stand = StandIn()
+    results = run_series(make_request(arms=["ttt"], first_seed_arms=["window"]), tmp_path, stand)
+    assert stand.made == [("ttt", 0), ("ttt", 1), ("window", 0)] and len(results["runs"]) == 3
+    run_series(make_request(arms=["ttt"], also=["control"]), tmp_path, stand)
+    assert stand.made[3:] == [("ttt", 0), ("ttt", 1)]
+
+
 def test_the_results_say_what_made_them(tmp_path: Path) -> None:
     results = json.loads(json.dumps(run_series(make_request(), tmp_path, StandIn())))
     assert results["schema"] == 1 and results["size"]["steps"] == 3 and results["settings"]["seeds"] == [0, 1]
@@ -78,6 +86,7 @@ def test_speech_is_read_once_for_both_folders(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         (dict(arms=[]), r"arms=\[\], but it must name at least one and each once"),
+        (dict(first_seed_arms=["ttt"]), r"arms=\['ttt', 'static', 'ttt'\], but it must name"),
         (dict(seeds=[0, 0]), r"seeds=\[0, 0\], but it must name at least one and each once"),
         (dict(jobs=0), "jobs=0, but it must be at least 1"),
         (dict(task="refrain"), "task='refrain', train_codes=None and test_codes=None, but the tasks"),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_moshi_ttt.memory.recall_tasks import MotifTask, PairsTask, PassageTask, ScatteredPassageTask
+from hf_moshi_ttt.memory.recall_tasks import MotifTask, PairsTask, PassageTask, ScatteredPassageTask, SplicedTask
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.rivals.configuration_end_to_end import EndToEndConfig
 from hf_moshi_ttt.training.recall_setup import ARMS, SPEECH_TASKS, TASKS, Speech, arm_config, make_setup, parse_arm
@@ -14,7 +14,7 @@ LENGTH = 1200
 
 
 def make_speech() -> Speech:
-    return Speech(64, [torch.zeros(1, LENGTH).long()], [torch.ones(1, LENGTH).long()])
+    return Speech(64, [torch.zeros(1, LENGTH).long()], [torch.ones(1, LENGTH).long()] * 2)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -36,6 +36,15 @@ def test_tasks_are_what_their_names_say() -> None:
     assert [type(stage) for stage in distance.stages] == [PassageTask, ScatteredPassageTask]
     assert list(distance.tests) == [f"after {gap} frames" for gap in (16, 32, 64, 240, 500)]
     assert refrain.stages[0].recordings is speech.train and refrain.tests["refrain"].recordings is speech.heldout
+
+
+def test_models_are_asked_further_tests() -> None:
+    setup = make_setup("refrain", {}, make_speech(), also=["distance", "speech_controls"], device="cuda")
+    assert list(setup.tests) == ["refrain", *(f"after {gap} frames" for gap in (16, 32, 64, 240, 500)),
+                                 "nothing returns", "spliced"]  # fmt: skip
+    returns, spliced = setup.tests["nothing returns"], setup.tests["spliced"]
+    assert isinstance(returns, PassageTask) and not returns.repeats and isinstance(spliced, SplicedTask)
+    assert len(setup.stages) == 1 and setup.device == "cuda"
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -77,6 +86,12 @@ def test_an_arm_that_learns_end_to_end_changes_its_own_keys() -> None:
     [
         (lambda: make_setup("tune", {}), "task='tune', but the tasks are motif, motif8"),
         (lambda: make_setup("refrain", {}), "drawn from encoded speech: give --train-codes and --test-codes"),
+        (lambda: make_setup("motif", {}, also=["tune"]), "also='tune', but further tests are those of motif, "),
+        (lambda: make_setup("motif", {}, also=["speech_controls"]), "'speech_controls' is drawn from encoded speech"),
+        (
+            lambda: make_setup("motif", {}, make_speech(), ["refrain"]),
+            "only tests with the ids and codebooks of 'motif'",
+        ),
         (lambda: make_setup("motif", {"step": 3}), r"step=3, but what can be set is: steps \(int\)"),
         (lambda: make_setup("motif", {"learning_rate": "fast"}), "learning_rate='fast', but what can be set is"),
         (lambda: parse_arm("lstm"), "arm 'lstm', but the arms are full, window, static"),

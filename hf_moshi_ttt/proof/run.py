@@ -1,0 +1,130 @@
+"""A plan's rungs, one after the other; what has been made before is kept, and the results are written after each."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..demo.lanes import Run
+from .measure import measure
+from .plan import CorpusSize, Plan, Rung
+from .report import to_markdown
+
+Say = Callable[[str], None]
+RunSeries = Callable[[Any, Path], dict[str, Any]]  # a RecallRequest and a folder to what run_series returns
+
+
+@dataclass(frozen=True)
+class Where:
+    """What the runs are made with.
+
+    Args:
+        codes: folder with CORPUS_train and CORPUS_heldout for every corpus.
+        codec: name or path of their codec; as their provenance names it, if None.
+        jobs: runs side by side.
+    """
+
+    codes: Path
+    codec: str | None = None
+    jobs: int = 2
+    device: str = "cpu"
+
+
+def prepare_codes(data: Path, size: CorpusSize, say: Say, run: Run) -> Path:
+    """The folder of codes in `data`; makes a corpus, a codec and the codes as the demo does, where they are missing.
+
+    Args:
+        run: runs a command line of `hf-moshi-ttt`.
+    """
+    from ..demo.stages import SIZES, Demo, data_stages, run_stages
+
+    amounts = replace(
+        SIZES["full"], train_hours=size.train_hours, eval_minutes=size.eval_minutes,
+        conversations=size.conversations, codec_minutes=size.codec_minutes,
+    )  # fmt: skip
+    run_stages(data_stages(Demo(data, amounts)), data, say, run)
+    return data / "codes"
+
+
+def needs_codes(rungs: Sequence[Rung]) -> bool:
+    """Whether any rung is drawn from encoded speech."""
+    from ..training.recall_setup import SPEECH_TASKS
+
+    return any(rung.task in SPEECH_TASKS for rung in rungs)
+
+
+def make_request(rung: Rung, seeds: Sequence[int], where: Where) -> Any:
+    """The rung as a `RecallRequest`."""
+    from ..training.recall_series import RecallRequest
+    from ..training.recall_setup import SPEECH_TASKS
+
+    is_speech = rung.task in SPEECH_TASKS
+    train, heldout = (str(where.codes / f"{rung.corpus}_{part}") for part in ("train", "heldout"))
+    return RecallRequest(
+        task=rung.task, arms=rung.arms, seeds=rung.take_seeds(seeds), changes=rung.size,
+        train_codes=train if is_speech else None, test_codes=heldout if is_speech else None,
+        codec=where.codec if is_speech else None, num_ids=rung.num_ids, jobs=where.jobs, device=where.device,
+        first_seed_arms=rung.first_seed_arms, also=rung.also,
+    )  # fmt: skip
+
+
+def prove(
+    plan: Plan,
+    rungs: Sequence[Rung],
+    where: Where,
+    output: Path,
+    facts: dict[str, Any],
+    say: Say,
+    run_series: RunSeries,
+) -> dict[str, Any]:
+    """Runs what is not done yet; writes proof.json, proof.md and the figures after each rung, and returns proof.json.
+
+    Args:
+        facts: the `command` and the `seeds`.
+    """
+    from ..evaluation.results_file import made_with
+    from ..training.run_files import commit, hardware, write_whole
+    from .figures import draw_figures
+
+    output.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, Any]] = []
+    made = {"made_with": made_with(torch.device(where.device)), "commit": commit(), "hardware": hardware()}
+    for number, rung in enumerate(rungs, start=1):
+        say(f"[{number}/{len(rungs)}] {rung.name}: {rung.question}")
+        found.append(_run_rung(plan, rung, where, output, facts["seeds"], run_series))
+        for verdict in found[-1].get("verdicts", []):
+            say(f"    {verdict['test']}: {verdict['found']}: {_SAID[verdict['passes']]} ({verdict['rule']})")
+        results = {
+            "schema": 1, "title": plan.title, **facts, **made, "headroom_nats": plan.headroom_nats, "rungs": found,
+        }  # fmt: skip
+        write_whole(output / "proof.json", json.dumps(results, indent=1) + "\n")
+        write_whole(output / "proof.md", to_markdown(results) + "\n")
+        draw_figures(results, output)
+    return results
+
+
+_SAID = {True: "passes", False: "fails", None: "nothing can be said"}
+
+
+def _run_rung(
+    plan: Plan, rung: Rung, where: Where, output: Path, seeds: Sequence[int], run_series: RunSeries
+) -> dict[str, Any]:
+    request = make_request(rung, seeds, where)
+    absent = [path for path in (request.train_codes, request.test_codes) if path and not Path(path).is_dir()]
+    if absent:
+        return {"name": rung.name, "question": rung.question, "not_run": f"no codes in {', '.join(absent)}"}
+    series = run_series(request, output / rung.name)
+    return measure(rung, series, plan.headroom_nats) | {"gaps_windows": _gaps_windows(request)}
+
+
+def _gaps_windows(request: Any) -> dict[str, float]:
+    """Of each test where a passage returns once, how many windows of other sound lie between."""
+    setup = request.make_setup()
+    return {
+        name: task.gap_frames / setup.size.window_frames
+        for name, task in setup.tests.items()
+        if getattr(task, "gap_frames", None) is not None and task.hearings == 2
+    }
