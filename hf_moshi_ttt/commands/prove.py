@@ -67,7 +67,7 @@ def _prove(arguments: argparse.Namespace, plan: Any, rungs: Any, seeds: list[int
 
     codes = arguments.codes or (arguments.data or arguments.output / "data") / "codes"
     if arguments.codes is None and needs_codes(rungs):
-        prepare_codes(codes.parent, plan.corpus, say, main)
+        prepare_codes(codes.parent, plan.corpus, rungs, say, main)
     where = Where(codes, arguments.codec, arguments.jobs, arguments.device)
     facts = {"command": command_of(arguments), "seeds": seeds}
     results = prove(

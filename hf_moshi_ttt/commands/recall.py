@@ -15,9 +15,9 @@ from typing import Any
 
 from .parser import add_json
 
-ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "e2e")
-TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural", "shuffled")
-SPEECH_TASKS = ("refrain", "distance", "natural", "shuffled")
+ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "in_place", "e2e")
+TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled")
+SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speech.add_argument("--test-codes", help="folder of held-out ones")
     speech.add_argument("--codec", help="name or path of their codec (as their provenance says)")
     speech.add_argument("--num-ids", type=int, default=64, help="groups of codebook 0's ids (%(default)s)")
+    speech.add_argument("--variants", help="file of held-out recordings in other forms (hf-moshi-ttt make-variants)")
+    speech.add_argument("--train-variants", help="train on passages that return in the forms of this file")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="sizes and schedule, such as hidden_size=192")
     add_json(parser)
 

@@ -39,21 +39,26 @@ class SpokenLines:
         return cls(saying_T, torch.tensor([numbers[text] for *_, text in lines], dtype=torch.long))
 
 
-def load_spoken_lines(codes: str, audio_dir: str) -> list[SpokenLines]:
-    """The lines of every recording of encoded ones, in their order.
+def load_spoken_lines(codes: str) -> list[SpokenLines]:
+    """The lines of every recording of encoded ones, in their order, from the JSON beside the audio that was encoded.
 
     Args:
-        codes: folder of encoded recordings.
-        audio_dir: folder that was encoded, with each recording's JSON beside it.
+        codes: folder of encoded recordings; its provenance says where the audio is.
 
     Raises:
         ValueError: a recording without a JSON, or one whose JSON lists no lines.
     """
+    rows, provenance = load_codes(codes)
+    source = Path(provenance.source or "")
+    audio_dir = source if source.is_dir() else source.parent  # an index lies in the folder that its paths start from
     found = []
-    for row in load_codes(codes)[0].select_columns(["path", "frames"]):
+    for row in rows.select_columns(["path", "frames"]):
         path = Path(audio_dir, str(row["path"])).with_suffix(".json")
         lines = json.loads(path.read_text(encoding="utf-8")).get("lines") if path.is_file() else None
         if not lines:
-            raise ValueError(f"{path}: no JSON with 'lines' there; give the folder that {codes} was encoded from.")
+            raise ValueError(
+                f"{path}: no JSON with 'lines' there, but {codes} is to be read with its lines. Keep the audio of "
+                "make-programmes and its JSON where it was encoded, and start in the same folder."
+            )
         found.append(SpokenLines.of(lines, int(row["frames"])))
     return found

@@ -27,9 +27,14 @@ class SaidRecording:
     text_of_saying: Tensor
 
 
+_MOST_TRIES = 1000
+
+
 @dataclass
 class LinesTask:
     """Pieces of recordings; the first hearing of a line in a piece is hearing 1, every later one hearing 2.
+
+    Every piece has both.
 
     Args:
         skip_frames: first frames of a line, before which nobody can know that it returns; they are not scored.
@@ -60,10 +65,14 @@ class LinesTask:
         return RecallBatch(with_streams(torch.stack(audio)), torch.stack(hearing))
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
-        recording = self.recordings[int(torch.randint(len(self.recordings), (), generator=generator))]
-        start = int(torch.randint(recording.codes_QT.shape[1] - self.frames, (), generator=generator))
-        piece = slice(start, start + self.frames)
-        return recording.codes_QT[:, piece], self._hearings(recording.saying_T[piece], recording.text_of_saying)
+        for _ in range(_MOST_TRIES):
+            recording = self.recordings[int(torch.randint(len(self.recordings), (), generator=generator))]
+            start = int(torch.randint(recording.codes_QT.shape[1] - self.frames, (), generator=generator))
+            piece = slice(start, start + self.frames)
+            hearing_T = self._hearings(recording.saying_T[piece], recording.text_of_saying)
+            if set(hearing_T.tolist()) >= {OTHER, 1, 2}:
+                return recording.codes_QT[:, piece], hearing_T
+        raise ValueError(f"In {_MOST_TRIES} pieces of {self.frames} frames no line returned: give longer pieces.")
 
     def _hearings(self, saying_T: Tensor, text_of_saying: Tensor) -> Tensor:
         """The number of each frame's hearing within a piece `[T]`."""

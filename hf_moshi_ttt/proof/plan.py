@@ -51,7 +51,10 @@ class Rung:
         also: further tests of the same models, by name of their task or set.
         size: keys of `RecallSize` with other values.
         memory: the arm that is judged.
-        corpus: of tasks of speech; its codes are in CORPUS_train and CORPUS_heldout.
+        corpus: of tasks of speech, `librilight` or `programmes`; its codes are in CORPUS_train and CORPUS_heldout, and
+            other forms of its recordings in CORPUS_heldout_variants.safetensors.
+        train_variants: of the task `variants`, whether returns in other forms are trained on; else it is those that
+            return as they are.
         num_ids: groups of codebook 0's ids.
         seeds: how many of the plan's seeds the rung takes; all if None.
         ceilings: of a test, the test where `full` shows what can be reached; the test itself if it is not named.
@@ -68,6 +71,7 @@ class Rung:
     size: dict[str, Any] = field(default_factory=dict)
     memory: str = "ttt"
     corpus: str = "librilight"
+    train_variants: bool = False
     num_ids: int = 64
     seeds: int | None = None
     ceilings: dict[str, str] = field(default_factory=dict)
@@ -82,6 +86,11 @@ class Rung:
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"seeds={self.seeds} of rung {self.name!r}, but it must be at least 1.")
 
+    @property
+    def asks_variants(self) -> bool:
+        """Whether any test is of recordings in other forms."""
+        return "variants" in (self.task, *self.also)
+
     def take_seeds(self, seeds: Sequence[int]) -> list[int]:
         """The first seeds of a plan, as many as this rung takes."""
         return list(seeds[: self.seeds])
@@ -93,12 +102,14 @@ class Rung:
 
 @dataclass(frozen=True)
 class CorpusSize:
-    """How much is read aloud where no codes are given."""
+    """How much is read aloud where no codes are given; programmes where a rung's corpus are these."""
 
     train_hours: float = 5.0
     eval_minutes: float = 60.0
     conversations: int = 20
     codec_minutes: float = 20.0
+    programme_hours: float = 10.0
+    programme_minutes: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -33,19 +33,27 @@ class Where:
     device: str = "cpu"
 
 
-def prepare_codes(data: Path, size: CorpusSize, say: Say, run: Run) -> Path:
+def prepare_codes(data: Path, size: CorpusSize, rungs: Sequence[Rung], say: Say, run: Run) -> Path:
     """The folder of codes in `data`; makes a corpus, a codec and the codes as the demo does, where they are missing.
 
     Args:
+        rungs: those that decide whether programmes and other forms of recordings are made too.
         run: runs a command line of `hf-moshi-ttt`.
     """
     from ..demo.stages import SIZES, Demo, data_stages, run_stages
+    from .corpora import PROGRAMMES, programme_stages, variant_stage
 
     amounts = replace(
         SIZES["full"], train_hours=size.train_hours, eval_minutes=size.eval_minutes,
         conversations=size.conversations, codec_minutes=size.codec_minutes,
     )  # fmt: skip
-    run_stages(data_stages(Demo(data, amounts)), data, say, run)
+    demo = Demo(data, amounts)
+    stages = data_stages(demo)
+    if any(rung.corpus == PROGRAMMES for rung in rungs):
+        stages += programme_stages(data, demo.codec_path, size.programme_hours, size.programme_minutes)
+    for corpus in dict.fromkeys(rung.corpus for rung in rungs if rung.asks_variants):
+        stages.append(variant_stage(data, demo.codec_path, corpus))
+    run_stages(stages, data, say, run)
     return data / "codes"
 
 
@@ -60,7 +68,9 @@ def make_request(rung: Rung, seeds: Sequence[int], where: Where) -> Any:
     """The rung as a `RecallRequest`."""
     from ..training.recall_series import RecallRequest
     from ..training.recall_setup import SPEECH_TASKS
+    from .corpora import variants_file
 
+    train_variants, variants = (str(variants_file(where.codes, rung.corpus, part)) for part in ("train", "heldout"))
     is_speech = rung.task in SPEECH_TASKS
     train, heldout = (str(where.codes / f"{rung.corpus}_{part}") for part in ("train", "heldout"))
     return RecallRequest(
@@ -68,6 +78,8 @@ def make_request(rung: Rung, seeds: Sequence[int], where: Where) -> Any:
         train_codes=train if is_speech else None, test_codes=heldout if is_speech else None,
         codec=where.codec if is_speech else None, num_ids=rung.num_ids, jobs=where.jobs, device=where.device,
         first_seed_arms=rung.first_seed_arms, also=rung.also,
+        variants=variants if rung.asks_variants else None,
+        train_variants=train_variants if rung.train_variants else None,
     )  # fmt: skip
 
 
@@ -113,7 +125,8 @@ def _run_rung(
     plan: Plan, rung: Rung, where: Where, output: Path, seeds: Sequence[int], run_series: RunSeries
 ) -> dict[str, Any]:
     request = make_request(rung, seeds, where)
-    absent = [path for path in (request.train_codes, request.test_codes) if path and not Path(path).is_dir()]
+    needed = (request.train_codes, request.test_codes, request.variants, request.train_variants)
+    absent = [path for path in needed if path and not Path(path).exists()]
     if absent:
         return {"name": rung.name, "question": rung.question, "not_run": f"no codes in {', '.join(absent)}"}
     series = run_series(request, output / rung.name)

@@ -18,12 +18,12 @@ from ..data.workers import run_jobs
 from ..evaluation.results_file import made_with
 from .recall_report import summarise
 from .recall_setup import SPEECH_TASKS, RecallSetup, Speech, arm_config, make_setup
-from .recall_speech import load_recordings
+from .recall_speech import load_recordings, load_said
 from .run_files import commit, hardware, write_whole
 
 RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
 _POLL_SEC = 0.5
-_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "also", "device")
+_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "also", "device", "variants", "train_variants")
 _steps_done: Any = None
 
 
@@ -38,6 +38,8 @@ class RecallRequest:
         changes: keys of `RecallSize` with other values.
         train_codes: folder of encoded recordings, for the tasks of speech; `test_codes` of held-out ones.
         codec: name or path of their codec; as their provenance names it, if None.
+        variants: file of held-out recordings in other forms, for the task of that name; with `train_variants` models
+            are trained on passages that return in other forms, and else on some that return as they are.
         jobs: runs side by side.
         device: where the models are trained.
     """
@@ -50,6 +52,8 @@ class RecallRequest:
     test_codes: str | None = None
     codec: str | None = None
     num_ids: int = 64
+    variants: str | None = None
+    train_variants: str | None = None
     jobs: int = 2
     device: str = "cpu"
     first_seed_arms: Sequence[str] = ()
@@ -61,6 +65,9 @@ class RecallRequest:
                 raise ValueError(f"{name}={given!r}, but it must name at least one and each once.")
         if self.jobs < 1:
             raise ValueError(f"jobs={self.jobs}, but it must be at least 1.")
+        given = [name for name in ("variants", "train_variants") if getattr(self, name) is not None]
+        if given and "variants" not in (self.task, *self.also):
+            raise ValueError(f"{', '.join(given)} given, but only the task 'variants' has returns in other forms.")
         is_speech, has_codes = self.task in SPEECH_TASKS, self.train_codes is not None and self.test_codes is not None
         if is_speech != has_codes:
             raise ValueError(
@@ -85,11 +92,21 @@ class RecallRequest:
 
     def make_setup(self) -> RecallSetup:
         """The task, with its recordings read."""
-        speech = None
-        if self.train_codes is not None and self.test_codes is not None:
-            folders = (self.train_codes, self.test_codes)
-            speech = Speech(self.num_ids, *(load_recordings(folder, self.num_ids, self.codec) for folder in folders))
-        return make_setup(self.task, self.changes, speech, self.also, self.device)
+        return make_setup(self.task, self.changes, self._speech(), self.also, self.device)
+
+    def _speech(self) -> Speech | None:
+        if self.train_codes is None or self.test_codes is None:
+            return None
+        from .recall_variants import load_renderings
+
+        asked, how = (self.task, *self.also), (self.num_ids, self.codec)
+        train, heldout = (load_recordings(codes, *how) for codes in (self.train_codes, self.test_codes))
+        return Speech(
+            self.num_ids, train, heldout,
+            variants=load_renderings(self.variants, *how) if self.variants else {},
+            train_variants=load_renderings(self.train_variants, *how) if self.train_variants else {},
+            said=load_said(self.test_codes, heldout) if "lines" in asked else (),
+        )  # fmt: skip
 
     def runs(self) -> list[tuple[str, int]]:
         """Every run, by arm and seed."""

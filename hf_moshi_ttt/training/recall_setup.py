@@ -5,14 +5,15 @@ An arm is written `NAME` or `NAME+key=value+key=value`, where the keys are those
 `EndToEndConfig` adds: `e2e+chunk_frames=24`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import yaml
 from torch import Tensor
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
+from ..memory.line_tasks import LinesTask, SaidRecording
 from ..memory.recall_tasks import (
     MotifTask,
     NaturalTask,
@@ -23,6 +24,7 @@ from ..memory.recall_tasks import (
     SplicedTask,
     shuffle_frames,
 )
+from ..memory.variant_tasks import Rendering, VariantPassageTask
 from ..rivals.configuration_end_to_end import EndToEndConfig
 
 ARMS: dict[str, dict[str, Any] | None] = {
@@ -32,13 +34,14 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "ttt": {"learner": "ttt"},
     "ttt_all": {"learner": "ttt", "preset": "mini_batch"},
     "gated_delta": {"learner": "gated_delta"},
+    "in_place": {"learner": "in_place"},
     "e2e": None,
 }
 END_TO_END = "e2e"  # a model of its own, without a ttt section
 _END_TO_END = {"chunk_frames": 24}  # the sequences of the tasks are short
 CONTROL = "static"
-TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural", "shuffled")
-SPEECH_TASKS = ("refrain", "distance", "natural", "shuffled")
+TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled")
+SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
 TEST_SETS = ("speech_controls",)
 GAPS_WINDOWS = (2, 4, 8, 30, 62.5)
 _OPEN_GATE = 1.0
@@ -52,6 +55,7 @@ class RecallSize:
 
     Args:
         window_frames: what a layer's attention sees, the frame itself included.
+        piece_frames: length of the pieces of recordings that are taken as they are.
         last_rate: learning rate at the end of the cosine, in units of `learning_rate`.
         test_rows: sequences of each test.
     """
@@ -61,6 +65,7 @@ class RecallSize:
     num_attention_heads: int = 2
     num_hidden_layers: int = 2
     window_frames: int = 8
+    piece_frames: int = 384
     batch_size: int = 8
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
@@ -93,18 +98,28 @@ _SIZES = {
     "pairs": RecallSize(),
     "refrain": _SPEECH_SIZE,
     "distance": _SPEECH_SIZE,
+    "variants": _SPEECH_SIZE,
     "natural": replace(_SPEECH_SIZE, steps=400, test_rows=128),
+    "lines": replace(_SPEECH_SIZE, steps=400, test_rows=128),
     "shuffled": replace(_SPEECH_SIZE, steps=150, test_rows=128),
 }
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Recordings `[1, T]` in `num_ids` ids, to train on and held out."""
+    """Recordings `[1, T]` in `num_ids` ids, to train on and held out.
+
+    Args:
+        variants: held-out recordings in two forms, by form; `train_variants` of those to train on.
+        said: held-out recordings with what is said in them.
+    """
 
     num_ids: int
     train: Sequence[Tensor]
     heldout: Sequence[Tensor]
+    variants: Mapping[str, Sequence[Rendering]] = field(default_factory=dict)
+    train_variants: Mapping[str, Sequence[Rendering]] = field(default_factory=dict)
+    said: Sequence[SaidRecording] = ()
 
 
 @dataclass(frozen=True)
@@ -151,9 +166,9 @@ def make_setup(
     if task not in TASKS:
         raise ValueError(f"task={task!r}, but the tasks are {', '.join(TASKS)}.")
     size = _SIZES[task].changed(changes)
-    stages, tests = _made(task, speech, size.window_frames)
+    stages, tests = _made(task, speech, size)
     for name in also:
-        tests = tests | _tests(name, speech, size.window_frames)
+        tests = tests | _tests(name, speech, size)
     kinds = {(made.num_ids, made.num_codebooks) for made in [*stages, *tests.values()]}
     if len(kinds) > 1:
         raise ValueError(f"also={list(also)}, but only tests with the ids and codebooks of {task!r} suit its models.")
@@ -161,23 +176,23 @@ def make_setup(
     return RecallSetup(task, size, stages, tests, depth, device)
 
 
-def _made(task: str, speech: Speech | None, window_frames: int) -> tuple[list[RecallTask], dict[str, RecallTask]]:
+def _made(task: str, speech: Speech | None, size: RecallSize) -> tuple[list[RecallTask], dict[str, RecallTask]]:
     if task not in SPEECH_TASKS:
         made = _random_task(task)
         return [made], {task: made}
-    return _speech_task(task, _required(task, speech), window_frames)
+    return _speech_task(task, _required(task, speech), size)
 
 
-def _tests(name: str, speech: Speech | None, window_frames: int) -> dict[str, RecallTask]:
+def _tests(name: str, speech: Speech | None, size: RecallSize) -> dict[str, RecallTask]:
     """The tests of a task or of one of the `TEST_SETS`."""
     if name in TASKS:
-        return _made(name, speech, window_frames)[1]
+        return _made(name, speech, size)[1]
     if name != "speech_controls":
         raise ValueError(f"also={name!r}, but further tests are those of {', '.join((*TASKS, *TEST_SETS))}.")
     speech = _required(name, speech)
     return {
         "nothing returns": PassageTask(speech.heldout, speech.num_ids, repeats=False),
-        "spliced": SplicedTask(speech.heldout, speech.num_ids),
+        "spliced": SplicedTask(speech.heldout, speech.num_ids, size.piece_frames),
     }
 
 
@@ -195,13 +210,20 @@ def _random_task(task: str) -> RecallTask:
     return MotifTask(repeats=task == "motif")
 
 
-def _speech_task(task: str, speech: Speech, window_frames: int) -> tuple[list[RecallTask], dict[str, RecallTask]]:
+def _speech_task(task: str, speech: Speech, size: RecallSize) -> tuple[list[RecallTask], dict[str, RecallTask]]:
     if task in ("natural", "shuffled"):
         change = shuffle_frames if task == "shuffled" else list
-        train, heldout = (NaturalTask(change(part), speech.num_ids) for part in (speech.train, speech.heldout))
+        train, heldout = (_natural(change(part), speech, size) for part in (speech.train, speech.heldout))
         return [train], {task: heldout}
+    if task == "lines":
+        if not speech.said:
+            raise ValueError("task='lines' needs recordings whose lines are known: encode those of make-programmes.")
+        test = LinesTask(speech.said, speech.num_ids, size.piece_frames)
+        return [_natural(speech.train, speech, size)], {task: test}
     dense = PassageTask(speech.train, speech.num_ids)
-    gaps_frames = [int(windows * window_frames) for windows in GAPS_WINDOWS]
+    if task == "variants":
+        return [_variants_to_train_on(speech) or dense], _variant_tests(speech)
+    gaps_frames = [int(windows * size.window_frames) for windows in GAPS_WINDOWS]
     once: dict[str, RecallTask] = {
         f"after {gap} frames": PassageTask(speech.heldout, speech.num_ids, gap_frames=gap, hearings=2)
         for gap in gaps_frames
@@ -209,6 +231,25 @@ def _speech_task(task: str, speech: Speech, window_frames: int) -> tuple[list[Re
     if task == "distance":
         return [dense, ScatteredPassageTask(speech.train, speech.num_ids)], once
     return [dense], {task: PassageTask(speech.heldout, speech.num_ids)}
+
+
+def _natural(recordings: Sequence[Tensor], speech: Speech, size: RecallSize) -> NaturalTask:
+    return NaturalTask(recordings, speech.num_ids, size.piece_frames)
+
+
+def _variants_to_train_on(speech: Speech) -> RecallTask | None:
+    """Passages that return in any of the forms; None where there are none to train on."""
+    renderings = [rendering for found in speech.train_variants.values() for rendering in found]
+    return VariantPassageTask(renderings, speech.num_ids, recordings=speech.train) if renderings else None
+
+
+def _variant_tests(speech: Speech) -> dict[str, RecallTask]:
+    if not speech.variants:
+        raise ValueError("task='variants' needs held-out recordings in other forms: give --variants FILE.")
+    return {
+        form: VariantPassageTask(renderings, speech.num_ids, recordings=speech.heldout)
+        for form, renderings in speech.variants.items()
+    }
 
 
 def parse_arm(arm: str) -> tuple[str, dict[str, Any]]:

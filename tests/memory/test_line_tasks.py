@@ -37,7 +37,7 @@ def test_hearings_are_those_of_the_piece() -> None:
             expected = 2 if int(TEXTS[saying]) in before else 1
             assert hearing_T[place] == (UNSCORED if seen_frames[saying] <= 4 else expected)
             heard.add(expected)
-        assert hearing_T[-1] == UNSCORED and 1 in heard
+        assert hearing_T[-1] == UNSCORED and heard == {1, 2}
 
 
 def test_draws_follow_the_seed_and_short_recordings_are_refused() -> None:
@@ -46,3 +46,6 @@ def test_draws_follow_the_seed_and_short_recordings_are_refused() -> None:
     assert torch.equal(first, again) and task.num_codebooks == 1
     with pytest.raises(ValueError, match="A recording has 1560 frames, but pieces of 2000"):
         LinesTask([make_recording()], 10_000, frames=2000)
+    nothing = SaidRecording(torch.arange(1560)[None], torch.arange(1560) // 13, torch.arange(120))
+    with pytest.raises(ValueError, match="In 1000 pieces of 60 frames no line returned"):
+        LinesTask([nothing], 10_000, frames=60).draw(1, torch.Generator().manual_seed(0))

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from hf_moshi_ttt.memory.line_tasks import SaidRecording
+from hf_moshi_ttt.memory.variant_tasks import Rendering
+from hf_moshi_ttt.proof.corpora import TEST_FORMS
 from hf_moshi_ttt.proof.plan import Criterion, Plan, Rung, read_plan
 from hf_moshi_ttt.shipped_files import configuration_file, configuration_names
 from hf_moshi_ttt.training.recall_setup import SPEECH_TASKS, Speech, arm_config, make_setup
@@ -38,7 +41,9 @@ def test_every_plan_names_arms_and_tests_that_exist(name: str) -> None:
     assert plan.rungs or plan.recipe
     for rung in plan.rungs:
         recordings = [torch.zeros(1, 1200).long()] * 2
-        speech = Speech(rung.num_ids, recordings, recordings) if rung.task in SPEECH_TASKS else None
+        forms = {form: [Rendering(recordings[0], recordings[0], int)] for form in TEST_FORMS.split(",")}
+        said = [SaidRecording(recordings[0], torch.zeros(1200).long(), torch.zeros(1).long())]
+        speech = Speech(rung.num_ids, recordings, recordings, forms, said=said) if rung.task in SPEECH_TASKS else None
         setup = make_setup(rung.task, rung.size, speech, rung.also)
         for arm in [*rung.arms, *rung.first_seed_arms]:
             arm_config(setup, arm)

@@ -15,6 +15,8 @@ from ..fixtures.proofs import make_runs, make_series
 ARMS = ["full", "static", "ttt"]
 MOTIF = Rung("motif", "Does it recall?", "motif", ARMS, [Criterion("motif", low_above=0.8)], size={"steps": 3})
 SPEECH = Rung("speech", "And speech?", "refrain", ARMS, [Criterion("refrain")], first_seed_arms=["window"], seeds=1)
+VARIANTS = Rung("forms", "Other forms?", "variants", ARMS, [Criterion("phase_0.5")], train_variants=True)
+LINES = Rung("lines", "And lines?", "lines", ARMS, [Criterion("lines")], corpus="programmes")
 FACTS = {"command": "hf-moshi-ttt prove", "seeds": [4, 5]}
 
 
@@ -55,15 +57,24 @@ def test_a_rung_becomes_a_request(tmp_path: Path) -> None:
     assert request.train_codes == str(tmp_path / "librilight_train")
     assert (request.codec, request.jobs, request.device) == ("a/codec", 3, "cuda")
     assert make_request(MOTIF, [4], where).train_codes is None
+    assert (request.variants, request.train_variants) == (None, None)
+    forms = make_request(VARIANTS, [4], where)
+    assert forms.variants == str(tmp_path / "librilight_heldout_variants.safetensors")
+    assert forms.train_variants == str(tmp_path / "librilight_train_variants.safetensors")
+    assert make_request(LINES, [4], where).test_codes == str(tmp_path / "programmes_heldout")
     assert needs_codes([MOTIF, SPEECH]) and not needs_codes([MOTIF])
 
 
 def test_codes_are_made_by_the_stages_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     monkeypatch.setattr("hf_moshi_ttt.demo.stages.run_stages", lambda stages, root, say, run: made.extend(stages))
-    assert prepare_codes(tmp_path, CorpusSize(train_hours=0.5), print, lambda words: 0) == tmp_path / "codes"
+    size = CorpusSize(train_hours=0.5, programme_hours=0.25)
+    assert prepare_codes(tmp_path, size, [SPEECH], print, lambda words: 0) == tmp_path / "codes"
     assert [stage.name for stage in made] == ["corpus", "index", "codec and tokenizer", "encode"]
     assert "0.5" in made[0].commands[0]
+    prepare_codes(tmp_path, size, [SPEECH, VARIANTS, LINES], print, lambda words: 0)
+    assert [stage.name for stage in made[8:]] == ["programmes", "encode programmes", "variants of librilight"]
+    assert "0.25" in made[8].commands[0]
 
 
 def test_distances_are_those_of_the_tests(tmp_path: Path) -> None:

@@ -209,7 +209,9 @@ class Int8Linear(torch.nn.Linear):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("ttt", [None, {"ttt_mlp_layers": 2}, {"learner": "gated_delta"}], ids=str)
+@pytest.mark.parametrize(
+    "ttt", [None, {"ttt_mlp_layers": 2}, {"learner": "gated_delta"}, {"learner": "in_place"}], ids=str
+)
 def test_int8_weights_decide_no_dtype(make_model: MakeModel, ttt: dict | None) -> None:
     """Streams of a model with int8 weights equal its whole forward pass, and that of the same weights in float32."""
     model = make_model(ttt=ttt)

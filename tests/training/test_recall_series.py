@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers.utils import logging
 
+from hf_moshi_ttt.memory.line_tasks import SaidRecording
+from hf_moshi_ttt.memory.variant_tasks import Rendering
+from hf_moshi_ttt.training import recall_series, recall_variants
 from hf_moshi_ttt.training.recall_series import RecallRequest, run_series
 
 from ..conftest import save_codes
@@ -82,9 +86,29 @@ def test_speech_is_read_once_for_both_folders(tmp_path: Path) -> None:
     assert setup.stages[0].num_ids == 32 and len(setup.tests["refrain"].recordings) == 1
 
 
+def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [str(save_codes(tmp_path / name, [1200])) for name in ("train", "test")]
+    codes_1T = torch.zeros(1, 1200, dtype=torch.long)
+    asked: list[tuple[str, int, str | None]] = []
+
+    def renderings(path: str, num_ids: int, codec: str | None) -> dict[str, list[Rendering]]:
+        asked.append((path, num_ids, codec))
+        return {"same": [Rendering(codes_1T, codes_1T, int)]}
+
+    said = SaidRecording(codes_1T, torch.zeros(1200).long(), torch.zeros(1).long())
+    monkeypatch.setattr(recall_variants, "load_renderings", renderings)
+    monkeypatch.setattr(recall_series, "load_said", lambda codes, recordings: [said])
+    given = {"train_codes": folders[0], "test_codes": folders[1], "num_ids": 32}
+    setup = make_request(
+        task="refrain", also=["variants", "lines"], variants="a", train_variants="b", **given
+    ).make_setup()
+    assert list(setup.tests) == ["refrain", "same", "lines"] and asked == [("a", 32, None), ("b", 32, None)]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (dict(variants="a", train_variants="b"), "variants, train_variants given, but only the task 'variants'"),
         (dict(arms=[]), r"arms=\[\], but it must name at least one and each once"),
         (dict(first_seed_arms=["ttt"]), r"arms=\['ttt', 'static', 'ttt'\], but it must name"),
         (dict(seeds=[0, 0]), r"seeds=\[0, 0\], but it must name at least one and each once"),

@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 import torch
 
-from hf_moshi_ttt.memory.recall_tasks import MotifTask, PairsTask, PassageTask, ScatteredPassageTask, SplicedTask
+from hf_moshi_ttt.memory.line_tasks import LinesTask, SaidRecording
+from hf_moshi_ttt.memory.recall_tasks import (
+    MotifTask,
+    NaturalTask,
+    PairsTask,
+    PassageTask,
+    ScatteredPassageTask,
+    SplicedTask,
+)
+from hf_moshi_ttt.memory.variant_tasks import Rendering, VariantPassageTask
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.rivals.configuration_end_to_end import EndToEndConfig
 from hf_moshi_ttt.training.recall_setup import ARMS, SPEECH_TASKS, TASKS, Speech, arm_config, make_setup, parse_arm
@@ -13,8 +22,13 @@ from hf_moshi_ttt.training.recall_setup import ARMS, SPEECH_TASKS, TASKS, Speech
 LENGTH = 1200
 
 
-def make_speech() -> Speech:
-    return Speech(64, [torch.zeros(1, LENGTH).long()], [torch.ones(1, LENGTH).long()] * 2)
+def make_speech(**changes: Any) -> Speech:
+    train, heldout = torch.zeros(1, LENGTH).long(), torch.ones(1, LENGTH).long()
+    given = {
+        "variants": {form: [Rendering(heldout, heldout, int)] for form in ("same", "phase_0.5")},
+        "said": [SaidRecording(heldout, torch.arange(LENGTH) // 20, torch.arange(LENGTH // 20) % 5)],
+    }
+    return Speech(64, [train], [heldout] * 2, **{**given, **changes})
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -45,6 +59,26 @@ def test_models_are_asked_further_tests() -> None:
     returns, spliced = setup.tests["nothing returns"], setup.tests["spliced"]
     assert isinstance(returns, PassageTask) and not returns.repeats and isinstance(spliced, SplicedTask)
     assert len(setup.stages) == 1 and setup.device == "cuda"
+
+
+def test_variants_are_trained_on_what_is_given_and_tested_by_form() -> None:
+    plain = make_setup("variants", {}, make_speech())
+    assert isinstance(plain.stages[0], PassageTask) and list(plain.tests) == ["same", "phase_0.5"]
+    test = plain.tests["phase_0.5"]
+    assert isinstance(test, VariantPassageTask) and test.recordings is not None and len(test.recordings) == 2
+    heard = [Rendering(torch.zeros(1, LENGTH), torch.zeros(1, LENGTH), int)]
+    (trained,) = make_setup("variants", {}, make_speech(train_variants={"a": heard, "b": heard * 2})).stages
+    assert isinstance(trained, VariantPassageTask) and len(trained.renderings) == 3
+    with pytest.raises(ValueError, match="give --variants FILE"):
+        make_setup("variants", {}, make_speech(variants={}))
+
+
+def test_lines_are_tested_in_pieces_of_the_length_that_is_trained_on() -> None:
+    setup = make_setup("lines", {"piece_frames": 200}, make_speech())
+    stage, test = setup.stages[0], setup.tests["lines"]
+    assert isinstance(stage, NaturalTask) and isinstance(test, LinesTask) and stage.frames == test.frames == 200
+    with pytest.raises(ValueError, match="needs recordings whose lines are known"):
+        make_setup("lines", {}, make_speech(said=[]))
 
 
 @pytest.mark.parametrize("arm", ARMS)
