@@ -87,6 +87,11 @@ class EndToEndMoshi(nn.Module):
             )
         return super().__getattr__(name)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its inputs."""
+        return self.model.device
+
     def fast_weights(self) -> list[nn.Parameter]:
         """The trained start of every stream's fast weights, in order."""
         return [self.model.get_parameter(name) for name in self.fast_names]
