@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-frames", action="store_true", help="every line begins on a border of the codec's frames of 80 ms"
     )
     parser.add_argument("--no-rooms", action="store_true", help="without rooms, channels and noise")
+    parser.add_argument(
+        "--voices", type=int, default=1, help="speakers of a recording, who say what returns in turn (%(default)s)"
+    )
     parser.add_argument("--num-proc", type=int, default=2, help="processes that speak (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides who says what (%(default)s)")
     add_json(parser)
@@ -40,7 +43,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Builds everything; prints and returns what was made."""
     from ..demo.programmes import Delivery, ProgrammesRequest, make_programmes
 
-    delivery = Delivery(arguments.spread, arguments.on_frames, not arguments.no_rooms)
+    delivery = Delivery(arguments.spread, arguments.on_frames, not arguments.no_rooms, arguments.voices)
     request = ProgrammesRequest(arguments.train_hours, arguments.eval_minutes, arguments.seed, delivery)
     made = make_programmes(arguments.out_dir, request, arguments.num_proc)
     print(json.dumps({"splits": made["splits"]}, indent=1))

@@ -37,25 +37,30 @@ class Delivery:
         spread: how far pitch and rate of each saying are from the speaker's own, a fraction; 0 for the same sound.
         on_frames: every line begins on a border of the codec's frames, so that equal sound gives equal codes.
         rooms: whether rooms, channels and noise are drawn; otherwise recordings are clean.
+        voices: speakers of a recording; the second hearing of a line is the second one's, and so on in turn.
     """
 
     spread: float = 0.0
     on_frames: bool = False
     rooms: bool = True
+    voices: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.spread < 1:
             raise ValueError(f"spread={self.spread}, but it must be from 0 to below 1; 0 says all lines alike.")
+        if self.voices < 1:
+            raise ValueError(f"voices={self.voices}, but a recording has at least 1.")
 
 
 @dataclass(frozen=True)
 class Programme:
-    """One recording to be made: a form filled with lines, its speaker and its room."""
+    """One recording to be made: a form filled with lines, its speaker and others beside it, and its room."""
 
     split: str
     form: str
     number: int
     voice: EspeakVoice
+    others: tuple[EspeakVoice, ...]
     room: Room
     lines: tuple[str, ...]
     length_sec: float
@@ -68,7 +73,7 @@ class Programme:
 
 
 def plan_programmes(
-    novels: dict[str, list[str]], espeak: Espeak, train_sec: float, heldout_sec: float, seed: int, rooms: bool = True
+    novels: dict[str, list[str]], espeak: Espeak, train_sec: float, heldout_sec: float, seed: int, delivery: Delivery
 ) -> list[Programme]:
     """Decides which recordings there are; the forms take turns.
 
@@ -84,14 +89,20 @@ def plan_programmes(
         for number, form in zip(count(1), cycle(FORMS), strict=False):
             if left_sec <= 0:
                 break
-            made = _plan_one(split, form, number, texts, variants, seed, rooms)
+            made = _plan_one(split, form, number, texts, variants, seed, delivery)
             planned.append(made)
             left_sec -= made.length_sec
     return planned
 
 
 def _plan_one(
-    split: str, form: str, number: int, texts: dict[str, list[str]], variants: Sequence[str], seed: int, rooms: bool
+    split: str,
+    form: str,
+    number: int,
+    texts: dict[str, list[str]],
+    variants: Sequence[str],
+    seed: int,
+    delivery: Delivery,
 ) -> Programme:
     own_seed = zlib.crc32(f"{seed}/{split}/{number}".encode())
     rng = np.random.default_rng([own_seed, 1])
@@ -100,8 +111,9 @@ def _plan_one(
     first, wanted = int(rng.integers(len(texts[novel]))), int(length_sec * LINES_PER_SEC)
     lines = tuple(islice(cycle(texts[novel]), first, first + wanted))
     voice = EspeakVoice.draw(variants, rng)
-    room = Room.draw(rng) if rooms else Room()
-    return Programme(split, form, number, voice, room, lines, length_sec, novel, own_seed)
+    room = Room.draw(rng) if delivery.rooms else Room()
+    others = tuple(EspeakVoice.draw(variants, rng) for _ in range(delivery.voices - 1))
+    return Programme(split, form, number, voice, others, room, lines, length_sec, novel, own_seed)
 
 
 def build_programmes(
@@ -125,7 +137,8 @@ def speak_programme(programme: Programme, librilight_dir: Path, espeak: Espeak, 
         "book_meta": {"id": programme.form, "title": f"{TITLES[programme.novel]}, {programme.form}",
                       "author": "Jane Austen", "language": "English"},
         "snr": programme.room.snr_db,
-        "source": {"speech": espeak.sources, "voice": asdict(programme.voice), "room": asdict(programme.room),
+        "source": {"speech": espeak.sources, "voice": asdict(programme.voice),
+                   "others": [asdict(voice) for voice in programme.others], "room": asdict(programme.room),
                    "delivery": asdict(delivery), "licence": "text public domain, espeak-ng GPL-3.0"},
         "lines": spoken,
     }  # fmt: skip
@@ -136,17 +149,18 @@ def _say_all(
     programme: Programme, espeak: Espeak, delivery: Delivery
 ) -> tuple[NDArray[np.float32], list[tuple[float, float, int, str]]]:
     """The speech `[S]`, and what is said when and for which time."""
-    rng = np.random.default_rng([programme.seed, 2])
+    rng, speakers = np.random.default_rng([programme.seed, 2]), (programme.voice, *programme.others)
     said: dict[tuple[EspeakVoice, str], NDArray[np.float32]] = {}
     heard: dict[str, int] = {}
     parts: list[NDArray[np.float32]] = []
     spoken, place = [], 0
     for text in FORMS[programme.form](cycle(programme.lines), rng):
-        voice = programme.voice.spoken_anew(rng, delivery.spread) if delivery.spread else programme.voice
+        heard[text] = heard.get(text, 0) + 1
+        voice = speakers[(heard[text] - 1) % len(speakers)]
+        voice = voice.spoken_anew(rng, delivery.spread) if delivery.spread else voice
         if (voice, text) not in said:
             said[voice, text] = voice.say(espeak, text)
         line = said[voice, text]
-        heard[text] = heard.get(text, 0) + 1
         spoken.append(
             (round(place / SAMPLE_RATE_HZ, 4), round((place + len(line)) / SAMPLE_RATE_HZ, 4), heard[text], text)
         )
@@ -179,7 +193,7 @@ def make_programmes(out_dir: Path, request: ProgrammesRequest, num_proc: int) ->
     espeak = Espeak.unpack(out_dir / "packages")
     novels_dir = unpack_package(NOVELS_PACKAGE, out_dir / "packages")
     lengths_sec = (request.train_hours * 3600, request.eval_minutes * 60)
-    programmes = plan_programmes(read_novels(novels_dir), espeak, *lengths_sec, request.seed, request.delivery.rooms)
+    programmes = plan_programmes(read_novels(novels_dir), espeak, *lengths_sec, request.seed, request.delivery)
     claim_folder(out_dir, asdict(request))
     librilight_dir = out_dir / "librilight"
     build_programmes(programmes, librilight_dir, espeak, request.delivery, num_proc)

@@ -1,4 +1,4 @@
-"""What a plan costs before it is run: runs and processor minutes of rungs, FLOPs and GPU hours of a recipe."""
+"""What a plan costs before it is run: runs and minutes of rungs, FLOPs and GPU hours of a recipe."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,20 +13,18 @@ _FRAMES_A_HOUR = 45_000
 
 
 def plan_lines(plan: Plan, rungs: Sequence[Rung], seeds: Sequence[int], jobs: int) -> list[str]:
-    """A line for each rung with its runs and their processor time, and their sum."""
+    """A line for each rung with its runs and their time, and their sum."""
     lines, total_sec = [plan.title], 0.0
     for rung in rungs:
         runs = rung.count_runs(seeds)
-        total_sec += runs * rung.run_cpu_sec
+        total_sec += runs * rung.run_sec
         arms = ", ".join(rung.arms) + "".join(f", {arm} (one seed)" for arm in rung.first_seed_arms)
         lines.append(
-            f"{rung.name}: {runs} runs of about {rung.run_cpu_sec:.0f} CPU s, {runs * rung.run_cpu_sec / 60:.0f} CPU "
-            f"minutes: {arms}; decided by {', '.join(criterion.test for criterion in rung.criteria)}"
+            f"{rung.name}: {runs} runs of about {rung.run_sec:.0f} s, {runs * rung.run_sec / 60:.0f} minutes of "
+            f"{plan.timed_on}: {arms}; decided by {', '.join(criterion.test for criterion in rung.criteria)}"
         )
-    cpu_minutes = total_sec / 60
-    lines.append(
-        f"all: {cpu_minutes:.0f} CPU minutes, {cpu_minutes / jobs:.0f} minutes with --jobs {jobs} on free cores"
-    )
+    minutes = total_sec / 60
+    lines.append(f"all: {minutes:.0f} minutes of {plan.timed_on}, {minutes / jobs:.0f} minutes with --jobs {jobs}")
     return lines
 
 

@@ -58,7 +58,7 @@ class Rung:
         num_ids: groups of codebook 0's ids.
         seeds: how many of the plan's seeds the rung takes; all if None.
         ceilings: of a test, the test where `full` shows what can be reached; the test itself if it is not named.
-        run_cpu_sec: processor time of a run as measured, for the estimate.
+        run_sec: time of a run as measured, for the estimate.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Rung:
     num_ids: int = 64
     seeds: int | None = None
     ceilings: dict[str, str] = field(default_factory=dict)
-    run_cpu_sec: float = 0.0
+    run_sec: float = 0.0
 
     def __post_init__(self) -> None:
         has_gap = any(criterion.rule == "gap" for criterion in self.criteria)
@@ -144,6 +144,7 @@ class Plan:
 
     Args:
         headroom_nats: below this, between `static` and `full`, no gap is spoken of.
+        timed_on: what the times of the runs were measured on.
         recipe: in place of rungs, what is not run here.
     """
 
@@ -151,6 +152,7 @@ class Plan:
     rungs: list[Rung] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0])
     headroom_nats: float = 0.1
+    timed_on: str = "one core"
     corpus: CorpusSize = CorpusSize()
     recipe: Recipe | None = None
 

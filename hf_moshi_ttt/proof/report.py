@@ -30,6 +30,8 @@ def _verdict_table(rungs: Sequence[dict[str, Any]]) -> list[str]:
     for rung in rungs:
         if "not_run" in rung:
             rows.append([rung["name"], "", "", "", f"not run: {rung['not_run']}", ""])
+        if rung.get("left_out"):
+            rows.append([rung["name"], "", "", "", f"left out: {rung['left_out']}", ""])
         for verdict in rung.get("verdicts", []):
             where = f"{verdict['test']}, {_place_name(verdict['place'])}"
             rows.append(

@@ -107,6 +107,8 @@ def prove(
     for number, rung in enumerate(rungs, start=1):
         say(f"[{number}/{len(rungs)}] {rung.name}: {rung.question}")
         found.append(_run_rung(plan, rung, where, output, facts["seeds"], run_series))
+        if found[-1].get("not_run") or found[-1].get("left_out"):
+            say(f"    left out: {found[-1].get('not_run') or found[-1]['left_out']}")
         for verdict in found[-1].get("verdicts", []):
             say(f"    {verdict['test']}: {verdict['found']}: {_SAID[verdict['passes']]} ({verdict['rule']})")
         results = {
@@ -124,13 +126,29 @@ _SAID = {True: "passes", False: "fails", None: "nothing can be said"}
 def _run_rung(
     plan: Plan, rung: Rung, where: Where, output: Path, seeds: Sequence[int], run_series: RunSeries
 ) -> dict[str, Any]:
+    rung, left_out = without_missing_forms(rung, where)
     request = make_request(rung, seeds, where)
     needed = (request.train_codes, request.test_codes, request.variants, request.train_variants)
     absent = [path for path in needed if path and not Path(path).exists()]
     if absent:
         return {"name": rung.name, "question": rung.question, "not_run": f"no codes in {', '.join(absent)}"}
     series = run_series(request, output / rung.name)
-    return measure(rung, series, plan.headroom_nats) | {"gaps_windows": _gaps_windows(request)}
+    found = measure(rung, series, plan.headroom_nats)
+    return found | {"gaps_windows": _gaps_windows(request), "left_out": left_out}
+
+
+def without_missing_forms(rung: Rung, where: Where) -> tuple[Rung, str | None]:
+    """The rung without its further tests of other forms where there is no file of them, and what that leaves out."""
+    from .corpora import TEST_FORMS, variants_file
+
+    path = variants_file(where.codes, rung.corpus, "heldout")
+    if "variants" not in rung.also or path.exists():
+        return rung, None
+    forms = TEST_FORMS.split(",")
+    criteria = [criterion for criterion in rung.criteria if criterion.test not in forms]
+    ceilings = {test: ceiling for test, ceiling in rung.ceilings.items() if test not in forms}
+    also = [name for name in rung.also if name != "variants"]
+    return replace(rung, criteria=criteria, ceilings=ceilings, also=also), f"tests of other forms: no {path}"
 
 
 def _gaps_windows(request: Any) -> dict[str, float]:

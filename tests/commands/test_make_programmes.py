@@ -17,8 +17,8 @@ def test_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         return {"splits": {"train": 1}}
 
     monkeypatch.setattr(programmes, "make_programmes", make)
-    options = ["--train-hours", "2", "--spread", "0.05", "--no-rooms", "--num-proc", "3"]
+    options = ["--train-hours", "2", "--spread", "0.05", "--no-rooms", "--voices", "2", "--num-proc", "3"]
     assert main(["make-programmes", str(tmp_path), *options]) == 0
-    delivery = programmes.Delivery(spread=0.05, on_frames=False, rooms=False)
+    delivery = programmes.Delivery(spread=0.05, on_frames=False, rooms=False, voices=2)
     assert asked == [tmp_path, programmes.ProgrammesRequest(2.0, 60.0, 0, delivery), 3]
     assert '"splits"' in capsys.readouterr().out

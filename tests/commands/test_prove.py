@@ -21,7 +21,7 @@ rungs:
     size: {steps: 2, hidden_size: 16, num_attention_heads: 2, batch_size: 1, test_rows: 2, window_frames: 2}
     arms: [static, full, ttt]
     criteria: [{test: refrain}, {test: spliced, rule: harmless}]
-    run_cpu_sec: 1
+    run_sec: 1
 """
 
 

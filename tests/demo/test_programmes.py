@@ -36,7 +36,7 @@ def novels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def plan(novels: dict[str, list[str]], espeak: Espeak) -> list[Programme]:
-    return plan_programmes(novels, espeak, 5 * 3600, 1800, 0)
+    return plan_programmes(novels, espeak, 5 * 3600, 1800, 0, Delivery())
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,10 @@ def test_splits_share_no_line_and_no_voice(plan: list[Programme]) -> None:
 def test_a_longer_corpus_begins_with_the_shorter_one(
     plan: list[Programme], novels: dict[str, list[str]], espeak: Espeak
 ) -> None:
-    shorter = plan_programmes(novels, espeak, 3600, 0, 0)
-    assert plan[: len(shorter)] == shorter and plan_programmes(novels, espeak, 3600, 0, 1) != shorter
+    shorter = plan_programmes(novels, espeak, 3600, 0, 0, Delivery())
+    assert plan[: len(shorter)] == shorter and plan_programmes(novels, espeak, 3600, 0, 1, Delivery()) != shorter
     with pytest.raises(ValueError, match="-1 seconds of train programmes"):
-        plan_programmes(novels, espeak, -1, 0, 0)
+        plan_programmes(novels, espeak, -1, 0, 0, Delivery())
 
 
 def test_lines_lie_where_the_json_says_and_return(short: Programme, espeak: Espeak, tmp_path: Path) -> None:
@@ -90,6 +90,19 @@ def test_lines_begin_anywhere_and_differ_by_their_spread(short: Programme, espea
     assert np.ptp(lasts[0]) < 1e-3 < 0.02 < np.ptp(lasts[1])
     with pytest.raises(ValueError, match="spread=1.5"):
         Delivery(spread=1.5)
+
+
+def test_a_second_speaker_says_what_returns(novels: dict[str, list[str]], espeak: Espeak, tmp_path: Path) -> None:
+    delivery = Delivery(rooms=False, voices=2)
+    tale = replace(plan_programmes(novels, espeak, 1500, 0, 0, delivery)[2], length_sec=10.0)
+    lines = speak_programme(tale, tmp_path, espeak, delivery)["lines"]
+    samples, _ = soundfile.read(tale.path(tmp_path))
+    first, second = (samples[round(start * 24_000) : round(end * 24_000)] for start, end, *_ in (lines[0], lines[2]))
+    assert lines[0][3] == lines[2][3] and len(tale.others) == 1 and abs(len(first) - len(second)) > 100
+    said = [voice.say(espeak, lines[0][3]) for voice in (tale.voice, *tale.others)]
+    assert [len(line) for line in said] == pytest.approx([len(first), len(second)], abs=4)
+    with pytest.raises(ValueError, match="voices=0"):
+        Delivery(voices=0)
 
 
 def test_equal_seeds_give_equal_bytes_whatever_the_processes(

@@ -1,11 +1,15 @@
 """Plans that travel with the package parse and suit their tasks; what is wrong is refused by name."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from hf_moshi_ttt.commands.console import parse
+from hf_moshi_ttt.commands.train import settings_of
+from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.memory.line_tasks import SaidRecording
 from hf_moshi_ttt.memory.variant_tasks import Rendering
 from hf_moshi_ttt.proof.corpora import TEST_FORMS
@@ -49,7 +53,24 @@ def test_every_plan_names_arms_and_tests_that_exist(name: str) -> None:
             arm_config(setup, arm)
         named = {criterion.test for criterion in rung.criteria} | set(rung.ceilings) | set(rung.ceilings.values())
         assert named <= set(setup.tests)
-        assert rung.run_cpu_sec > 0
+        assert rung.run_sec > 0
+
+
+def test_the_commands_of_a_recipe_are_those_of_its_arms() -> None:
+    recipe = read_plan(configuration_file("7b", "proof")).recipe
+    assert recipe is not None
+    *training, evaluation = map(shlex.split, recipe.commands)
+    assert parse("evaluate", evaluation[2:]).compare
+    for words, (arm, changes) in zip(training, recipe.arms.items(), strict=True):
+        settings = settings_of([*words[2:], "use_cpu=true"])
+        asked = MoshiTTTConfig.from_preset(recipe.preset, **{**recipe.config, **changes})
+        config = MoshiTTTConfig.from_preset(recipe.preset, **settings["config"])
+        assert config.sliding_window == asked.sliding_window and settings["output_dir"].endswith(f"/{arm}-0")
+        assert settings["duration_sec"] * 12.5 == recipe.segment_frames
+        assert (config.ttt is None) == (asked.ttt is None)
+        if config.ttt is not None and asked.ttt is not None:
+            keys = ("learner", "layers", "ttt_mlp_layers", "ttt_mlp_expansion_factor")
+            assert [getattr(config.ttt, key) for key in keys] == [getattr(asked.ttt, key) for key in keys]
 
 
 @pytest.mark.parametrize(

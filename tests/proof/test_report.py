@@ -37,6 +37,12 @@ def test_a_ratio_without_headroom_is_never_printed() -> None:
     assert "%" not in text.replace("at least 50%, interval above 0%", "")
 
 
+def test_what_was_left_out_is_said() -> None:
+    results = make_results(1.0)
+    results["rungs"][0]["left_out"] = "tests of other forms: no file"
+    assert "| left out: tests of other forms: no file |" in to_markdown(results)
+
+
 def test_another_ceiling_and_unequal_frames_are_told() -> None:
     results = make_results(1.0)
     results["rungs"][0]["tests"]["refrain"]["ceiling"] = "near"

@@ -1,6 +1,7 @@
 """Rungs run one after the other; results are written after each, and what cannot be run is said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from hf_moshi_ttt.proof import run as module
 from hf_moshi_ttt.proof.plan import CorpusSize, Criterion, Plan, Rung
-from hf_moshi_ttt.proof.run import Where, make_request, needs_codes, prepare_codes, prove
+from hf_moshi_ttt.proof.run import Where, make_request, needs_codes, prepare_codes, prove, without_missing_forms
 
 from ..fixtures.proofs import make_runs, make_series
 
@@ -32,6 +33,7 @@ def test_results_are_written_after_each_rung(tmp_path: Path) -> None:
     results = prove(plan, plan.rungs, Where(tmp_path / "codes"), tmp_path / "out", FACTS, said.append, run_series)
     assert asked == [("motif", [4, 5], "motif")]
     assert said[0] == "[1/2] motif: Does it recall?" and "motif: 95% [95%, 95%]" in said[1] and "passes" in said[1]
+    assert said[-1].startswith("    left out: no codes in ")
     assert results["rungs"][1]["not_run"].startswith(f"no codes in {tmp_path / 'codes' / 'librilight_train'}")
     assert json.loads((tmp_path / "out" / "proof.json").read_text()) == json.loads(json.dumps(results))
     assert "# Proof" in (tmp_path / "out" / "proof.md").read_text()
@@ -75,6 +77,16 @@ def test_codes_are_made_by_the_stages_of_the_demo(tmp_path: Path, monkeypatch: p
     prepare_codes(tmp_path, size, [SPEECH, VARIANTS, LINES], print, lambda words: 0)
     assert [stage.name for stage in made[8:]] == ["programmes", "encode programmes", "variants of librilight"]
     assert "0.25" in made[8].commands[0]
+
+
+def test_other_forms_are_asked_where_there_is_a_file_of_them(tmp_path: Path) -> None:
+    criteria = [Criterion("motif"), Criterion("phase_0.5")]
+    rung = replace(MOTIF, also=["variants", "control"], criteria=criteria, ceilings={"phase_0.5": "motif"})
+    less, left_out = without_missing_forms(rung, Where(tmp_path))
+    assert (less.also, less.criteria, less.ceilings) == (["control"], criteria[:1], {})
+    assert left_out == f"tests of other forms: no {tmp_path / 'librilight_heldout_variants.safetensors'}"
+    (tmp_path / "librilight_heldout_variants.safetensors").touch()
+    assert without_missing_forms(rung, Where(tmp_path)) == (rung, None)
 
 
 def test_distances_are_those_of_the_tests(tmp_path: Path) -> None:
