@@ -122,7 +122,8 @@ def make_trainer(model: RecallModel, setup: RecallSetup, seed: int, folder: str)
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
     arguments = training_arguments(size, seed, folder, setup.device)
     collator = MoshiTTTCollator(model.config)
-    trainer = MoshiTTTTrainer(model, arguments, dataset, collator, stage_steps=[*steps[:-1], None])
+    any_model: Any = model  # the trainer asks of it what both have
+    trainer = MoshiTTTTrainer(any_model, arguments, dataset, collator, stage_steps=[*steps[:-1], None])
     trainer.remove_callback(PrinterCallback)
     return trainer
 
