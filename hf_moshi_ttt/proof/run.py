@@ -98,7 +98,8 @@ def prove(
         facts: the `command` and the `seeds`.
     """
     from ..evaluation.results_file import made_with
-    from ..training.run_files import commit, hardware, write_whole
+    from ..training.run_files import commit, hardware
+    from ..whole_files import write_whole
     from .figures import draw_figures
 
     output.mkdir(parents=True, exist_ok=True)
