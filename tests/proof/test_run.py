@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from hf_moshi_ttt.proof import run as module
 from hf_moshi_ttt.proof.plan import CorpusSize, Criterion, Plan, Rung
 from hf_moshi_ttt.proof.run import Where, make_request, needs_codes, prepare_codes, prove, without_missing_forms
 
@@ -89,6 +88,7 @@ def test_other_forms_are_asked_where_there_is_a_file_of_them(tmp_path: Path) -> 
     assert without_missing_forms(rung, Where(tmp_path)) == (rung, None)
 
 
-def test_distances_are_those_of_the_tests(tmp_path: Path) -> None:
-    request = make_request(MOTIF, [0], Where(tmp_path))
-    assert module._gaps_windows(request) == {}
+def test_a_rung_that_does_not_fit_is_refused_before_any_runs(tmp_path: Path) -> None:
+    wrong = replace(MOTIF, name="wrong", criteria=[Criterion("phase_0.5")])
+    with pytest.raises(ValueError, match="rung 'wrong': test 'phase_0.5', but its models are asked motif"):
+        prove(Plan("P"), [MOTIF, wrong], Where(tmp_path), tmp_path, FACTS, print, lambda request, folder: {})
