@@ -16,6 +16,7 @@ WINGS = [
     "special_ids",
     "extras",
     "shipped_files",
+    "whole_files",
     "strict_config",
     "model_presets",
     "configuration_moshi_ttt",

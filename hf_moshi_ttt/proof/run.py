@@ -102,7 +102,8 @@ def prove(
         ValueError: a rung that does not fit its codes, before anything runs.
     """
     from ..evaluation.results_file import made_with
-    from ..training.run_files import commit, hardware, write_whole
+    from ..training.run_files import commit, hardware
+    from ..whole_files import write_whole
     from .figures import draw_figures
 
     prepared = [_prepare(rung, where, facts["seeds"]) for rung in rungs]

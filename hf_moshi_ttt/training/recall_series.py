@@ -16,10 +16,11 @@ from transformers.utils import logging
 
 from ..data.workers import run_jobs
 from ..evaluation.results_file import made_with
+from ..whole_files import write_whole
 from .recall_report import summarise
 from .recall_setup import SPEECH_TASKS, RecallSetup, Speech, arm_config, make_setup
 from .recall_speech import load_recordings, load_said
-from .run_files import commit, hardware, write_whole
+from .run_files import commit, hardware
 
 RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
 _POLL_SEC = 0.5
