@@ -53,14 +53,17 @@ def _draw_positions(axes: Axes, rung: dict[str, Any]) -> None:
 
 def _draw_distances(axes: Axes, rung: dict[str, Any]) -> None:
     """Points without headroom are left out; bars are intervals."""
-    for arm in rung["arms"]:
+    for place, arm in enumerate(rung["arms"]):
         points = list(_gaps_by_distance(rung, arm))
         if arm not in ("static", "full") and points:
             x, value, low, high = (np.array(column) for column in zip(*points, strict=True))
-            axes.errorbar(x, value, [value - low, high - value], fmt="o-", linewidth=1, capsize=3, label=arm)
+            axes.errorbar(x, value, [value - low, high - value], fmt="o-", linewidth=1, capsize=3, color=_COLOURS[place], label=arm)
     axes.axhline(0, color="black", linewidth=0.8, label="static")
     axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label="full attention")
     axes.set(xscale="log", title=rung["name"], xlabel="windows of other sound between", ylabel="gap closed")
+    gaps = sorted(rung["gaps_windows"].values())
+    axes.set_xticks(gaps, [f"{gap:g}" for gap in gaps])
+    axes.minorticks_off()
     axes.margins(y=0.1)
 
 
