@@ -23,7 +23,7 @@ from ..memory.recall_tasks import (
     SplicedTask,
     shuffle_frames,
 )
-from ..memory.variant_tasks import Rendering, VariantPassageTask
+from ..memory.variant_tasks import RenderedRecording, VariantPassageTask
 
 ARMS: dict[str, dict[str, Any] | None] = {
     "full": None,
@@ -105,15 +105,15 @@ class Speech:
     """Recordings `[1, T]` in `num_ids` ids, to train on and held out.
 
     Args:
-        variants: held-out recordings in two forms, by form; `train_variants` of those to train on.
+        variants: held-out recordings in another form, by form; `train_variants` those to train on, in all their forms.
         said: held-out recordings with what is said in them.
     """
 
     num_ids: int
     train: Sequence[Tensor]
     heldout: Sequence[Tensor]
-    variants: Mapping[str, Sequence[Rendering]] = field(default_factory=dict)
-    train_variants: Mapping[str, Sequence[Rendering]] = field(default_factory=dict)
+    variants: Mapping[str, Sequence[RenderedRecording]] = field(default_factory=dict)
+    train_variants: Sequence[RenderedRecording] = ()
     said: Sequence[SaidRecording] = ()
 
 
@@ -217,7 +217,7 @@ def _speech_task(task: str, speech: Speech, size: RecallSize) -> tuple[list[Reca
         return [_natural(speech.train, speech, size)], {task: test}
     dense = PassageTask(speech.train, speech.num_ids)
     if task == "variants":
-        return [_variants_to_train_on(speech) or dense], _variant_tests(speech)
+        return [_returning_forms(speech) if speech.train_variants else dense], _variant_tests(speech)
     gaps_frames = [int(windows * size.window_frames) for windows in GAPS_WINDOWS]
     once: dict[str, RecallTask] = {
         f"after {gap} frames": PassageTask(speech.heldout, speech.num_ids, gap_frames=gap, hearings=2)
@@ -232,18 +232,16 @@ def _natural(recordings: Sequence[Tensor], speech: Speech, size: RecallSize) -> 
     return NaturalTask(recordings, speech.num_ids, size.piece_frames)
 
 
-def _variants_to_train_on(speech: Speech) -> RecallTask | None:
-    """Passages that return in any of the forms; None where there are none to train on."""
-    renderings = [rendering for found in speech.train_variants.values() for rendering in found]
-    return VariantPassageTask(renderings, speech.num_ids, recordings=speech.train) if renderings else None
+def _returning_forms(speech: Speech) -> RecallTask:
+    return VariantPassageTask(speech.train_variants, speech.num_ids, hearings=4, recordings=speech.train)
 
 
 def _variant_tests(speech: Speech) -> dict[str, RecallTask]:
     if not speech.variants:
         raise ValueError("task='variants' needs held-out recordings in other forms: give --variants FILE.")
     return {
-        form: VariantPassageTask(renderings, speech.num_ids, recordings=speech.heldout)
-        for form, renderings in speech.variants.items()
+        form: VariantPassageTask(rendered, speech.num_ids, recordings=speech.heldout)
+        for form, rendered in speech.variants.items()
     }
 
 
