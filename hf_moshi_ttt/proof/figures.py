@@ -57,7 +57,16 @@ def _draw_distances(axes: Axes, rung: dict[str, Any]) -> None:
         points = list(_gaps_by_distance(rung, arm))
         if arm not in ("static", "full") and points:
             x, value, low, high = (np.array(column) for column in zip(*points, strict=True))
-            axes.errorbar(x, value, [value - low, high - value], fmt="o-", linewidth=1, capsize=3, color=_COLOURS[place], label=arm)
+            axes.errorbar(
+                x,
+                value,
+                [value - low, high - value],
+                fmt="o-",
+                linewidth=1,
+                capsize=3,
+                color=_COLOURS[place],
+                label=arm,
+            )
     axes.axhline(0, color="black", linewidth=0.8, label="static")
     axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label="full attention")
     axes.set(xscale="log", title=rung["name"], xlabel="windows of other sound between", ylabel="gap closed")

@@ -138,7 +138,11 @@ _SAID = {True: "passes", False: "fails", None: "nothing can be said"}
 
 def _prepare(rung: Rung, where: Where, seeds: Sequence[int]) -> tuple[Rung, Any, dict[str, Any]]:
     """The rung, its request, and what is known of it before it runs; no request where its codes are not there."""
-    rung, left_out = without_missing_forms(rung, where)
+    from .corpora import variants_file
+
+    forms = variants_file(where.codes, rung.corpus, "heldout")
+    if "variants" in rung.also and not forms.exists():
+        rung = replace(rung, also=[name for name in rung.also if name != "variants"])
     request = make_request(rung, seeds, where)
     needed = (request.train_codes, request.test_codes, request.variants, request.train_variants)
     absent = [path for path in needed if path and not Path(path).exists()]
@@ -146,27 +150,29 @@ def _prepare(rung: Rung, where: Where, seeds: Sequence[int]) -> tuple[Rung, Any,
         said = f"no codes in {', '.join(absent)}"
         return rung, None, {"name": rung.name, "question": rung.question, "not_run": said}
     setup = request.make_setup()
-    named = [criterion.test for criterion in rung.criteria] + [*rung.ceilings, *rung.ceilings.values()]
-    unknown = [test for test in named if test not in setup.tests]
-    if unknown:
-        raise ValueError(f"rung {rung.name!r}: test {unknown[0]!r}, but its models are asked {', '.join(setup.tests)}.")
+    rung, missing = without_missing_forms(rung, list(setup.tests))
     gaps_windows = {
         name: task.gap_frames / setup.size.window_frames
         for name, task in setup.tests.items()
         if isinstance(task, PassageTask) and task.hearings == 2
     }
+    left_out = f"{', '.join(missing)}: not in {forms}" if missing else None
     return rung, request, {"gaps_windows": gaps_windows, "left_out": left_out}
 
 
-def without_missing_forms(rung: Rung, where: Where) -> tuple[Rung, str | None]:
-    """The rung without its further tests of other forms where there is no file of them, and what that leaves out."""
-    from .corpora import TEST_FORMS, variants_file
+def without_missing_forms(rung: Rung, tests: Sequence[str]) -> tuple[Rung, list[str]]:
+    """The rung without criteria of other forms that its file has not, and the names of these forms.
 
-    path = variants_file(where.codes, rung.corpus, "heldout")
-    if "variants" not in rung.also or path.exists():
-        return rung, None
-    forms = TEST_FORMS.split(",")
-    criteria = [criterion for criterion in rung.criteria if criterion.test not in forms]
-    ceilings = {test: ceiling for test, ceiling in rung.ceilings.items() if test not in forms}
-    also = [name for name in rung.also if name != "variants"]
-    return replace(rung, criteria=criteria, ceilings=ceilings, also=also), f"tests of other forms: no {path}"
+    Raises:
+        ValueError: the rung names another test that its models are not asked.
+    """
+    from .corpora import TEST_FORMS
+
+    named = [*(criterion.test for criterion in rung.criteria), *rung.ceilings, *rung.ceilings.values()]
+    missing = [test for test in dict.fromkeys(named) if test not in tests]
+    unknown = [test for test in missing if test not in TEST_FORMS.split(",")]
+    if unknown:
+        raise ValueError(f"rung {rung.name!r}: test {unknown[0]!r}, but its models are asked {', '.join(tests)}.")
+    criteria = [criterion for criterion in rung.criteria if criterion.test not in missing]
+    ceilings = {test: ceiling for test, ceiling in rung.ceilings.items() if test not in missing}
+    return replace(rung, criteria=criteria, ceilings=ceilings), missing
