@@ -29,9 +29,14 @@ DEMO_FILES = {
 }  # fmt: skip
 MOST_README_LINES = 150
 GROUND = {
-    "special_ids", "extras", "shipped_files", "whole_files", "strict_config", "model_presets",
+    "special_ids",
+    "extras",
+    "shipped_files",
+    "whole_files",
+    "strict_config",
+    "model_presets",
     "configuration_moshi_ttt",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="session")
