@@ -137,3 +137,16 @@ def test_who_is_heard_where_nobody_is(
 def test_wrong_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "model", "--output", "out.wav", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_read_are_named_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "zero.mp3").touch()
+    words = ["generate", "no/model", "--output", str(tmp_path / "out.wav")]
+    for given, message in (
+        (["zero.mp3"], "zero.mp3: empty, it has 0 bytes"),
+        (["--user", "gone.wav"], "gone.wav: missing"),
+    ):
+        assert main([*words, *given[:-1], str(tmp_path / given[-1])]) == 1
+        assert message in capsys.readouterr().err
