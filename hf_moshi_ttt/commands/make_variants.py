@@ -13,7 +13,18 @@ from typing import Any
 
 from .parser import add_json
 
-FORMS = ("same", "phase_0.5", "phase_0.25", "noise_20db", "noise_10db", "rate_0.95", "rate_0.9", "rate_1.1")
+FORMS = (
+    "same",
+    "phase_0.5",
+    "phase_0.25",
+    "noise_40db",
+    "noise_30db",
+    "noise_20db",
+    "noise_10db",
+    "rate_0.95",
+    "rate_0.9",
+    "rate_1.1",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 
 from ..demo.stages import Stage
 
-TRAIN_FORMS, TEST_FORMS = "phase_0.5,phase_0.25", "same,phase_0.5,noise_20db,noise_10db,rate_0.95,rate_0.9"
+TRAIN_FORMS, TEST_FORMS = (
+    "phase_0.5,phase_0.25",
+    "same,phase_0.5,noise_40db,noise_30db,noise_20db,noise_10db,rate_0.95,rate_0.9",
+)
 MOST_RECORDINGS = 8
 PROGRAMMES = "programmes"
 

@@ -98,14 +98,14 @@ class RecallRequest:
     def _speech(self) -> Speech | None:
         if self.train_codes is None or self.test_codes is None:
             return None
-        from .recall_variants import load_renderings
+        from .recall_variants import load_renderings, with_all_forms
 
         asked, how = (self.task, *self.also), (self.num_ids, self.codec)
         train, heldout = (load_recordings(codes, *how) for codes in (self.train_codes, self.test_codes))
         return Speech(
             self.num_ids, train, heldout,
             variants=load_renderings(self.variants, *how) if self.variants else {},
-            train_variants=load_renderings(self.train_variants, *how) if self.train_variants else {},
+            train_variants=with_all_forms(load_renderings(self.train_variants, *how)) if self.train_variants else (),
             said=load_said(self.test_codes, heldout) if "lines" in asked else (),
         )  # fmt: skip
 

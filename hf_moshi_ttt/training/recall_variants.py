@@ -1,15 +1,17 @@
 """Files of variants as material for recall tasks: codebook 0 of both forms, its ids grouped alike."""
 
+from collections.abc import Mapping, Sequence
+
 from torch import Tensor
 
 from ..codec.pretrained_codec import codec_sha256, load_codec
 from ..data.variants import ORIGINAL, Form, load_variants
-from ..memory.variant_tasks import Rendering
+from ..memory.variant_tasks import RenderedRecording, Rendering
 from .recall_speech import centroids, group_ids
 
 
-def load_renderings(path: str, num_ids: int, codec: str | None = None) -> dict[str, list[Rendering]]:
-    """By form the recordings in two forms, `[1, T]` each in `num_ids` ids.
+def load_renderings(path: str, num_ids: int, codec: str | None = None) -> dict[str, list[RenderedRecording]]:
+    """By form the recordings as they are and in that form, `[1, T]` each in `num_ids` ids.
 
     Args:
         path: file that `make-variants` wrote.
@@ -35,8 +37,16 @@ def load_renderings(path: str, num_ids: int, codec: str | None = None) -> dict[s
     first = [grouped(codes_QT) for codes_QT in codes[ORIGINAL]]
     return {
         name: [
-            Rendering(first_1T, grouped(again_QT), Form.parse(name).frame_of)
+            RenderedRecording(first_1T, [Rendering(grouped(again_QT), Form.parse(name).frame_of)])
             for first_1T, again_QT in zip(first, codes[name], strict=True)
         ]
         for name in origin.forms
     }
+
+
+def with_all_forms(by_form: Mapping[str, Sequence[RenderedRecording]]) -> list[RenderedRecording]:
+    """Every recording with all of its forms, of what `load_renderings` returned."""
+    return [
+        RenderedRecording(same[0].codes_QT, [form for each in same for form in each.forms])
+        for same in zip(*by_form.values(), strict=True)
+    ]

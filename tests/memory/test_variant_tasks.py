@@ -5,18 +5,16 @@ import torch
 from torch import Tensor
 
 from hf_moshi_ttt.memory.recall_tasks import OTHER, UNSCORED
-from hf_moshi_ttt.memory.variant_tasks import Rendering, VariantPassageTask
+from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering, VariantPassageTask
 
 LENGTH = 700
 
 
-def make_rendering(stretch: float = 1.0, offset: int = 1000) -> Rendering:
-    """A recording whose ids are its frames' numbers, and a form whose ids are `offset` more."""
-    return Rendering(
-        torch.arange(LENGTH)[None],
-        offset + torch.arange(int(LENGTH * stretch))[None],
-        lambda frame: int(frame * stretch),
-    )
+def make_rendered(stretch: float = 1.0, *offsets: int) -> RenderedRecording:
+    """A recording whose ids are its frames' numbers, and forms whose ids are more by an offset each (1000)."""
+    long = torch.arange(int(LENGTH * stretch))[None]
+    forms = [Rendering(offset + long, lambda frame: int(frame * stretch)) for offset in offsets or (1000,)]
+    return RenderedRecording(torch.arange(LENGTH)[None], forms)
 
 
 def make_surroundings() -> list[Tensor]:
@@ -25,7 +23,7 @@ def make_surroundings() -> list[Tensor]:
 
 @pytest.mark.parametrize("stretch", [0.9, 1.0, 1.2])
 def test_later_hearings_are_the_other_form(stretch: float) -> None:
-    task = VariantPassageTask([make_rendering(stretch)], 10_000, recordings=make_surroundings())
+    task = VariantPassageTask([make_rendered(stretch)], 10_000, hearings=4, recordings=make_surroundings())
     batch = task.draw(3, torch.Generator().manual_seed(0))
     assert batch.codes_BKT.shape == (3, 3, task.frames) and task.frames == 4 * 64
     for codes_T, hearing_T in zip(batch.codes_BKT[:, 1], batch.hearing_BT, strict=True):
@@ -44,20 +42,21 @@ def test_later_hearings_are_the_other_form(stretch: float) -> None:
 
 
 def test_the_same_form_is_a_passage_that_returns() -> None:
-    task = VariantPassageTask([make_rendering(offset=0)], 10_000)
+    task = VariantPassageTask([make_rendered(1.0, 0)], 10_000)
     codes_BT = task.draw(2, torch.Generator().manual_seed(1)).codes_BKT[:, 1]
-    assert torch.equal(codes_BT[:, 40:64], codes_BT[:, 104:128]) and torch.equal(codes_BT[:, 40:64], codes_BT[:, 232:])
+    assert codes_BT.shape == (2, 128) and torch.equal(codes_BT[:, 40:64], codes_BT[:, 104:128])
 
 
-def test_draws_follow_the_seed_and_use_every_rendering() -> None:
-    task = VariantPassageTask([make_rendering(offset=1000), make_rendering(offset=2000)], 10_000)
+def test_draws_follow_the_seed_and_use_every_recording_and_form() -> None:
+    task = VariantPassageTask([make_rendered(1.0, 1000, 2000), make_rendered(1.0, 3000)], 10_000, hearings=4)
     first, again, other = (task.draw(8, torch.Generator().manual_seed(seed)).codes_BKT for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    assert {int(code) // 1000 for code in first[:, 1, -1]} == {1, 2}
+    heard = {tuple(int(codes_T[end]) // 1000 for end in (127, 191, 255)) for codes_T in first[:, 1]}
+    assert (3, 3, 3) in heard and any(len(set(row)) == 2 and set(row) == {1, 2} for row in heard)
 
 
 def test_a_form_that_ends_early_is_not_cut_short() -> None:
-    cut = Rendering(torch.arange(LENGTH)[None], torch.arange(200)[None], lambda frame: frame)
+    cut = RenderedRecording(torch.arange(LENGTH)[None], [Rendering(torch.arange(200)[None], lambda frame: frame)])
     batch = VariantPassageTask([cut], 10_000).draw(20, torch.Generator().manual_seed(0))
     assert batch.codes_BKT[:, 1, -1].max() < 200
 
@@ -65,7 +64,8 @@ def test_a_form_that_ends_early_is_not_cut_short() -> None:
 def test_recordings_that_are_too_short_are_refused() -> None:
     with pytest.raises(ValueError, match="none is given"):
         VariantPassageTask([], 10)
+    short = RenderedRecording(torch.zeros(1, 300), [Rendering(torch.zeros(1, 120), int)])
     with pytest.raises(ValueError, match="the shortest has 120 frames, but they need more than 128"):
-        VariantPassageTask([Rendering(torch.zeros(1, 300), torch.zeros(1, 120), int)], 10)
-    with pytest.raises(ValueError, match="A recording has 256 frames, but pieces of 256"):
-        VariantPassageTask([make_rendering()], 10, recordings=[torch.zeros(1, 256)])
+        VariantPassageTask([short], 10)
+    with pytest.raises(ValueError, match="A recording has 128 frames, but pieces of 128"):
+        VariantPassageTask([make_rendered()], 10, recordings=[torch.zeros(1, 128)])

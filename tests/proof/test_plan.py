@@ -11,7 +11,7 @@ from hf_moshi_ttt.commands.console import parse
 from hf_moshi_ttt.commands.train import settings_of
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.memory.line_tasks import SaidRecording
-from hf_moshi_ttt.memory.variant_tasks import Rendering
+from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering
 from hf_moshi_ttt.proof.corpora import TEST_FORMS
 from hf_moshi_ttt.proof.plan import Criterion, Plan, Rung, read_plan
 from hf_moshi_ttt.shipped_files import configuration_file, configuration_names
@@ -45,7 +45,8 @@ def test_every_plan_names_arms_and_tests_that_exist(name: str) -> None:
     assert plan.rungs or plan.recipe
     for rung in plan.rungs:
         recordings = [torch.zeros(1, 1200).long()] * 2
-        forms = {form: [Rendering(recordings[0], recordings[0], int)] for form in TEST_FORMS.split(",")}
+        heard = RenderedRecording(recordings[0], [Rendering(recordings[0], int)])
+        forms = {form: [heard] for form in TEST_FORMS.split(",")}
         said = [SaidRecording(recordings[0], torch.zeros(1200).long(), torch.zeros(1).long())]
         speech = Speech(rung.num_ids, recordings, recordings, forms, said=said) if rung.task in SPEECH_TASKS else None
         setup = make_setup(rung.task, rung.size, speech, rung.also)

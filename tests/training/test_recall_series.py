@@ -10,7 +10,7 @@ import torch
 from transformers.utils import logging
 
 from hf_moshi_ttt.memory.line_tasks import SaidRecording
-from hf_moshi_ttt.memory.variant_tasks import Rendering
+from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering
 from hf_moshi_ttt.training import recall_series, recall_variants
 from hf_moshi_ttt.training.recall_series import RecallRequest, run_series
 
@@ -91,9 +91,9 @@ def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, mo
     codes_1T = torch.zeros(1, 1200, dtype=torch.long)
     asked: list[tuple[str, int, str | None]] = []
 
-    def renderings(path: str, num_ids: int, codec: str | None) -> dict[str, list[Rendering]]:
+    def renderings(path: str, num_ids: int, codec: str | None) -> dict[str, list[RenderedRecording]]:
         asked.append((path, num_ids, codec))
-        return {"same": [Rendering(codes_1T, codes_1T, int)]}
+        return {"same": [RenderedRecording(codes_1T, [Rendering(codes_1T, int)])]}
 
     said = SaidRecording(codes_1T, torch.zeros(1200).long(), torch.zeros(1).long())
     monkeypatch.setattr(recall_variants, "load_renderings", renderings)

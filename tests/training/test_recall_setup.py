@@ -14,8 +14,9 @@ from hf_moshi_ttt.memory.recall_tasks import (
     ScatteredPassageTask,
     SplicedTask,
 )
-from hf_moshi_ttt.memory.variant_tasks import Rendering, VariantPassageTask
+from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering, VariantPassageTask
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.rivals.configuration_end_to_end import EndToEndConfig
 from hf_moshi_ttt.training.recall_setup import ARMS, SPEECH_TASKS, TASKS, Speech, arm_config, make_setup, parse_arm
 
 LENGTH = 1200
@@ -24,7 +25,7 @@ LENGTH = 1200
 def make_speech(**changes: Any) -> Speech:
     train, heldout = torch.zeros(1, LENGTH).long(), torch.ones(1, LENGTH).long()
     given = {
-        "variants": {form: [Rendering(heldout, heldout, int)] for form in ("same", "phase_0.5")},
+        "variants": {form: [RenderedRecording(heldout, [Rendering(heldout, int)])] for form in ("same", "phase_0.5")},
         "said": [SaidRecording(heldout, torch.arange(LENGTH) // 20, torch.arange(LENGTH // 20) % 5)],
     }
     return Speech(64, [train], [heldout] * 2, **{**given, **changes})
@@ -65,9 +66,8 @@ def test_variants_are_trained_on_what_is_given_and_tested_by_form() -> None:
     assert isinstance(plain.stages[0], PassageTask) and list(plain.tests) == ["same", "phase_0.5"]
     test = plain.tests["phase_0.5"]
     assert isinstance(test, VariantPassageTask) and test.recordings is not None and len(test.recordings) == 2
-    heard = [Rendering(torch.zeros(1, LENGTH), torch.zeros(1, LENGTH), int)]
-    (trained,) = make_setup("variants", {}, make_speech(train_variants={"a": heard, "b": heard * 2})).stages
-    assert isinstance(trained, VariantPassageTask) and len(trained.renderings) == 3
+    (trained,) = make_setup("variants", {}, make_speech(train_variants=make_speech().variants["same"])).stages
+    assert isinstance(trained, VariantPassageTask) and trained.hearings == 4 and test.hearings == 2
     with pytest.raises(ValueError, match="give --variants FILE"):
         make_setup("variants", {}, make_speech(variants={}))
 
@@ -85,7 +85,8 @@ def test_arms_differ_in_what_reaches_back(arm: str) -> None:
     setup = make_setup("motif", {})
     config = arm_config(setup, arm)
     assert config.sliding_window == (96 if arm == "full" else 8)
-    assert (config.ttt is None) == (arm in ("full", "window"))
+    assert (config.ttt is None) == (arm in ("full", "window", "e2e"))
+    assert isinstance(config, EndToEndConfig) == (arm == "e2e")
     if config.ttt is not None:
         assert config.ttt_layer_indices == [0, 1] and config.ttt.initial_gating_alpha == 1
         assert config.ttt.learner == {"ttt_all": "ttt"}.get(arm, arm)
@@ -106,6 +107,13 @@ def test_an_arm_changes_keys_of_the_ttt_section() -> None:
     assert (config.ttt.base_lr, config.ttt.ttt_mlp_layers, config.hidden_size) == (0.5, 1, 128)
 
 
+def test_an_arm_that_learns_end_to_end_changes_its_own_keys() -> None:
+    config = arm_config(make_setup("motif", {}), "e2e+inner_lr=0.5+second_order=false")
+    assert isinstance(config, EndToEndConfig)
+    assert (config.inner_lr, config.second_order, config.fast_layer_indices) == (0.5, False, [1])
+    assert (config.chunk_frames, config.hidden_size) == (24, 64)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -122,6 +130,8 @@ def test_an_arm_changes_keys_of_the_ttt_section() -> None:
         (lambda: parse_arm("lstm"), "arm 'lstm', but the arms are full, window, static"),
         (lambda: parse_arm("ttt+fast"), "'fast' must be a key=value of the ttt section"),
         (lambda: parse_arm("full+base_lr=1"), "of an arm with memory"),
+        (lambda: parse_arm("e2e+fast"), "'fast' must be a key=value of the ttt section, or of EndToEndConfig"),
+        (lambda: arm_config(make_setup("motif", {}), "e2e+hidden_size=8"), "hidden_size is no key that EndToEndConfig"),
         (lambda: arm_config(make_setup("motif", {}), "ttt+speed=1"), r"does not know \['speed'\]"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from hf_moshi_ttt.codec.log_mel_codec import LogMelCodecModel
 from hf_moshi_ttt.data.variants import ORIGINAL, load_variants, make_variants
 from hf_moshi_ttt.training.recall_speech import centroids, group_ids
-from hf_moshi_ttt.training.recall_variants import load_renderings
+from hf_moshi_ttt.training.recall_variants import load_renderings, with_all_forms
 
 from ..conftest import chirps_S
 
@@ -27,11 +27,14 @@ def test_ids_are_those_of_the_codec_or_their_groups(variants: Path, codec_path: 
     whole, coarse = load_renderings(str(variants), 32), load_renderings(str(variants), 5)
     groups = group_ids(centroids(LogMelCodecModel.from_pretrained(codec_path)), 5)
     for name in ("same", "rate_0.9"):
-        assert torch.equal(whole[name][0].first_QT, codes[ORIGINAL][0][:1].long())
-        assert torch.equal(whole[name][0].again_QT, codes[name][0][:1].long())
-        assert torch.equal(coarse[name][0].again_QT, groups[whole[name][0].again_QT])
-    assert whole["rate_0.9"][0].frame_of(90) == 100
-    assert torch.equal(whole["same"][0].again(3, 9), whole["same"][0].first_QT[:, 3:9])
+        recording, (form,) = whole[name][0], whole[name][0].forms
+        assert torch.equal(recording.codes_QT, codes[ORIGINAL][0][:1].long())
+        assert torch.equal(form.codes_QT, codes[name][0][:1].long())
+        assert torch.equal(coarse[name][0].forms[0].codes_QT, groups[form.codes_QT])
+    assert whole["rate_0.9"][0].forms[0].frame_of(90) == 100
+    (joined,) = with_all_forms(whole)
+    assert [form.frame_of(90) for form in joined.forms] == [90, 100]
+    assert torch.equal(joined.codes_QT, whole["same"][0].codes_QT)
 
 
 def test_other_numbers_and_codecs_are_refused(variants: Path, mimi_path: str) -> None:
