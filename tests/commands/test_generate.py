@@ -100,7 +100,9 @@ def test_a_whole_stream_goes_on_as_it_was_drawn(
     assert drawn[-1] == session.sampling and json.loads((tmp_path / "out.json").read_text())["seed"] == 5
     assert main([*words, "--temperature", "0.5"]) == 0
     assert drawn[-1] == Sampling(temperature=0.5, top_k=7)
-    for more, message in ((["--seed", "1"], "--seed (1)"), (["own.wav"], "a prompt (own.wav)")):
+    own = tmp_path / "own.wav"
+    soundfile.write(own, chirps_S(0.8, 0), 24_000)
+    for more, message in ((["--seed", "1"], "--seed (1)"), ([str(own)], f"a prompt ({own})")):
         assert main([*words, *more]) == 2
         assert f"{message}: {tmp_path / 'stream'} holds a whole stream, which goes on" in capsys.readouterr().err
 
