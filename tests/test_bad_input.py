@@ -55,7 +55,7 @@ def damage_audio(folder: Path) -> dict[str, str]:
         "truncated_flac.flac": "damaged", "truncated_wav.wav": "cut off", "truncated_ogg.ogg": "cut off",
         **dict.fromkeys([f"text_{suffix}.{suffix}" for suffix in ("flac", "wav", "ogg")], unreadable),
         **dict.fromkeys([f"empty_{suffix}.{suffix}" for suffix in ("flac", "wav", "ogg")], "empty, it has 0 bytes"),
-        **dict.fromkeys([f"no_samples_{s}.{s}" for s in ("flac", "wav", "ogg")], f"no samples|{unreadable}"),
+        **dict.fromkeys([f"no_samples_{s}.{s}" for s in ("flac", "wav", "ogg")], f"no samples|0 bytes|{unreadable}"),
         "nan.wav": "NaN or infinite", "inf.wav": "NaN or infinite",
         **dict.fromkeys([f"three_{suffix}.{suffix}" for suffix in ("flac", "wav", "ogg")], "3 channels, but"),
         "header.flac": unreadable, "header_of.wav": unreadable, "gone.flac": "missing",
