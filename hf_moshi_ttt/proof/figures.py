@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..evaluation.figures import saved_figure
+from ..evaluation.figures import remove_panels, saved_figure
 
-_PANEL_INCHES = (5.5, 4.0)
+_PANEL_INCHES = (8.0, 4.0)
 _BIN_FRAMES = 8
+_COLUMNS = 2
+_COLOURS = matplotlib.colormaps["tab20"].colors[::2] + matplotlib.colormaps["tab20"].colors[1::2]  # type: ignore[attr-defined]
 
 
 def draw_figures(results: dict[str, Any], folder: Path) -> None:
@@ -24,11 +27,14 @@ def draw_figures(results: dict[str, Any], folder: Path) -> None:
         ("recall_by_hearing", heard, _draw_hearings),
     ):
         if shown:
-            with saved_figure(folder / f"{name}.png", 1, len(shown), _PANEL_INCHES) as (_, axes):
-                for rung, panel in zip(shown, axes[0], strict=True):
+            rows = -(-len(shown) // _COLUMNS)
+            with saved_figure(folder / f"{name}.png", rows, min(len(shown), _COLUMNS), _PANEL_INCHES) as (_, axes):
+                remove_panels(axes, len(shown))
+                for rung, panel in zip(shown, axes.flat, strict=False):
+                    panel.set_prop_cycle(color=_COLOURS)
                     draw(panel, rung)
                     panel.grid()
-                    panel.legend()
+                    panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _first_test(rung: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -47,14 +53,27 @@ def _draw_positions(axes: Axes, rung: dict[str, Any]) -> None:
 
 def _draw_distances(axes: Axes, rung: dict[str, Any]) -> None:
     """Points without headroom are left out; bars are intervals."""
-    for arm in rung["arms"]:
+    for place, arm in enumerate(rung["arms"]):
         points = list(_gaps_by_distance(rung, arm))
         if arm not in ("static", "full") and points:
             x, value, low, high = (np.array(column) for column in zip(*points, strict=True))
-            axes.errorbar(x, value, [value - low, high - value], fmt="o-", linewidth=1, capsize=3, label=arm)
+            axes.errorbar(
+                x,
+                value,
+                [value - low, high - value],
+                fmt="o-",
+                linewidth=1,
+                capsize=3,
+                color=_COLOURS[place],
+                label=arm,
+            )
     axes.axhline(0, color="black", linewidth=0.8, label="static")
     axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label="full attention")
     axes.set(xscale="log", title=rung["name"], xlabel="windows of other sound between", ylabel="gap closed")
+    gaps = sorted(rung["gaps_windows"].values())
+    axes.set_xticks(gaps, [f"{gap:g}" for gap in gaps])
+    axes.minorticks_off()
+    axes.margins(y=0.1)
 
 
 def _gaps_by_distance(rung: dict[str, Any], arm: str) -> Iterator[tuple[float, float, float, float]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..demo.lanes import Run
+from ..memory.recall_tasks import PassageTask
 from .measure import measure
 from .plan import CorpusSize, Plan, Rung
 from .report import to_markdown
@@ -96,67 +97,82 @@ def prove(
 
     Args:
         facts: the `command` and the `seeds`.
+
+    Raises:
+        ValueError: a rung that does not fit its codes, before anything runs.
     """
     from ..evaluation.results_file import made_with
     from ..training.run_files import commit, hardware
     from ..whole_files import write_whole
     from .figures import draw_figures
 
+    prepared = [_prepare(rung, where, facts["seeds"]) for rung in rungs]
     output.mkdir(parents=True, exist_ok=True)
-    found: list[dict[str, Any]] = []
     made = {"made_with": made_with(torch.device(where.device)), "commit": commit(), "hardware": hardware()}
-    for number, rung in enumerate(rungs, start=1):
+    results = {"schema": 1, "title": plan.title, **facts, **made, "headroom_nats": plan.headroom_nats, "rungs": []}
+    for number, (rung, request, known) in enumerate(prepared, start=1):
         say(f"[{number}/{len(rungs)}] {rung.name}: {rung.question}")
-        found.append(_run_rung(plan, rung, where, output, facts["seeds"], run_series))
-        if found[-1].get("not_run") or found[-1].get("left_out"):
-            say(f"    left out: {found[-1].get('not_run') or found[-1]['left_out']}")
-        for verdict in found[-1].get("verdicts", []):
-            say(f"    {verdict['test']}: {verdict['found']}: {_SAID[verdict['passes']]} ({verdict['rule']})")
-        results = {
-            "schema": 1, "title": plan.title, **facts, **made, "headroom_nats": plan.headroom_nats, "rungs": found,
-        }  # fmt: skip
+        found = known
+        if request is not None:
+            found = measure(rung, run_series(request, output / rung.name), plan.headroom_nats) | known
+        for line in _lines_of(found):
+            say(f"    {line}")
+        results["rungs"].append(found)
         write_whole(output / "proof.json", json.dumps(results, indent=1) + "\n")
         write_whole(output / "proof.md", to_markdown(results) + "\n")
         draw_figures(results, output)
     return results
 
 
+def _lines_of(found: dict[str, Any]) -> list[str]:
+    missing = found.get("not_run") or found.get("left_out")
+    verdicts = [
+        f"{verdict['test']}: {verdict['found']}: {_SAID[verdict['passes']]} ({verdict['rule']})"
+        for verdict in found.get("verdicts", [])
+    ]
+    return [f"left out: {missing}", *verdicts] if missing else verdicts
+
+
 _SAID = {True: "passes", False: "fails", None: "nothing can be said"}
 
 
-def _run_rung(
-    plan: Plan, rung: Rung, where: Where, output: Path, seeds: Sequence[int], run_series: RunSeries
-) -> dict[str, Any]:
-    rung, left_out = without_missing_forms(rung, where)
+def _prepare(rung: Rung, where: Where, seeds: Sequence[int]) -> tuple[Rung, Any, dict[str, Any]]:
+    """The rung, its request, and what is known of it before it runs; no request where its codes are not there."""
+    from .corpora import variants_file
+
+    forms = variants_file(where.codes, rung.corpus, "heldout")
+    if "variants" in rung.also and not forms.exists():
+        rung = replace(rung, also=[name for name in rung.also if name != "variants"])
     request = make_request(rung, seeds, where)
     needed = (request.train_codes, request.test_codes, request.variants, request.train_variants)
     absent = [path for path in needed if path and not Path(path).exists()]
     if absent:
-        return {"name": rung.name, "question": rung.question, "not_run": f"no codes in {', '.join(absent)}"}
-    series = run_series(request, output / rung.name)
-    found = measure(rung, series, plan.headroom_nats)
-    return found | {"gaps_windows": _gaps_windows(request), "left_out": left_out}
-
-
-def without_missing_forms(rung: Rung, where: Where) -> tuple[Rung, str | None]:
-    """The rung without its further tests of other forms where there is no file of them, and what that leaves out."""
-    from .corpora import TEST_FORMS, variants_file
-
-    path = variants_file(where.codes, rung.corpus, "heldout")
-    if "variants" not in rung.also or path.exists():
-        return rung, None
-    forms = TEST_FORMS.split(",")
-    criteria = [criterion for criterion in rung.criteria if criterion.test not in forms]
-    ceilings = {test: ceiling for test, ceiling in rung.ceilings.items() if test not in forms}
-    also = [name for name in rung.also if name != "variants"]
-    return replace(rung, criteria=criteria, ceilings=ceilings, also=also), f"tests of other forms: no {path}"
-
-
-def _gaps_windows(request: Any) -> dict[str, float]:
-    """Of each test where a passage returns once, how many windows of other sound lie between."""
+        said = f"no codes in {', '.join(absent)}"
+        return rung, None, {"name": rung.name, "question": rung.question, "not_run": said}
     setup = request.make_setup()
-    return {
+    rung, missing = without_missing_forms(rung, list(setup.tests))
+    gaps_windows = {
         name: task.gap_frames / setup.size.window_frames
         for name, task in setup.tests.items()
-        if getattr(task, "gap_frames", None) is not None and task.hearings == 2
+        if isinstance(task, PassageTask) and task.hearings == 2
     }
+    left_out = f"{', '.join(missing)}: not in {forms}" if missing else None
+    return rung, request, {"gaps_windows": gaps_windows, "left_out": left_out}
+
+
+def without_missing_forms(rung: Rung, tests: Sequence[str]) -> tuple[Rung, list[str]]:
+    """The rung without criteria of other forms that its file has not, and the names of these forms.
+
+    Raises:
+        ValueError: the rung names another test that its models are not asked.
+    """
+    from .corpora import TEST_FORMS
+
+    named = [*(criterion.test for criterion in rung.criteria), *rung.ceilings, *rung.ceilings.values()]
+    missing = [test for test in dict.fromkeys(named) if test not in tests]
+    unknown = [test for test in missing if test not in TEST_FORMS.split(",")]
+    if unknown:
+        raise ValueError(f"rung {rung.name!r}: test {unknown[0]!r}, but its models are asked {', '.join(tests)}.")
+    criteria = [criterion for criterion in rung.criteria if criterion.test not in missing]
+    ceilings = {test: ceiling for test, ceiling in rung.ceilings.items() if test not in missing}
+    return replace(rung, criteria=criteria, ceilings=ceilings), missing

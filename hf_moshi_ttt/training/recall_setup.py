@@ -223,14 +223,14 @@ def _speech_task(task: str, speech: Speech, size: RecallSize) -> tuple[list[Reca
     dense = PassageTask(speech.train, speech.num_ids)
     if task == "variants":
         return [_returning_forms(speech) if speech.train_variants else dense], _variant_tests(speech)
+    if task == "refrain":
+        return [dense], {task: PassageTask(speech.heldout, speech.num_ids)}
     gaps_frames = [int(windows * size.window_frames) for windows in GAPS_WINDOWS]
     once: dict[str, RecallTask] = {
         f"after {gap} frames": PassageTask(speech.heldout, speech.num_ids, gap_frames=gap, hearings=2)
         for gap in gaps_frames
     }
-    if task == "distance":
-        return [dense, ScatteredPassageTask(speech.train, speech.num_ids)], once
-    return [dense], {task: PassageTask(speech.heldout, speech.num_ids)}
+    return [dense, ScatteredPassageTask(speech.train, speech.num_ids)], once
 
 
 def _natural(recordings: Sequence[Tensor], speech: Speech, size: RecallSize) -> NaturalTask:

@@ -68,9 +68,7 @@ def test_unequal_frames_are_told() -> None:
     assert not Losses(runs, {}, 0.1).fairness()["same_frames_in_order"]
 
 
-def test_tests_and_places_that_are_none_are_refused() -> None:
+def test_a_place_that_is_none_is_refused() -> None:
     series = make_series(make_runs(SECONDS))
-    with pytest.raises(ValueError, match="test 'motif', but its models are asked refrain"):
-        measure(make_rung(Criterion("motif")), series, 0.1)
     with pytest.raises(ValueError, match="at='4', but test 'refrain' has 1, 2, other"):
         measure(make_rung(Criterion("refrain", at="4")), series, 0.1)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hf_moshi_ttt.proof import run as module
 from hf_moshi_ttt.proof.plan import CorpusSize, Criterion, Plan, Rung
 from hf_moshi_ttt.proof.run import Where, make_request, needs_codes, prepare_codes, prove, without_missing_forms
 
+from ..conftest import save_codes
 from ..fixtures.proofs import make_runs, make_series
 
 ARMS = ["full", "static", "ttt"]
@@ -80,15 +80,30 @@ def test_codes_are_made_by_the_stages_of_the_demo(tmp_path: Path, monkeypatch: p
 
 
 def test_other_forms_are_asked_where_there_is_a_file_of_them(tmp_path: Path) -> None:
-    criteria = [Criterion("motif"), Criterion("phase_0.5")]
-    rung = replace(MOTIF, also=["variants", "control"], criteria=criteria, ceilings={"phase_0.5": "motif"})
-    less, left_out = without_missing_forms(rung, Where(tmp_path))
-    assert (less.also, less.criteria, less.ceilings) == (["control"], criteria[:1], {})
-    assert left_out == f"tests of other forms: no {tmp_path / 'librilight_heldout_variants.safetensors'}"
-    (tmp_path / "librilight_heldout_variants.safetensors").touch()
-    assert without_missing_forms(rung, Where(tmp_path)) == (rung, None)
+    criteria = [Criterion("refrain"), Criterion("phase_0.5")]
+    rung = replace(SPEECH, also=["variants"], criteria=criteria, ceilings={"phase_0.5": "refrain"})
+    less, missing = without_missing_forms(rung, ["refrain", "same"])
+    assert (less.criteria, less.ceilings, missing) == (criteria[:1], {}, ["phase_0.5"])
+    assert without_missing_forms(rung, ["refrain", "phase_0.5"]) == (rung, [])
 
 
-def test_distances_are_those_of_the_tests(tmp_path: Path) -> None:
-    request = make_request(MOTIF, [0], Where(tmp_path))
-    assert module._gaps_windows(request) == {}
+def test_without_a_file_of_other_forms_the_rung_runs_without_them(tmp_path: Path) -> None:
+    for part in ("train", "heldout"):
+        save_codes(tmp_path / f"librilight_{part}", [700])
+    criteria = [Criterion("refrain"), Criterion("phase_0.5")]
+    rung = replace(SPEECH, also=["variants"], criteria=criteria, num_ids=32)
+    asked: list[Any] = []
+
+    def run_series(request: Any, folder: Path) -> dict[str, Any]:
+        asked.append((request.also, request.variants))
+        return make_series(make_runs({"full": 1.0, "static": 3.0, "ttt": 1.1}, request.seeds))
+
+    found = prove(Plan("P"), [rung], Where(tmp_path), tmp_path, FACTS, lambda _: None, run_series)["rungs"][0]
+    assert asked == [([], None)] and len(found["verdicts"]) == 1
+    assert found["left_out"] == f"phase_0.5: not in {tmp_path / 'librilight_heldout_variants.safetensors'}"
+
+
+def test_a_rung_that_does_not_fit_is_refused_before_any_runs(tmp_path: Path) -> None:
+    wrong = replace(MOTIF, name="wrong", criteria=[Criterion("speech")])
+    with pytest.raises(ValueError, match="rung 'wrong': test 'speech', but its models are asked motif"):
+        prove(Plan("P"), [MOTIF, wrong], Where(tmp_path), tmp_path, FACTS, print, lambda request, folder: {})
