@@ -54,8 +54,8 @@ def damage_audio(folder: Path) -> dict[str, str]:
     return {
         "truncated_flac.flac": "damaged", "truncated_wav.wav": "cut off", "truncated_ogg.ogg": "cut off",
         **dict.fromkeys([f"text_{suffix}.{suffix}" for suffix in ("flac", "wav", "ogg")], unreadable),
-        **dict.fromkeys([f"empty_{suffix}.{suffix}" for suffix in ("flac", "wav", "ogg")], unreadable),
-        **dict.fromkeys([f"no_samples_{s}.{s}" for s in ("flac", "wav", "ogg")], f"no samples|{unreadable}"),
+        **dict.fromkeys([f"empty_{suffix}.{suffix}" for suffix in ("flac", "wav", "ogg")], "empty, it has 0 bytes"),
+        **dict.fromkeys([f"no_samples_{s}.{s}" for s in ("flac", "wav", "ogg")], f"no samples|0 bytes|{unreadable}"),
         "nan.wav": "NaN or infinite", "inf.wav": "NaN or infinite",
         **dict.fromkeys([f"three_{suffix}.{suffix}" for suffix in ("flac", "wav", "ogg")], "3 channels, but"),
         "header.flac": unreadable, "header_of.wav": unreadable, "gone.flac": "missing",
@@ -90,7 +90,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
         if path.suffix != ".json" and not path.with_suffix(".json").exists():
             path.with_suffix(".json").write_text('{"alignments": [["a", [0.1, 0.2], "SPEAKER_MAIN"]]}')
     good(folder / "no_words.wav")
-    reasons["no_words.wav"] = "No such file"
+    reasons["no_words.wav"] = "no word times: there is no no_words.json beside it"
     return folder, reasons
 
 

@@ -136,6 +136,8 @@ def message_of(error: Exception) -> str:
         absent = error if isinstance(error, ModuleNotFoundError) else error.__cause__
         if remedy := how_to_get(getattr(absent, "name", None)):
             return remedy
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename is not None:
+        return f"{error.filename}: a file lies where a folder is needed. Give another name."
     known = isinstance(error, (ValueError, OSError))
     return str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
 

@@ -64,6 +64,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
     from ..processing_moshi_ttt import MoshiTTTProcessor
 
     which, settings = settings_of(arguments.settings)
+    with wrong_settings():
+        baselines = parse_baselines(arguments.compare)
     device = torch.device(device_of(arguments.device))
     process = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))  # the others wait for the slowest
     device = process.device if process.num_processes > 1 else device
@@ -80,7 +82,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
         recordings, provenance = load_recordings(which, codec, arguments.output / "codes")
     keep_in = arguments.output / "losses"
     comparison = Comparison(load, recordings, settings, provenance, keep_in, process.print)
-    baselines = [replace(one, path=one.path and model_folder(one.path)) for one in parse_baselines(arguments.compare)]
+    baselines = [replace(one, path=one.path and model_folder(one.path)) for one in baselines]
     found = comparison.run(name, path, baselines)
     described = {
         "settings": {**asdict(which), **asdict(settings)},

@@ -108,8 +108,9 @@ def _checked(arguments: argparse.Namespace) -> int:
 
     Raises:
         UsageError: nothing to generate, nothing to go on from, or two things.
+        BadAudioError: a file that is missing or holds no sound.
     """
-    from ..codec.audio import frames_from_sec
+    from ..codec.audio import frames_from_sec, read_header
 
     for name, sec in (("--new-sec", arguments.new_sec), ("--prompt-sec", arguments.prompt_sec)):
         if sec is not None and not 0 < sec < math.inf:
@@ -119,6 +120,8 @@ def _checked(arguments: argparse.Namespace) -> int:
     if not any(given is not None for given in (arguments.codes, arguments.prompt, arguments.user, arguments.memory)):
         raise UsageError("there is nothing to go on from: give an audio file, --user, --codes or --memory")
     _check_files(arguments)
+    for path in filter(None, (arguments.prompt, arguments.user)):
+        read_header(path)  # before a model is loaded
     return frames_from_sec(arguments.new_sec)
 
 

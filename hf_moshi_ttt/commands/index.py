@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..data.bad_files import MAX_BAD_FRACTION
-from .parser import add_json, number, whole
+from .parser import add_json, number, whole, wrong_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,16 +35,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Writes the index and says what is in it; returns the counts."""
     from ..data.index import IndexOptions, build_index
 
-    options = IndexOptions(
-        min_duration_sec=arguments.min_duration_sec,
-        max_duration_sec=arguments.max_duration_sec,
-        min_snr=arguments.min_snr,
-        speakers=None if arguments.speakers is None else frozenset(arguments.speakers),
-        check=arguments.check,
-        data_dir=arguments.data_dir,
-        num_threads=arguments.num_threads,
-        max_bad_fraction=arguments.max_bad_fraction,
-    )
+    with wrong_settings():
+        options = IndexOptions(
+            min_duration_sec=arguments.min_duration_sec,
+            max_duration_sec=arguments.max_duration_sec,
+            min_snr=arguments.min_snr,
+            speakers=None if arguments.speakers is None else frozenset(arguments.speakers),
+            check=arguments.check,
+            data_dir=arguments.data_dir,
+            num_threads=arguments.num_threads,
+            max_bad_fraction=arguments.max_bad_fraction,
+        )
     summary = build_index(arguments.root, arguments.output, options)
     print(f"{summary.files} files, {summary.hours:.2f} hours, indexed in {arguments.output}")
     for reason, count in summary.filtered.items():

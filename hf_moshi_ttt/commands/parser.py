@@ -117,7 +117,19 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def device_of(given: str | None) -> str:
-    """The device that was asked for, or a GPU where there is one."""
+    """The device that was asked for, or a GPU where there is one.
+
+    Raises:
+        UsageError: no such device, or a GPU where torch finds none.
+    """
     import torch
 
-    return given or ("cuda" if torch.cuda.is_available() else "cpu")
+    if given is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(given).type
+    except RuntimeError as error:
+        raise UsageError(f"--device {given}: no device of torch; cpu, cuda or cuda:0, for example") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {given}: torch finds no GPU here (hf-moshi-ttt doctor says more); leave it out")
+    return given

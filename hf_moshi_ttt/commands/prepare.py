@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--swap", action="store_true", help="make the right channel of conversations Moshi's")
     parser.add_argument("--main-speaker", help="label of the left channel's words (SPEAKER_MAIN)")
     parser.add_argument("--data-dir", help="folder that all audio must lie in (the index's own)")
-    parser.add_argument(
-        "--window-sec", type=number(0, is_open=True), help="encode parts of this length, each from a fresh codec"
-    )
+    parser.add_argument("--window-sec", type=number(0.08), help="encode parts of this length, each from a fresh codec")
     parser.add_argument("--num-proc", type=whole(1), default=1, help="processes that encode (%(default)s)")
     parser.add_argument("--batch-size", type=whole(1), help="recordings encoded side by side (1; on a GPU 16)")
     parser.add_argument("--device", help="where the codec runs (a GPU where there is one)")

@@ -332,6 +332,8 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
 def _words_of(entry: dict[str, Any], data_dir: str | Path) -> WordTimes:
     beside = Path(entry["path"]).with_suffix(".json")
     require_inside(beside, data_dir)
+    if not beside.exists():
+        raise ValueError(f"no word times: there is no {beside.name} beside it. Make it with hf-moshi-ttt annotate.")
     return read_word_times(beside)
 
 

@@ -100,6 +100,8 @@ def encode_corpus(
     options = options or EncodeOptions()
     if len(corpus) == 0:
         raise ValueError("The corpus holds no recordings.")
+    if Path(output).is_file():
+        raise ValueError(f"{output}: a file, but the codes are written into a folder. Give another name.")
     if text_tokenizer is None and corpus.data.column("alignments").null_count < len(corpus.data):
         raise ValueError("A corpus with alignments needs text_tokenizer, the path of a SentencePiece model.")
     codec = load_codec(codec_name, options.chosen_device())

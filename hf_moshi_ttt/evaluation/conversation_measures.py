@@ -43,7 +43,15 @@ def continue_conversation(
 
     Args:
         silence_codes: `[Q]`, one frame of digital silence.
+
+    Raises:
+        ValueError: codes of one speaker alone.
     """
+    if len(codes_KT) != model.config.num_streams:
+        raise ValueError(
+            f"A recording has {len(codes_KT)} rows of codes, but a conversation has {model.config.num_streams} (text, "
+            "Moshi's voice, the user's): encode a two-channel corpus (hf-moshi-ttt prepare)."
+        )
     first_user_row, length = 1 + model.config.num_codebooks, new_frames + model.config.max_delay_frames
     user = np.repeat(np.array(silence_codes)[:, None], length, axis=1)
     heard = codes_KT[first_user_row:, prompt_frames : prompt_frames + length]

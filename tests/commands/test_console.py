@@ -170,3 +170,11 @@ def test_ctrl_c_ends_with_one_line(
     assert capsys.readouterr().err == "hf-moshi-ttt doctor: interrupted\n"
     with pytest.raises(KeyboardInterrupt):
         main(["doctor", "--debug"])
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError) as error:
+            path.mkdir(exist_ok=True)
+        assert console.message_of(error.value) == f"{path}: a file lies where a folder is needed. Give another name."

@@ -5,12 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
 from hf_moshi_ttt.commands.console import main
 from hf_moshi_ttt.live.memory_file import inspect
 from hf_moshi_ttt.live.session import MoshiTTTSession
+from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
+from hf_moshi_ttt.streaming.generation_moshi_ttt import Sampling
 
 from ..conftest import chirps_S, save_codes
 
@@ -62,6 +66,47 @@ def test_what_is_heard_without_memory(model: str, tmp_path: Path) -> None:
     assert (sounds[0] != sounds[1]).any()
 
 
+def test_the_report_for_programs(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the file beside the wav, without the time of every frame."""
+    soundfile.write(tmp_path / "own.wav", chirps_S(0.8, 0), 24_000)
+    words = ["generate", model, str(tmp_path / "own.wav"), "--new-sec", "0.24", "--output", str(tmp_path / "out.wav")]
+    assert main([*words, "--json"]) == 0
+    printed, written = json.loads(capsys.readouterr().out), json.loads((tmp_path / "out.json").read_text())
+    assert len(written.pop("frame_ms")) == 3 and printed == written
+    assert (printed["model"], printed["prompt"], printed["seed"]) == (model, str(tmp_path / "own.wav"), 0)
+
+
+def test_a_whole_stream_goes_on_as_it_was_drawn(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its sampling and its seed; another temperature may be asked for, a prompt or another seed may not."""
+    loaded = MoshiTTTForConditionalGeneration.from_pretrained(model).eval()
+    session = MoshiTTTSession(
+        loaded, MoshiTTTProcessor.from_pretrained(model), sampling=Sampling(temperature=1.5, top_k=7), seeds=[5]
+    )
+    session.step(np.zeros((1, 1920), np.float32))
+    session.save(tmp_path / "stream")
+    drawn: list[Sampling] = []
+    original = MoshiTTTSession.step
+
+    def step(own: MoshiTTTSession, *given: Any, **more: Any) -> Any:
+        drawn.append(own.sampling)
+        return original(own, *given, **more)
+
+    monkeypatch.setattr(MoshiTTTSession, "step", step)
+    words = ["generate", model, "--memory", str(tmp_path / "stream"), "--new-sec", "0.16"]
+    words += ["--output", str(tmp_path / "out.wav")]
+    assert main(words) == 0
+    assert drawn[-1] == session.sampling and json.loads((tmp_path / "out.json").read_text())["seed"] == 5
+    assert main([*words, "--temperature", "0.5"]) == 0
+    assert drawn[-1] == Sampling(temperature=0.5, top_k=7)
+    own = tmp_path / "own.wav"
+    soundfile.write(own, chirps_S(0.8, 0), 24_000)
+    for more, message in ((["--seed", "1"], "--seed (1)"), ([str(own)], f"a prompt ({own})")):
+        assert main([*words, *more]) == 2
+        assert f"{message}: {tmp_path / 'stream'} holds a whole stream, which goes on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("rows", "user_stream"), [(8, "duplicate"), (17, "silence")])
 def test_who_is_heard_where_nobody_is(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, user_stream: str
@@ -94,3 +139,16 @@ def test_who_is_heard_where_nobody_is(
 def test_wrong_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "model", "--output", "out.wav", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_read_are_named_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "zero.mp3").touch()
+    words = ["generate", "no/model", "--output", str(tmp_path / "out.wav")]
+    for given, message in (
+        (["zero.mp3"], "zero.mp3: empty, it has 0 bytes"),
+        (["--user", "gone.wav"], "gone.wav: missing"),
+    ):
+        assert main([*words, *given[:-1], str(tmp_path / given[-1])]) == 1
+        assert message in capsys.readouterr().err

@@ -19,5 +19,5 @@ def test_it_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         f"1 files, 0.00 hours, indexed in {tmp_path / 'i.jsonl'}",
         "2 files left out: without an snr of at least 3",
     ]
-    assert main(["index", str(tmp_path), "--output", str(tmp_path / "i.jsonl"), "--min-duration-sec", "-1"]) == 1
+    assert main(["index", str(tmp_path), "--output", str(tmp_path / "i.jsonl"), "--min-duration-sec", "-1"]) == 2
     assert "min_duration_sec=-1.0" in capsys.readouterr().err

@@ -25,6 +25,16 @@ def test_a_given_device_is_taken() -> None:
     assert device_of("cpu") == "cpu" and device_of(None) in ("cpu", "cuda")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("banana", "--device banana: no device of torch; cpu, cuda"), ("cuda:0", "--device cuda:0: torch finds no GPU")],
+)
+def test_devices_that_are_not_there_are_named(given: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match=message):
+        device_of(given)
+
+
 def test_help_lists_required_options_first_and_examples_indented() -> None:
     parser = Parser(prog="x", description="What it does.\n\nhf-moshi-ttt x a")
     parser.add_argument("--other", help="other")

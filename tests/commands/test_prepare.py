@@ -53,3 +53,26 @@ def test_files_left_out_at_the_scan_are_named(
     assert left_out == load_codes(str(tmp_path / "codes"))[1].left_out
     assert [Path(path).name for path in left_out] == ["b.mp3", "c.wav"]
     assert left_out[str(folder / "b.mp3")] == f"{folder / 'b.mp3'}: empty, it has 0 bytes. Fetch or make it again."
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["--kind", "dailytalk"],
+            "a.wav: no word times: there is no a.json beside it. Make it with hf-moshi-ttt annotate",
+        ),
+        (
+            ["--kind", "librilight", "--output", "{}/mine/a.wav"],
+            "a.wav: a file, but the codes are written into a folder",
+        ),
+    ],
+)
+def test_what_is_missing_or_in_the_way_is_named(
+    more: list[str], message: str, tmp_path: Path, codec_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    soundfile.write(tmp_path / "mine" / "a.wav", np.stack([chirps_S(1.0, seed) for seed in (0, 1)], 1), 24_000)
+    words = ["prepare", str(tmp_path / "mine"), "--codec", codec_path, "--output", str(tmp_path / "codes")]
+    assert main([*words, *(word.format(tmp_path) for word in more)]) == 1
+    assert message in capsys.readouterr().err

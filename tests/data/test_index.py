@@ -70,7 +70,7 @@ def test_bad_files_are_left_out_and_reported_beside_the_index(books: Path, tmp_p
     reasons = {Path(path).name: reason for path, reason in json.loads((tmp_path / "i.bad.json").read_text()).items()}
     assert list(reasons) == ["linked", "00.flac", "01.FLAC", "03.wav", "04.wav", "05.wav"]
     for name, reason in {
-        "linked": "a linked folder, which is not entered", "00.flac": "not a readable audio file",
+        "linked": "a linked folder, which is not entered", "00.flac": "empty, it has 0 bytes",
         "01.FLAC": "01.json: not UTF-8", "03.wav": "holds no samples",
         "04.wav": "3 channels, but 1 or 2 are understood", "05.wav": "outside of",
     }.items():  # fmt: skip
@@ -145,7 +145,7 @@ def test_reasons_are_named_when_nothing_is_left(books: Path, tmp_path: Path) -> 
         build_index(tmp_path / "links", tmp_path / "i.jsonl", progress=False)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.wav").touch()
-    with pytest.raises(ValueError, match=r"no file passes the filters: \{\}\.\n.*a\.wav: .*not a readable audio file"):
+    with pytest.raises(ValueError, match=r"no file passes the filters: \{\}\.\n.*a\.wav: .*empty, it has 0 bytes"):
         build_index(tmp_path / "bad", tmp_path / "i.jsonl", IndexOptions(max_bad_fraction=1.0), progress=False)
 
 

@@ -34,6 +34,11 @@ def test_the_user_goes_on_as_recorded_and_then_in_silence(make_model: Callable[.
     np.testing.assert_array_equal(added[1], chosen.numpy())
 
 
+def test_codes_of_one_speaker_are_refused(make_model: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="A recording has 8 rows of codes, but a conversation has 17"):
+        continue_conversation(make_model(), RNG.integers(0, 32, (8, 40)), 30, 5, [0] * 8, GREEDY)
+
+
 def test_entropy_is_in_bits() -> None:
     assert entropy_bits(np.zeros(100)) == 0
     assert entropy_bits(np.arange(64).repeat(3)) == pytest.approx(6)
