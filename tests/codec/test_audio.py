@@ -166,9 +166,9 @@ def test_any_rate_becomes_24_khz(tmp_path: Path, rate_hz: int, channels: int) ->
 )
 def test_what_is_no_audio_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(BadAudioError, match=r"a\.wav: damaged or not an audio file"):
+    with pytest.raises(BadAudioError, match=r"a\.wav: (damaged or not an audio file|empty, it has 0 bytes)"):
         read_audio(tmp_path / "a.wav")
-    with pytest.raises(BadAudioError, match=r"a\.wav: not a readable audio file"):
+    with pytest.raises(BadAudioError, match=r"a\.wav: (not a readable audio file|empty, it has 0 bytes)"):
         audio_duration_sec(tmp_path / "a.wav")
 
 
