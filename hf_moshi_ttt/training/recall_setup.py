@@ -56,6 +56,8 @@ class RecallSize:
     Args:
         window_frames: what a layer's attention sees, the frame itself included.
         piece_frames: length of the pieces of recordings that are taken as they are.
+        recall_first: of `lines`, whether two thirds of the steps are on passages that return, at one distance and then
+            at any, before the recordings as they are.
         last_rate: learning rate at the end of the cosine, in units of `learning_rate`.
         test_rows: sequences of each test.
     """
@@ -66,6 +68,7 @@ class RecallSize:
     num_hidden_layers: int = 2
     window_frames: int = 8
     piece_frames: int = 384
+    recall_first: bool = False
     batch_size: int = 8
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
@@ -219,7 +222,8 @@ def _speech_task(task: str, speech: Speech, size: RecallSize) -> tuple[list[Reca
         if not speech.said:
             raise ValueError("task='lines' needs recordings whose lines are known: encode those of make-programmes.")
         test = LinesTask(speech.said, speech.num_ids, size.piece_frames)
-        return [_natural(speech.train, speech, size)], {task: test}
+        natural = _natural(speech.train, speech, size)
+        return [*(_returns(speech) if size.recall_first else []), natural], {task: test}
     dense = PassageTask(speech.train, speech.num_ids)
     if task == "variants":
         return [_returning_forms(speech) if speech.train_variants else dense], _variant_tests(speech)
@@ -230,7 +234,13 @@ def _speech_task(task: str, speech: Speech, size: RecallSize) -> tuple[list[Reca
         f"after {gap} frames": PassageTask(speech.heldout, speech.num_ids, gap_frames=gap, hearings=2)
         for gap in gaps_frames
     }
-    return [dense, ScatteredPassageTask(speech.train, speech.num_ids)], once
+    return _returns(speech), once
+
+
+def _returns(speech: Speech) -> list[RecallTask]:
+    """Passages that return, at one distance and at any."""
+    train, num_ids = speech.train, speech.num_ids
+    return [PassageTask(train, num_ids), ScatteredPassageTask(train, num_ids)]
 
 
 def _natural(recordings: Sequence[Tensor], speech: Speech, size: RecallSize) -> NaturalTask:

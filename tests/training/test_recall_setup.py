@@ -76,6 +76,8 @@ def test_lines_are_tested_in_pieces_of_the_length_that_is_trained_on() -> None:
     setup = make_setup("lines", {"piece_frames": 200}, make_speech())
     stage, test = setup.stages[0], setup.tests["lines"]
     assert isinstance(stage, NaturalTask) and isinstance(test, LinesTask) and stage.frames == test.frames == 200
+    staged = make_setup("lines", {"recall_first": True}, make_speech()).stages
+    assert [type(stage) for stage in staged] == [PassageTask, ScatteredPassageTask, NaturalTask]
     with pytest.raises(ValueError, match="needs recordings whose lines are known"):
         make_setup("lines", {}, make_speech(said=[]))
 
