@@ -9,7 +9,7 @@ kernels   calls that are no views: about what a GPU starts
 peak MiB  most memory that results hold at once; weights and scratch memory inside a kernel are not counted
 
 On the meta device attention counts as one kernel, as on a GPU with flash attention. RMS norm is one kernel on a GPU and
-six on a CPU.
+four on a CPU.
 """
 
 import argparse

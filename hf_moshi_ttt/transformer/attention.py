@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frame_positions import Band, FramePositions, frame_positions
+from .gated_silu import gated_silu
+from .rms_norm import rms_norm
 from .rope import apply_rope, rope_phases, wide_dtype
 from .stream_state import StreamState
 
@@ -30,9 +32,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]` in the input's dtype."""
         if x.dtype == self.weight.dtype:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return rms_norm(x, self.weight, self.eps)
         dtype = wide_dtype(x.dtype)
-        return F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps).to(x.dtype)
+        return rms_norm(x.to(dtype), self.weight.to(dtype), self.eps).to(x.dtype)
 
 
 class GatedMLP(nn.Module):
@@ -45,8 +47,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]`."""
-        gate, value = self.fc1(x).chunk(2, dim=-1)
-        return self.fc2(F.silu(gate) * value)
+        return self.fc2(gated_silu(self.fc1(x)))
 
 
 @dataclass
