@@ -17,11 +17,11 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
+from ..transformer.rms_norm import rms_norm
 from ..transformer.stream_state import StreamState
 from .answer_gate import AnswerGate, gate_factors
 from .delta_kernels import learn
@@ -61,7 +61,7 @@ class OnlineState(StreamState):
 
 def normed_values(v: Tensor) -> Tensor:
     """v with RMS 1 per head and frame, so that no frame writes more than another."""
-    return F.rms_norm(v, v.shape[-1:], eps=_NORM_EPS)
+    return rms_norm(v, None, _NORM_EPS)
 
 
 class _SlowFeatures(nn.Module):

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .gated_silu import gated_silu
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from .row_product import has_hooks, is_plain
 
 
 def linear_per_codebook(linears: Iterable[Any], x_QNI: Tensor) -> Tensor:
@@ -32,7 +31,7 @@ def linear_per_codebook(linears: Iterable[Any], x_QNI: Tensor) -> Tensor:
 def mlp_per_codebook(mlps: Iterable[Any], x_QNI: Tensor) -> Tensor:
     """`[Q, N, I]`: row q through feed-forward (`GatedMLP`) q."""
     mlps = list(mlps)
-    if any(_has_hooks(mlp) for mlp in mlps):
+    if any(has_hooks(mlp) for mlp in mlps):
         return torch.stack([mlp(x) for mlp, x in zip(mlps, x_QNI.unbind(0), strict=True)])
     hidden = linear_per_codebook([mlp.fc1 for mlp in mlps], x_QNI)
     return linear_per_codebook([mlp.fc2 for mlp in mlps], gated_silu(hidden))
@@ -66,18 +65,3 @@ class _Products(torch.autograd.Function):
                 torch.mm(grad, weight, out=grad_x[q])
             grad_weights.append(torch.mm(grad.mT, x) if needs_weight[q] else None)
         return grad_x, *grad_weights
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether a module is an `nn.Linear` without bias that computes what its weight says and nothing else."""
-    return (
-        type(module) is nn.Linear
-        and module.bias is None
-        and type(module.weight) in (nn.Parameter, Tensor)
-        and not _has_hooks(module)
-    )
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than its class: hooks, or a forward of its own, as accelerate gives it."""
-    return "forward" in module.__dict__ or any(getattr(module, name) for name in _HOOKS)

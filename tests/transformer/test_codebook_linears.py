@@ -8,7 +8,8 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 
 from hf_moshi_ttt.transformer.attention import GatedMLP
-from hf_moshi_ttt.transformer.codebook_linears import is_plain, linear_per_codebook, mlp_per_codebook
+from hf_moshi_ttt.transformer.codebook_linears import linear_per_codebook, mlp_per_codebook
+from hf_moshi_ttt.transformer.row_product import is_plain
 
 
 def linears(count: int = 3) -> list[Any]:
