@@ -20,8 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..transformer.rms_norm import rms_norm
-
 _NORM_EPS = 1e-6
 
 
@@ -55,7 +53,7 @@ def features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> tuple[Tensor, Tenso
     """
     present = x.square().mean(-1)
     for weight, bias in slow_layers:
-        normed = rms_norm(x, None, _NORM_EPS).transpose(0, 1)
+        normed = F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS).transpose(0, 1)
         hidden = torch.baddbmm(bias, normed.flatten(1, 2), weight)
         x = F.gelu(hidden, approximate="tanh").unflatten(1, normed.shape[1:3]).transpose(0, 1)
     square = torch.linalg.vector_norm(x, dim=-1).square()

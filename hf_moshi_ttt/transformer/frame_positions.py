@@ -7,12 +7,13 @@ Legend: B batch, T frames, W window, S keys, F head width.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .rope import Phases
+if TYPE_CHECKING:
+    from .rope import Phases
 
 _MIN_BLOCK_FRAMES = 128
 
@@ -38,13 +39,13 @@ class FramePositions(NamedTuple):
         write_slots: `[B, 1, min(T, W), 1]`, the slots that the last frames take; of a stream.
     """
 
-    phases: Phases
+    phases: "Phases"
     bands: tuple[Band, ...] = ()
     read_slots: Tensor | None = None
     write_slots: Tensor | None = None
 
 
-def frame_positions(positions_BT: Tensor, window: int, phases: Phases, continues: bool) -> FramePositions:
+def frame_positions(positions_BT: Tensor, window: int, phases: "Phases", continues: bool) -> FramePositions:
     """What attention needs to know of frames at these positions.
 
     Args:

@@ -1,7 +1,7 @@
 """The root-mean-square norm in few passes over the data on a CPU, where torch computes it of many small operations.
 
 With n the Euclidean norm of a row of D values, y = sqrt(D) x / sqrt(n^2 + D eps) * weight. The backward pass keeps x
-and the denominators alone, `[..., 1]`. On other devices, in narrower dtypes and while compiling, it is torch's own.
+and the denominators alone, `[..., 1]`. On other devices and in narrower dtypes it is torch's own.
 """
 
 import math
@@ -21,8 +21,10 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     Args:
         weight: `[D]` in the dtype of x, or None for ones.
     """
-    if x.device.type != "cpu" or x.dtype not in _DTYPES or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or x.dtype not in _DTYPES:
         return F.rms_norm(x, x.shape[-1:], weight, eps)
+    if torch.compiler.is_compiling():  # which decides by itself what it keeps
+        return _normed(x, weight, eps)[0]
     if torch.is_grad_enabled() and (x.requires_grad or (weight is not None and weight.requires_grad)):
         return _RMSNorm.apply(x, weight, eps)
     return _normed(x, weight, eps)[0]
@@ -31,9 +33,14 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 def _normed(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     """The normed rows, and the denominators `[..., 1]`."""
     width = x.shape[-1]
-    zero, smallest = _numbers(math.sqrt(width * eps), x.dtype)
-    denominators = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), smallest)
-    normed = torch.addcdiv(zero, x, denominators, value=math.sqrt(width))
+    factor, norms = math.sqrt(width), torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    if torch.compiler.is_compiling():  # the same numbers, without what a compiler would take apart or not know
+        denominators = torch.hypot(norms, torch.full_like(norms, math.sqrt(width * eps)))
+        normed = x * factor / denominators
+    else:
+        zero, smallest = _numbers(math.sqrt(width * eps), x.dtype)
+        denominators = torch.hypot(norms, smallest)
+        normed = torch.addcdiv(zero, x, denominators, value=factor)
     return (normed if weight is None else normed * weight), denominators
 
 
