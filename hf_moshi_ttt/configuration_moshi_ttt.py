@@ -12,24 +12,10 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .model_presets import MODEL_PRESETS
+from .model_presets import FIXED_IN_PLACE, MODEL_PRESETS, default_base_lr, section_presets
 from .strict_config import StrictConfig, merged
 
-_MINI_BATCH_BASE_LR = 3.0
 _FRONT_END_KEY = "key_convolution_width"  # stored sections are whole: one without this key is of 0.1.0
-_PUBLISHED: dict[str, Any] = {
-    "update": "all", "step": "mean", "key_convolution_width": 1, "key_lag_frames": 0, "centering_horizon_frames": 0,
-    "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
-}  # fmt: skip
-# What a key of the TTT section is where it is not given, by preset.
-_BY_PRESET: dict[str, dict[str, Any]] = {
-    "default": {
-        "update": "last", "step": "online", "forget": "learned", "key_convolution_width": 4, "key_lag_frames": 1,
-        "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "initial_gating_alpha": 1.0,
-    },
-    "mini_batch": {**_PUBLISHED, "forget": "learned"},
-    "paper": {**_PUBLISHED, "forget": "none"},
-}  # fmt: skip
 
 
 @strict
@@ -42,7 +28,8 @@ class TTTConfig(StrictConfig):
         learner: What remembers. `"ttt"`: an inner network that takes gradient steps. `"static"`: the same network and
             parameters without inner steps, the control for capacity. `"gated_delta"`: a matrix per head under the gated
             delta rule, the linear baseline; it shares the keys of the front end and reads `forget`, `initial_retention`
-            and `mini_batch_size` (frames per retention) of the others.
+            and `mini_batch_size` (frames per retention) of the others. `"in_place"`: the last projection of the
+            layer's own feed-forward; it reads `mini_batch_size`, `base_lr` and the `target_` keys alone.
         preset: Which form the layer has. `"default"`: keys of several frames and one gradient step a frame on the last
             inner layer. `"mini_batch"`: RMS-normed q and k of one frame, layer-normed target, steps of mini-batches on
             all inner layers. `"paper"`: the TTT-LM equations (raw q and k, N(0, 0.02) weights, target v - k).
@@ -54,8 +41,8 @@ class TTTConfig(StrictConfig):
             trained with.
         base_lr: Inner learning rate. With `step="online"` a frame's step is `base_lr * sigmoid(...)`, at most 1, and 1
             makes the memory answer a key with exactly its value; otherwise it is `base_lr * sigmoid(...) / head width`.
-            None takes 1.0 (online), the best of `benchmarks/ttt_recall.py` (mini-batches), or the paper's 1.0 (linear)
-            and 0.1 (MLP).
+            None takes 1.0 (online), the best of `benchmarks/ttt_recall.py` (mini-batches), the paper's 1.0 (linear)
+            and 0.1 (MLP), or 1.0 (in_place, where it is the factor on a mini-batch's sum).
         step: `"online"`: each frame takes its own gradient step from the weights that the frame before left. Otherwise
             the weight of the step inside a mini-batch: `"mean"` 1/i as in TTT-LM, `"constant"` 1/C as in TTT-Video.
         update: Which inner layers take steps: `"all"`, or the `"last"` one after the others as fixed features.
@@ -80,6 +67,9 @@ class TTTConfig(StrictConfig):
         answer_gate: `"agreement"` scales the answer of each head by a sigmoid of how far the answer before came true,
             so that a memory is silent where nothing returns; `"none"` does not. It needs `step="online"` and a
             `key_lag_frames` of 1, where it is what None takes, and is read by `learner="ttt"`.
+        target_convolution_width: Frames that a target of `in_place` spans: a convolution per channel over the model's
+            input embeddings, within a mini-batch. None takes 5 there, and stays None for other learners.
+        target_lookahead_frames: How many of them follow the frame itself. None takes 2 there.
         initial_gating_alpha: Initial value of the per-channel gate; the branch is scaled by `tanh` of it.
         persistent_states: Whether training carries the memory of a recording from one segment to the next.
     """
@@ -93,7 +83,7 @@ class TTTConfig(StrictConfig):
     )  # fmt: skip
 
     layers: str | list[int] = "middle"
-    learner: Literal["ttt", "static", "gated_delta"] = "ttt"
+    learner: Literal["ttt", "static", "gated_delta", "in_place"] = "ttt"
     preset: Literal["default", "mini_batch", "paper"] = "default"
     ttt_mlp_layers: int = 2
     ttt_mlp_expansion_factor: int = 4
@@ -114,6 +104,8 @@ class TTTConfig(StrictConfig):
         query_start: Literal["key", "own"]
         output_gate: Literal["none", "sigmoid"]
         answer_gate: Literal["none", "agreement"]
+        target_convolution_width: int
+        target_lookahead_frames: int
         initial_gating_alpha: float | int
     else:
         base_lr: float | int | None = None
@@ -126,14 +118,16 @@ class TTTConfig(StrictConfig):
         query_start: Literal["key", "own"] | None = None
         output_gate: Literal["none", "sigmoid"] | None = None
         answer_gate: Literal["none", "agreement"] | None = None
+        target_convolution_width: int | None = None
+        target_lookahead_frames: int | None = None
         initial_gating_alpha: float | int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for key, value in _BY_PRESET.get(self.preset, _BY_PRESET["default"]).items():
+        for key, value in section_presets(self.preset, self.learner).items():
             if getattr(self, key) is None:
                 setattr(self, key, value)
         if self.base_lr is None:
-            self.base_lr = self._default_base_lr()
+            self.base_lr = default_base_lr(self.learner, self.preset, self.step, self.ttt_mlp_layers)
         if self.answer_gate is None:
             self.answer_gate = "agreement" if self._foretells() else "none"
         super().__post_init__(**kwargs)
@@ -142,18 +136,12 @@ class TTTConfig(StrictConfig):
         """Whether an answer is about the next frame."""
         return self.step == "online" and self.key_lag_frames == 1
 
-    def _default_base_lr(self) -> float:
-        if self.step == "online":
-            return 1.0
-        if self.preset == "paper":
-            return 1.0 if self.ttt_mlp_layers == 1 else 0.1
-        return _MINI_BATCH_BASE_LR
-
     @classmethod
     def with_current_names(cls, stored: dict[str, Any]) -> dict[str, Any]:
         """As `StrictConfig`'s; a section of 0.1.0, which has no key of the front end, gets the preset that it was."""
         current = super().with_current_names(stored)
-        if _FRONT_END_KEY not in current and current.get("preset", "default") == "default":
+        is_former = _FRONT_END_KEY not in current and current.get("learner") != "in_place"
+        if is_former and current.get("preset", "default") == "default":
             current["preset"] = "mini_batch"
         return current
 
@@ -179,6 +167,7 @@ class TTTConfig(StrictConfig):
         self.require("initial_retention", 0 < self.initial_retention < 1, "between 0 and 1, both excluded")
         self._require_steps()
         self._require_front_end()
+        self._require_in_place()
         if isinstance(self.layers, str):
             self.require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
         else:
@@ -207,6 +196,18 @@ class TTTConfig(StrictConfig):
         spans = self.key_convolution_width > 1 or self.key_lag_frames > 0
         allowed = "0 without key_convolution_width or key_lag_frames: then all heads keep one frame"
         self.require("same_frame_heads", spans or self.same_frame_heads == 0, allowed)
+
+    def _require_in_place(self) -> None:
+        is_in_place = self.learner == "in_place"
+        for key in ("target_convolution_width", "target_lookahead_frames"):
+            self.require(key, is_in_place or getattr(self, key) is None, f"left out with learner={self.learner!r}")
+        if is_in_place:
+            self.require("preset", self.preset == "default", "'default' with learner='in_place'")
+            for key, value in FIXED_IN_PLACE.items():
+                self.require(key, getattr(self, key) == value, f"{value!r} with learner='in_place'")
+            width, ahead = self.target_convolution_width, self.target_lookahead_frames
+            self.require("target_convolution_width", width >= 1, "at least 1 frame")
+            self.require("target_lookahead_frames", 0 <= ahead < width, f"in 0..{width - 1}, inside the convolution")
 
     def require_heads(self, num_heads: int) -> None:
         """Raises ValueError where more heads keep one frame than there are."""

@@ -1,4 +1,4 @@
-"""The configurations that have a name, as keys and values of a `MoshiTTTConfig` that differ from its defaults."""
+"""What has a name: configurations, as keys and values that differ from the defaults, and forms of the TTT section."""
 
 from typing import Any
 
@@ -26,3 +26,40 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     },
     "moshi-7b": {"depth_decoder_config": {}, "ttt": {}},
 }
+
+_PUBLISHED: dict[str, Any] = {
+    "update": "all", "step": "mean", "key_convolution_width": 1, "key_lag_frames": 0, "centering_horizon_frames": 0,
+    "query_start": "own", "output_gate": "none", "initial_gating_alpha": 0.1,
+}  # fmt: skip
+# What a key of the TTT section is where it is not given, by preset.
+_SECTIONS: dict[str, dict[str, Any]] = {
+    "default": {
+        "update": "last", "step": "online", "forget": "learned", "key_convolution_width": 4, "key_lag_frames": 1,
+        "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "initial_gating_alpha": 1.0,
+    },
+    "mini_batch": {**_PUBLISHED, "forget": "learned"},
+    "paper": {**_PUBLISHED, "forget": "none"},
+}  # fmt: skip
+# What of the section `in_place` does not choose.
+FIXED_IN_PLACE: dict[str, Any] = {
+    "update": "last", "step": "constant", "forget": "none", "key_convolution_width": 1, "key_lag_frames": 0,
+    "centering_horizon_frames": 0, "query_start": "own", "output_gate": "none", "answer_gate": "none",
+}  # fmt: skip
+_IN_PLACE = {
+    **FIXED_IN_PLACE, "initial_gating_alpha": 1.0, "target_convolution_width": 5, "target_lookahead_frames": 2,
+}  # fmt: skip
+_MINI_BATCH_BASE_LR = 3.0
+
+
+def section_presets(preset: str, learner: str) -> dict[str, Any]:
+    """What each key of a TTT section is that is not given; those of an unknown preset are the default's."""
+    return _IN_PLACE if learner == "in_place" else _SECTIONS.get(preset, _SECTIONS["default"])
+
+
+def default_base_lr(learner: str, preset: str, step: str, depth: int) -> float:
+    """What `base_lr` is where it is not given."""
+    if step == "online" or learner == "in_place":
+        return 1.0
+    if preset == "paper":
+        return 1.0 if depth == 1 else 0.1
+    return _MINI_BATCH_BASE_LR

@@ -11,9 +11,7 @@ Legend: B batch, K streams, Q Moshi's codebooks, T frames, D width, V vocabulary
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +24,10 @@ from transformers.utils.output_capturing import capture_outputs
 from .checkpoints.loading import MoshiTTTLoadingMixin
 from .checkpoints.saving import MoshiTTTSavingMixin
 from .configuration_moshi_ttt import MoshiTTTConfig
+from .memory.diagnostics import of_branch
+from .memory.in_place_layer import InPlaceLayer
 from .memory.layer import TTTLayer
-from .memory.naive import MemoryDiagnostics
+from .memory.naive import MemoryDiagnostics, TTTLayerOutput
 from .memory.projections import TTTGate, TTTProjection
 from .special_ids import FREE_ID, NO_INPUT_ID
 from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin, Sampling
@@ -38,6 +38,7 @@ from .transformer.delays import delayed, delayed_after, late_logits, undelayed, 
 from .transformer.depth_transformer import CodeEmbedding, DepthTransformer, embed_codes
 from .transformer.frame_positions import FramePositions
 from .transformer.losses import head_losses, target_weights, weighted_mean
+from .transformer.own_random_numbers import own_random_numbers
 from .transformer.stream_state import StreamState
 
 
@@ -79,17 +80,18 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: MoshiTTTConfig, layer_index: int) -> None:
         super().__init__()
-        width, eps = config.hidden_size, config.rms_norm_eps
+        width, num_heads, eps = config.hidden_size, config.num_attention_heads, config.rms_norm_eps
         self.input_layernorm = RMSNorm(width, eps)
-        self.self_attn = SlidingWindowAttention(
-            width, config.num_attention_heads, config.sliding_window, config.rope_theta
-        )
+        self.self_attn = SlidingWindowAttention(width, num_heads, config.sliding_window, config.rope_theta)
         self.layer_index = layer_index
         self.has_ttt = layer_index in config.ttt_layer_indices
+        self.is_in_place = config.ttt is not None and config.ttt.learner == "in_place"
         if config.ttt is not None and self.has_ttt:
-            self.ttt_norm = RMSNorm(width, eps)
-            with _own_random_numbers(layer_index):
-                self.ttt = TTTLayer(width, config.num_attention_heads, config.ttt)
+            layer_class, size = (InPlaceLayer, config.ffn_dim // 2) if self.is_in_place else (TTTLayer, num_heads)
+            with own_random_numbers(layer_index):
+                self.ttt = layer_class(width, size, config.ttt)
+            if not self.is_in_place:
+                self.ttt_norm = RMSNorm(width, eps)
             self.ttt_gate = TTTGate(width, float(config.ttt.initial_gating_alpha))
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.mlp = GatedMLP(width, config.ffn_dim)
@@ -103,33 +105,32 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         diagnostics: bool = False,
         inner_lr_scale: float = 1.0,
         positions: FramePositions | None = None,
+        embedded_BTD: Tensor | None = None,
     ) -> tuple[Tensor, KVCache | None, StreamState | None, MemoryDiagnostics | None]:
-        """`[B, T, D]` -> `[B, T, D]`, with the window and the memory after the last frame, and what the memory did."""
-        memory_diagnostics = None
+        """`[B, T, D]` -> `[B, T, D]`, with the window and the memory after the last frame, and what the memory did.
+
+        `embedded_BTD` is what the first layer reads.
+        """
         attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B, positions)
         x_BTD = x_BTD + attended
-        if self.has_ttt:
-            learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics, inner_lr_scale)
-            branch = self.ttt_gate(learned.output).to(x_BTD.dtype)
-            memory = learned.state
-            if learned.diagnostics is not None:
-                branch_rms, residual_rms = (x.detach().float().square().mean(-1).sqrt() for x in (branch, x_BTD))
-                ratio = (branch_rms / residual_rms).masked_fill(residual_rms == 0, torch.nan)
-                gate = self.ttt_gate(torch.ones_like(x_BTD[0, 0])).detach()
-                memory_diagnostics = replace(learned.diagnostics, gate=gate, branch_to_residual=ratio)
-            x_BTD = x_BTD + branch
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, memory, memory_diagnostics
+        if not self.has_ttt:
+            return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, None, None
+        if self.is_in_place:
+            hidden = self.mlp.hidden(self.post_attention_layernorm(x_BTD))
+            learned = self.ttt(hidden, embedded_BTD, memory, diagnostics, inner_lr_scale)
+            x_BTD, found = self._with_branch(x_BTD + self.mlp.fc2(hidden), learned)
+            return x_BTD, window, learned.state, found
+        learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics, inner_lr_scale)
+        x_BTD, found = self._with_branch(x_BTD, learned)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, learned.state, found
 
-
-@contextmanager
-def _own_random_numbers(salt: int) -> Iterator[None]:
-    """Random numbers that follow from the seed and a salt, but leave the sequence outside as it was.
-
-    So with one seed a model has the same other weights with and without TTT.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(int(torch.randint(2**62, (), device="cpu")) + salt)
-        yield
+    def _with_branch(self, x_BTD: Tensor, learned: TTTLayerOutput) -> tuple[Tensor, MemoryDiagnostics | None]:
+        """The residual stream with the memory's answer, and what the memory did."""
+        branch, found = self.ttt_gate(learned.output).to(x_BTD.dtype), learned.diagnostics
+        if found is not None:
+            gate = self.ttt_gate(torch.ones_like(x_BTD[0, 0])).detach()
+            found = of_branch(found, gate, branch.detach(), x_BTD.detach())
+        return x_BTD + branch, found
 
 
 class MoshiTTTPreTrainedModel(PreTrainedModel):
@@ -171,7 +172,7 @@ class MoshiTTTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, TTTGate):
             init.constant_(module.weight, float(self.config.ttt.initial_gating_alpha))
         elif isinstance(module, MoshiTTTDecoderLayer) and module.has_ttt:
-            with _own_random_numbers(module.layer_index):
+            with own_random_numbers(module.layer_index):
                 module.ttt.reset_parameters()
 
 
@@ -199,7 +200,7 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
 
         The last value holds what the memories did, where asked for.
         """
-        x = embed_codes([self.embed_text, *self.embed_audio], inputs_BKT).sum(0)
+        embedded = x = embed_codes([self.embed_text, *self.embed_audio], inputs_BKT).sum(0)
         memories = iter(state.memory) if state else None
         windows = state.window if state else None
         frames = state.frames if state and windows else None
@@ -210,7 +211,7 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
             memory = next(memories) if memories and layer.has_ttt else None
             window = windows[index] if windows else None
             x, window, memory, layer_diagnostics = layer(
-                x, window, memory, frames, diagnostics, inner_lr_scale, positions
+                x, window, memory, frames, diagnostics, inner_lr_scale, positions, embedded
             )
             if memory is not None:
                 new_memories.append(memory)

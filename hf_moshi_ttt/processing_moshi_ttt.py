@@ -141,7 +141,9 @@ class MoshiTTTProcessor(ProcessorMixin):
         if sampling_rate != SAMPLE_RATE_HZ:
             raise ValueError(f"sampling_rate={sampling_rate}, but the codec takes {SAMPLE_RATE_HZ} Hz: resample first.")
         own = self._encode(audio)
-        user = user_rows(self.config, own, self._silence()) if user_audio is None else self._encode(user_audio)
+        user = (
+            user_rows(self.config, own, self._silence_if_needed()) if user_audio is None else self._encode(user_audio)
+        )
         if user.shape != own.shape:
             raise ValueError(f"audio has {own.shape[1]} frames, but user_audio {user.shape[1]}.")
         text = text_row(self.config, own.shape[1])
@@ -159,9 +161,11 @@ class MoshiTTTProcessor(ProcessorMixin):
             codes = self.codec.encode(values, num_quantizers=self.config.num_codebooks).audio_codes[0]
         return codes.cpu().numpy()
 
-    def _silence(self) -> list[int] | None:
-        if self.config.user_stream != "silence":
-            return None
+    def _silence_if_needed(self) -> list[int] | None:
+        return self.silence_codes() if self.config.user_stream == "silence" else None
+
+    def silence_codes(self) -> list[int]:
+        """`[Q]`, one frame of digital silence."""
         return self._encode(np.zeros(_SILENCE_SEC * SAMPLE_RATE_HZ, dtype=np.float32))[:, -1].tolist()
 
     def decode_audio(self, codes: torch.Tensor, user: bool = False) -> list[np.ndarray]:

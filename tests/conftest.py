@@ -30,14 +30,16 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def make_model() -> Callable[..., MoshiTTTForConditionalGeneration]:
-    """A seeded tiny model; with TTT, its branch is awake (`o_proj` not zero) unless `fresh`."""
+    """A seeded tiny model; with TTT, its branch is awake (no factor of it zero) unless `fresh`."""
 
     def make(fresh: bool = False, **overrides: Any) -> MoshiTTTForConditionalGeneration:
         torch.manual_seed(0)
         model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny", **overrides)).eval()
         if not fresh:
             for layer in model.model.layers:
-                if layer.has_ttt:
+                if layer.has_ttt and layer.is_in_place:
+                    torch.nn.init.normal_(layer.ttt.learner.convolutions[0], std=0.03)
+                elif layer.has_ttt:
                     torch.nn.init.normal_(layer.ttt.o_proj.weight, std=0.03 / layer.ttt_gate.factor()[0].item())
                     if hasattr(layer.ttt.learner, "inner_norm_bias"):
                         torch.nn.init.normal_(layer.ttt.learner.inner_norm_bias, std=0.1)

@@ -15,15 +15,19 @@ from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from .conftest import random_codes
 
 
-@pytest.fixture(scope="module")
-def model() -> Iterator[Any]:
+@pytest.fixture(scope="module", params=["ttt", "in_place"])
+def model(request: pytest.FixtureRequest) -> Iterator[Any]:
     torch.manual_seed(0)
     config = MoshiTTTConfig.from_preset(
         "tiny", num_hidden_layers=1, num_codebooks=2, delays=[0, 0, 1, 0, 1], sliding_window=4,
-        depth_decoder_config={"num_hidden_layers": 1}, ttt={"layers": "all"},
+        depth_decoder_config={"num_hidden_layers": 1},
+        ttt={"layers": "all", "learner": request.param, "mini_batch_size": 4},
     )  # fmt: skip
     made = MoshiTTTForConditionalGeneration(config).eval()
-    torch.nn.init.normal_(made.model.layers[0].ttt.o_proj.weight, std=0.03)
+    layer = made.model.layers[0].ttt
+    torch.nn.init.normal_(
+        layer.learner.convolutions[0] if request.param == "in_place" else layer.o_proj.weight, std=0.03
+    )
     yield made
     torch.compiler.reset()
 

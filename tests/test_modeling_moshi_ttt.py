@@ -15,7 +15,8 @@ from hf_moshi_ttt.transformer.losses import code_losses, mask_unpredicted
 from .conftest import random_codes
 
 MakeModel = Callable[..., MoshiTTTForConditionalGeneration]
-TTT_VARIANTS = [None, {"layers": "all"}, {"layers": [0, 3], "ttt_mlp_layers": 1}]
+IN_PLACE = {"learner": "in_place", "layers": "all"}
+TTT_VARIANTS = [None, {"layers": "all"}, {"layers": [0, 3], "ttt_mlp_layers": 1}, IN_PLACE]
 CLOSE = dict(rtol=2e-5, atol=2e-5, equal_nan=True)
 
 
@@ -105,7 +106,7 @@ def test_chunks_equal_the_whole_with_longer_delays(make_model: MakeModel) -> Non
 @torch.no_grad()
 def test_memory_reaches_past_the_window(make_model: MakeModel) -> None:
     """Without TTT, 4 layers of window 16 see 60 frames back and the delays 2 more; with TTT all is remembered."""
-    for ttt, remembers in ((None, False), ({}, True)):
+    for ttt, remembers in ((None, False), ({}, True), (IN_PLACE, True)):
         model = make_model(ttt=ttt)
         codes = random_codes(model.config, batch=1, frames=120)
         changed = codes.clone()
@@ -115,11 +116,12 @@ def test_memory_reaches_past_the_window(make_model: MakeModel) -> None:
 
 
 @torch.no_grad()
-def test_fresh_model_equals_plain_moshi_bit_for_bit(make_model: MakeModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("learner", ["ttt", "in_place"])
+def test_fresh_model_equals_plain_moshi_bit_for_bit(make_model: MakeModel, tmp_path: Path, learner: str) -> None:
     plain = make_model(ttt=None)
     plain.save_pretrained(tmp_path)
     fresh = MoshiTTTForConditionalGeneration.from_pretrained(
-        tmp_path, ttt={"layers": "all", "mini_batch_size": 4}
+        tmp_path, ttt={"layers": "all", "mini_batch_size": 4, "learner": learner}
     ).eval()
     assert len(fresh.config.ttt_layer_indices) == 4
     codes = random_codes(plain.config, batch=2, frames=50)
@@ -141,8 +143,9 @@ def test_one_seed_gives_the_same_model_with_and_without_ttt(make_model: MakeMode
 
 
 @torch.no_grad()
-def test_closed_gate_equals_plain_moshi_bit_for_bit(make_model: MakeModel) -> None:
-    trained, plain = make_model(), make_model(ttt=None)
+@pytest.mark.parametrize("ttt", [{}, IN_PLACE], ids=str)
+def test_closed_gate_equals_plain_moshi_bit_for_bit(make_model: MakeModel, ttt: dict) -> None:
+    trained, plain = make_model(ttt=ttt), make_model(ttt=None)
     plain.load_state_dict({k: v for k, v in trained.state_dict().items() if k in plain.state_dict()})
     codes = random_codes(plain.config, batch=2, frames=50)
     assert not torch.equal(trained(codes).text_logits, plain(codes).text_logits)
@@ -157,14 +160,15 @@ def assert_same_logits(a: MoshiTTTOutput, b: MoshiTTTOutput) -> None:
     assert torch.equal(a.audio_logits.nan_to_num(), b.audio_logits.nan_to_num())
 
 
-def test_training_step_of_ttt_alone_changes_ttt_alone(make_model: MakeModel) -> None:
-    model = make_model(fresh=True)
+@pytest.mark.parametrize("ttt", [{}, IN_PLACE], ids=str)
+def test_training_step_of_ttt_alone_changes_ttt_alone(make_model: MakeModel, ttt: dict) -> None:
+    model = make_model(fresh=True, ttt=ttt)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".ttt" in name)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     codes = random_codes(model.config, batch=2, frames=40)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    for _ in range(2):  # o_proj moves in the first step, everything after it in the second
+    for _ in range(2):  # the factor that is zero moves in the first step, everything else in the second
         optimizer.zero_grad()
         model(codes, labels=codes).loss.backward()
         optimizer.step()
@@ -172,17 +176,18 @@ def test_training_step_of_ttt_alone_changes_ttt_alone(make_model: MakeModel) -> 
         assert torch.equal(parameter, before[name]) is (".ttt" not in name), name
 
 
-@pytest.mark.parametrize("depth", [1, 2, 5])
-def test_gradients_of_every_parameter_are_finite_and_not_zero(make_model: MakeModel, depth: int) -> None:
-    model = make_model(ttt={"ttt_mlp_layers": depth}).train()
+@pytest.mark.parametrize("ttt", [*({"ttt_mlp_layers": depth} for depth in (1, 2, 5)), IN_PLACE], ids=str)
+def test_gradients_of_every_parameter_are_finite_and_not_zero(make_model: MakeModel, ttt: dict) -> None:
+    model = make_model(ttt=ttt).train()
     codes = random_codes(model.config, batch=2, frames=40, absent=0)
     model(codes, labels=codes).loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name
 
 
-def test_forward_writes_no_parameter_and_needs_no_mode(make_model: MakeModel) -> None:
-    model = make_model()
+@pytest.mark.parametrize("ttt", [{}, IN_PLACE], ids=str)
+def test_forward_writes_no_parameter_and_needs_no_mode(make_model: MakeModel, ttt: dict) -> None:
+    model = make_model(ttt=ttt)
     codes = random_codes(model.config, batch=2, frames=40)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     with torch.no_grad():
@@ -194,10 +199,11 @@ def test_forward_writes_no_parameter_and_needs_no_mode(make_model: MakeModel) ->
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
-def test_gradient_checkpointing_changes_nothing(make_model: MakeModel) -> None:
+@pytest.mark.parametrize("ttt", [{}, IN_PLACE], ids=str)
+def test_gradient_checkpointing_changes_nothing(make_model: MakeModel, ttt: dict) -> None:
     codes, gradients = None, []
     for checkpointing in (False, True):
-        model = make_model().train()
+        model = make_model(ttt=ttt).train()
         if checkpointing:
             model.gradient_checkpointing_enable()
         codes = random_codes(model.config, batch=2, frames=40)
@@ -222,6 +228,18 @@ def test_save_and_load_give_the_same_logits(make_model: MakeModel, tmp_path: Pat
     assert isinstance(AutoConfig.from_pretrained(tmp_path), MoshiTTTConfig)
     assert_same_logits(AutoModel.from_pretrained(tmp_path)(codes), model(codes))
     assert json.loads((tmp_path / "config.json").read_text())["ttt"]["mini_batch_size"] == 4
+
+
+@torch.no_grad()
+def test_bfloat16_model_keeps_its_in_place_memory_in_float32(make_model: MakeModel, tmp_path: Path) -> None:
+    make_model(ttt=IN_PLACE).save_pretrained(tmp_path)
+    model = MoshiTTTForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    layer = model.model.layers[1]
+    assert layer.mlp.fc2.weight.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in layer.ttt.parameters()} == {torch.float32}
+    output = model(random_codes(model.config, 1, 20), state=model.init_state(1))
+    assert output.text_logits.dtype == torch.bfloat16
+    assert output.state.memory[0].delta_weights.dtype == torch.float32
 
 
 @torch.no_grad()
@@ -339,7 +357,22 @@ def test_branch_to_residual_is_measured_where_the_branch_is_added(make_model: Ma
     torch.testing.assert_close(told.branch_to_residual, expected)
 
 
-@pytest.mark.parametrize("learner", ["ttt", "static", "gated_delta"])
+@torch.no_grad()
+def test_an_in_place_branch_is_measured_after_the_feed_forward(make_model: MakeModel) -> None:
+    model, seen = make_model(ttt={"learner": "in_place"}), {}
+    layer = next(layer for layer in model.model.layers if layer.has_ttt)
+    layer.register_forward_hook(lambda _, __, output: seen.update(after=output[0]))
+    layer.ttt.register_forward_hook(lambda _, __, output: seen.update(branch=output.output))
+    (told,) = model(random_codes(model.config, batch=2, frames=9), diagnostics=True).diagnostics
+    branch = torch.tanh(layer.ttt_gate.weight) * seen["branch"]
+    before = seen["after"] - branch
+    expected = branch.square().mean(-1).sqrt() / before.square().mean(-1).sqrt()
+    assert expected[:, 4:].all()
+    torch.testing.assert_close(told.branch_to_residual, expected)
+    assert torch.equal(told.gate, torch.tanh(layer.ttt_gate.weight))
+
+
+@pytest.mark.parametrize("learner", ["ttt", "static", "gated_delta", "in_place"])
 def test_every_learner_streams_saves_and_trains_in_the_model(
     make_model: MakeModel, learner: str, tmp_path: Path
 ) -> None:

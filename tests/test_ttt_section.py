@@ -67,6 +67,34 @@ def test_values_out_of_bounds_are_refused(changes: dict[str, Any], message: str)
         TTTConfig(**changes)
 
 
+def test_in_place_has_keys_of_its_own_and_refuses_the_others() -> None:
+    config = TTTConfig(learner="in_place", mini_batch_size=8, base_lr=3)
+    assert (config.target_convolution_width, config.target_lookahead_frames) == (5, 2)
+    assert (config.update, config.step, config.forget, config.has_front_end) == ("last", "constant", "none", False)
+    assert TTTConfig(learner="in_place").base_lr == 1.0 and TTTConfig().target_convolution_width is None
+    stored = MoshiTTTConfig.from_preset("tiny", ttt={"learner": "in_place"}).to_dict()
+    assert MoshiTTTConfig.from_dict(stored).ttt.own_values() == TTTConfig(**stored["ttt"]).own_values()
+    assert MoshiTTTConfig.from_dict({"ttt": {"learner": "in_place"}}).ttt.preset == "default"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learner": "ttt", "target_lookahead_frames": 1}, "must be left out with learner='ttt'"),
+        ({"target_convolution_width": 0}, "target_convolution_width must be at least 1 frame"),
+        ({"target_lookahead_frames": 5}, r"=5, but target_lookahead_frames must be in 0\.\.4, inside the convolution"),
+        ({"target_lookahead_frames": -1}, r"must be in 0\.\.4"),
+        ({"key_lag_frames": 1}, "key_lag_frames=1, but key_lag_frames must be 0 with learner='in_place'"),
+        ({"step": "online"}, "step='online', but step must be 'constant' with learner='in_place'"),
+        ({"forget": "learned"}, "must be 'none' with learner='in_place'"),
+        ({"preset": "paper"}, "preset='paper', but preset must be 'default' with learner='in_place'"),
+    ],
+)
+def test_keys_that_in_place_does_not_read_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TTTConfig(**{"learner": "in_place", **changes})
+
+
 def test_more_one_frame_heads_than_heads_are_refused() -> None:
     message = "same_frame_heads=3, but same_frame_heads must be at most the 2 heads"
     with pytest.raises(ValueError, match=message):

@@ -122,7 +122,7 @@ class Repository:
                 return self._shards(index, f"{name}.index.json")
         raise ValueError(
             f"{self.name}: no weights. Looked for {', '.join(names)}, each also in several files with an index."
-            f"{self._what_is_there()}"
+            f"{self.what_is_there()}"
         )
 
     def _shards(self, index: dict[str, Any], filename: str) -> dict[str, LazyTensor]:
@@ -142,7 +142,8 @@ class Repository:
             raise ValueError(f"{self.name}: {filename} names {missing[0]}, but {weight_map[missing[0]]} lacks it.")
         return weights
 
-    def _what_is_there(self) -> str:
+    def what_is_there(self) -> str:
+        """A sentence with the names of a folder's files, empty for a repository on the Hub."""
         if not Path(self.name).is_dir():
             return ""
         files = sorted(path.name for path in Path(self.name).iterdir())
@@ -192,12 +193,18 @@ def open_checkpoint(repository: Repository, base: str | None = None, known: tupl
 
 
 def read_config(repository: Repository) -> MoshiTTTConfig:
-    """The configuration of a repository of any layout.
+    """The configuration of a repository of any layout; its weights are not read.
 
     Raises:
-        ValueError, OSError: as `open_checkpoint`.
+        ValueError, OSError: as `open_checkpoint`; a folder with neither config.json nor weights, too.
     """
-    return _read_config(repository)[1]
+    raw, config = _read_config(repository)
+    if raw is None and Path(repository.name).is_dir() and not any(Path(repository.name).glob("*.safetensors*")):
+        raise ValueError(
+            f"{repository.name}: no checkpoint, it holds neither config.json nor weights (.safetensors)."
+            f"{repository.what_is_there()} Give the folder of a model, such as that of a run."
+        )
+    return config
 
 
 def _read_config(repository: Repository) -> tuple[dict[str, Any] | None, MoshiTTTConfig]:

@@ -238,11 +238,11 @@ class MoshiTTTSavingMixin:
         _refuse_adapters(weights, "merge them first (merge_and_unload)")
         for index, layer in enumerate(self.model.layers):
             if layer.has_ttt:
-                gate, rows = layer.ttt_gate.weight, layer.ttt.o_proj.weight.abs().amax(1)
+                gate, rows = layer.ttt_gate.weight, layer.ttt.output_sizes()
                 if ((gate != 0) & (rows != 0)).any():
                     raise ValueError(
-                        f"model.layers.{index}: the TTT branch is not zero (gate up to {gate.abs().max():.3g}, o_proj "
-                        f"up to {rows.max():.3g}), and {whose} Moshi has no place for it."
+                        f"model.layers.{index}: the TTT branch is not zero (gate up to {gate.abs().max():.3g}, "
+                        f"weights up to {rows.max():.3g}), and {whose} Moshi has no place for it."
                     )
         return {name: weight for name, weight in weights.items() if not is_ttt_weight(name)}
 

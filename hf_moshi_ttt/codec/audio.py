@@ -191,6 +191,9 @@ def _opened(source: str | Path | bytes, complaint: str) -> Iterator["_ForwardFil
         raise BadAudioError(f"{source}: missing.")
     held, name = BytesIO(source) if isinstance(source, bytes) else str(source), _name(source)
     with _content(held) as raw:
+        if not raw.read(1):
+            raise BadAudioError(f"{name}: empty, it has 0 bytes. Fetch or make it again.")
+        raw.seek(0)
         holds_mp4 = is_mp4(raw)
     if holds_mp4:
         from .mp4_audio import Mp4File

@@ -42,3 +42,10 @@ def require_float_scale(values: np.ndarray) -> None:
             f"the peak is {peak:g}, but samples lie in [-1, 1]: they look like integers stored as floats; divide them "
             "by their full scale."
         )
+
+
+def with_white_noise(samples_S: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
+    """float32 samples `[S]` with white noise whose power is `snr_db` below the mean power of all of them."""
+    rms = float(np.sqrt(np.mean(np.square(samples_S, dtype=np.float64))))
+    noise_S = np.random.default_rng(seed).standard_normal(len(samples_S), dtype=np.float32)
+    return samples_S + noise_S * np.float32(rms * 10 ** (-snr_db / 20))

@@ -10,6 +10,8 @@ from ..special_ids import NO_INPUT_ID
 if TYPE_CHECKING:
     from ..configuration_moshi_ttt import MoshiTTTConfig
 
+USER_STREAMS = ("duplicate", "silence", "none")
+
 
 def text_row(config: "MoshiTTTConfig", frames: int) -> np.ndarray:
     """The text row `[1, T]` of audio without words, after the configuration's `text_stream`."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.bad_files import MAX_BAD_FRACTION
-from .parser import UsageError, add_json
+from .parser import UsageError, add_json, number, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-dir", help="folder that all audio must lie in, links followed (the index's own)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing word times")
-    parser.add_argument("--num-proc", type=int, default=1, help="processes that align (%(default)s)")
+    parser.add_argument("--num-proc", type=whole(1), default=1, help="processes that align (%(default)s)")
     parser.add_argument(
-        "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
+        "--max-bad-fraction", type=number(0, 1), default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
     )
     add_json(parser)
 

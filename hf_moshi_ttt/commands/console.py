@@ -1,7 +1,7 @@
 """The console command: `hf-moshi-ttt VERB ...`, or `python -m hf_moshi_ttt.commands.console VERB ...`.
 
 Exit codes: 0; 1 for a run that failed, without a traceback unless `--debug`; 2 for a wrong command, option or setting;
-143 for a training run that was told to stop and saved a checkpoint.
+130 after Ctrl-C; 143 for a training run that was told to stop and saved a checkpoint.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..extras import how_to_get
-from .parser import FAILED, WRONG_USAGE, Parser, UsageError, nearest
+from .parser import FAILED, INTERRUPTED, WRONG_USAGE, Parser, UsageError, nearest
 
 PROGRAM = "hf-moshi-ttt"
 # The verbs in the order in which a newcomer needs them, each with the script that is the same.
@@ -33,6 +33,7 @@ VERBS: dict[str, str | None] = {
     "evaluate": "evaluate_long_context.py",
     "tasks": "evaluate_tasks.py",
     "recall": "recall.py",
+    "prove": "prove_memory.py",
     "conversations": "evaluate_conversations.py",
     "turn-taking": "evaluate_turn_taking.py",
     "generate": "generate.py",
@@ -42,6 +43,8 @@ VERBS: dict[str, str | None] = {
     "fit-codec": "fit_codec.py",
     "train-tokenizer": "train_text_tokenizer.py",
     "make-corpus": "make_corpus.py",
+    "make-programmes": None,
+    "make-variants": None,
 }
 
 
@@ -82,6 +85,16 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command line without the program's name; the process's own by default.
     """
     words = sys.argv[1:] if words is None else words
+    try:
+        return _main(words)
+    except KeyboardInterrupt:  # at any time, most likely while torch is imported
+        if "--debug" in words:
+            raise
+        print(f"{' '.join([PROGRAM, *words[:1]])}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _main(words: Sequence[str]) -> int:
     verb = words[0] if words else ""
     if verb in ("", "-h", "--help"):
         print(overview())

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .parser import add_device, add_json, device_of
+from .model_folder import model_folder
+from .parser import SEED, add_device, add_json, device_of, number, whole
 
 Measures = dict[str, list[dict[str, list[float]]]]
 
@@ -20,12 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="name or path of a model")
     parser.add_argument("--codes", required=True, help="folder of encoded conversations (hf-moshi-ttt prepare)")
     parser.add_argument("--output", type=Path, required=True, help="folder for conversations.json and .png")
-    parser.add_argument("--conversations", type=int, default=8, help="how many, drawn by seed (%(default)s)")
-    parser.add_argument("--prompt-sec", type=float, default=10.0, help="how much of each is given (%(default)s)")
-    parser.add_argument("--new-sec", type=float, default=120.0, help="how much the model adds (%(default)s)")
-    parser.add_argument("--window-sec", type=float, default=20.0, help="width of what is measured (%(default)s)")
-    parser.add_argument("--temperature", type=float, help="of the audio codes (the model's own)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    parser.add_argument("--conversations", type=whole(1), default=8, help="how many, drawn by seed (%(default)s)")
+    parser.add_argument(
+        "--prompt-sec", type=number(0, is_open=True), default=10.0, help="how much of each is given (%(default)s)"
+    )
+    parser.add_argument(
+        "--new-sec", type=number(0, is_open=True), default=120.0, help="how much the model adds (%(default)s)"
+    )
+    parser.add_argument(
+        "--window-sec", type=number(0, is_open=True), default=20.0, help="width of what is measured (%(default)s)"
+    )
+    parser.add_argument("--temperature", type=number(0), help="of the audio codes (the model's own)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the draws (%(default)s)")
     add_device(parser)
     add_json(parser)
 
@@ -40,6 +47,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..evaluation.results_plot import plot_conversations
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
+    arguments.model = model_folder(arguments.model)
     loaded: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
     model = loaded.to(device_of(arguments.device)).eval()
     rows, provenance = load_codes(arguments.codes)

@@ -6,6 +6,7 @@ hf-moshi-ttt convert kyutai/moshiko-pytorch-bf16 moshi_7b --to moshi_ttt
 import argparse
 from typing import Any
 
+from .model_folder import model_folder
 from .parser import add_json
 
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
     model = MoshiTTTForConditionalGeneration.from_pretrained(
-        arguments.source, base_model_name_or_path=arguments.base, dtype=arguments.dtype
+        model_folder(arguments.source), base_model_name_or_path=arguments.base, dtype=arguments.dtype
     )
     if arguments.to == "moshi_ttt":
         model.save_pretrained(arguments.output, max_shard_size=arguments.max_shard_size)

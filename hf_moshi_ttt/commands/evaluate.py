@@ -9,12 +9,13 @@ share the recordings: torchrun --nproc-per-node 8 -m hf_moshi_ttt.commands.conso
 """
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from ..shipped_files import configuration_file
+from .model_folder import model_folder
 from .parser import add_device, add_json, device_of, wrong_settings
 from .settings_help import settings_help, settings_names
 
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
     process = PartialState(cpu=device.type == "cpu", timeout=timedelta(days=1))  # the others wait for the slowest
     device = process.device if process.num_processes > 1 else device
     name, path = split_name(arguments.model)
-    name = name or Path(path).name
+    name, path = name or Path(path).name, model_folder(path)
 
     def load(checkpoint: str) -> Any:
         model = MoshiTTTForConditionalGeneration.from_pretrained(checkpoint, dtype=arguments.dtype)
@@ -79,7 +80,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
         recordings, provenance = load_recordings(which, codec, arguments.output / "codes")
     keep_in = arguments.output / "losses"
     comparison = Comparison(load, recordings, settings, provenance, keep_in, process.print)
-    found = comparison.run(name, path, parse_baselines(arguments.compare))
+    baselines = [replace(one, path=one.path and model_folder(one.path)) for one in parse_baselines(arguments.compare)]
+    found = comparison.run(name, path, baselines)
     described = {
         "settings": {**asdict(which), **asdict(settings)},
         "codes": str(which.librilight_codes or which.librilight_audio_dir),

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .parser import add_json
+from .parser import SEED, add_json, number, whole
 
 HELD_OUT_MINUTES = 5.0
 
@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("audio_dir", type=Path, help="folder of audio of any rate, mono or not")
     parser.add_argument("--output", type=Path, required=True, help="folder for config.json and model.safetensors")
-    parser.add_argument("--max-minutes", type=float, default=90.0, help="audio to fit on (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of excerpts, frames and k-means (%(default)s)")
-    parser.add_argument("--num-quantizers", type=int, default=8, help="codebooks (%(default)s)")
-    parser.add_argument("--codebook-size", type=int, default=2048, help="ids of a codebook (%(default)s)")
+    parser.add_argument(
+        "--max-minutes", type=number(0, is_open=True), default=90.0, help="audio to fit on (%(default)s)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, help="of excerpts, frames and k-means (%(default)s)")
+    parser.add_argument("--num-quantizers", type=whole(1), default=8, help="codebooks (%(default)s)")
+    parser.add_argument("--codebook-size", type=whole(1), default=2048, help="ids of a codebook (%(default)s)")
     add_json(parser)
 
 

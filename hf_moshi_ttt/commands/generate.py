@@ -8,10 +8,12 @@ hf-moshi-ttt generate runs/mine --codes codes/heldout --prompt-sec 60 --new-sec 
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .parser import UsageError, add_device, device_of
+from .model_folder import model_folder
+from .parser import SEED, UsageError, add_device, add_json, device_of, number, whole
 
 _CODES_PROMPT_SEC = 60.0
 
@@ -24,14 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--user", type=Path, help="audio of the user's voice; it goes on beside the continuation")
     parser.add_argument("--codes", help="folder of encoded recordings (hf-moshi-ttt prepare) in place of audio")
-    parser.add_argument("--recording", type=int, default=0, help="which of them to continue (%(default)s)")
+    parser.add_argument("--recording", type=whole(0), default=0, help="which of them to continue (%(default)s)")
     parser.add_argument(
         "--prompt-sec", type=float, help=f"how much is the prompt (all of a file, {_CODES_PROMPT_SEC} s of --codes)"
     )
     parser.add_argument("--new-sec", type=float, default=10.0, help="how much is generated (%(default)s)")
-    parser.add_argument("--temperature", type=float, help="of the audio codes (the model's own)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
-    parser.add_argument("--memory", type=Path, help="a file of a session to go on from")
+    parser.add_argument(
+        "--temperature", type=number(0), help="of the audio codes (the saved stream's or the model's own)"
+    )
+    parser.add_argument("--seed", type=SEED, help="of the draws (0; a saved stream's go on)")
+    parser.add_argument("--memory", type=Path, help="a file to go on from: a memory, or a whole stream")
     parser.add_argument("--save-memory", type=Path, help="where to write what the memory has learned")
     parser.add_argument("--without-memory", action="store_true", help="silence the memory, to hear the difference")
     parser.add_argument("--plot", type=Path, help="a picture of frame times and memory to write")
@@ -39,11 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help="the wav to write; beside it a .json and a .txt of words with times"
     )
     add_device(parser)
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Generates, and writes the wav, its words and its report."""
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Generates, and writes the wav, its words and its report; returns the report, without the time of each frame."""
     new_frames = _checked(arguments)
+    saved = _saved_stream(arguments)
     from ..live.from_files import continue_prompt
     from ..live.session import MoshiTTTSession
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -51,18 +57,22 @@ def run(arguments: argparse.Namespace) -> None:
     from ..streaming.generation_moshi_ttt import Sampling
 
     device = device_of(arguments.device)
-    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).eval().to(device)
-    processor = MoshiTTTProcessor.from_pretrained(arguments.model)
+    path = model_folder(arguments.model)
+    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(path).eval().to(device)
+    processor = MoshiTTTProcessor.from_pretrained(path)
     processor.codec.to(device)
-    changes = {} if arguments.temperature is None else {"temperature": arguments.temperature}
-    sampling = Sampling.from_generation_config(model.generation_config, **changes)
-    session = MoshiTTTSession(model, processor, sampling=sampling, seeds=[arguments.seed])
+    sampling = saved or Sampling.from_generation_config(model.generation_config)
+    if arguments.temperature is not None:
+        sampling = replace(sampling, temperature=arguments.temperature)
+    prompt, name, user_stream = _prompt(arguments, model, processor)
+    seeds = [arguments.seed or 0]
+    session = MoshiTTTSession(model, processor, sampling=sampling, seeds=seeds, user_stream=user_stream)
     if arguments.memory is not None:
-        session.restore(arguments.memory)
+        session.restore(arguments.memory, other_sampling=arguments.temperature is not None)
     session.set_memory_on(0, not arguments.without_memory)
-    prompt, name = _prompt(arguments, model, processor)
     result = continue_prompt(session, prompt, new_frames, watch=arguments.plot is not None, progress=True)
-    _write(arguments, processor, result, {"prompt": name, "memory_at_end": session.memory_stats(0)})
+    facts = {"model": path, "prompt": name, "seed": session.seeds[0], "memory_at_end": session.memory_stats(0)}
+    report = _write(arguments, processor, result, facts)
     if arguments.save_memory is not None:
         arguments.save_memory.parent.mkdir(parents=True, exist_ok=True)
         session.save(arguments.save_memory, memory_only=True)
@@ -71,6 +81,26 @@ def run(arguments: argparse.Namespace) -> None:
 
         arguments.plot.parent.mkdir(parents=True, exist_ok=True)
         plot_session(arguments.plot, result.frame_ms, result.memory)
+    return {key: value for key, value in report.items() if key != "frame_ms"}
+
+
+def _saved_stream(arguments: argparse.Namespace) -> Any:
+    """The `Sampling` of a whole stream that goes on; None for a memory alone, or none.
+
+    Raises:
+        UsageError: a prompt or a seed for a stream that has both.
+    """
+    from ..live.saved_rows import saved_sampling
+
+    saved = None if arguments.memory is None else saved_sampling(arguments.memory)
+    given = {"a prompt": arguments.prompt or arguments.codes, "--seed": arguments.seed}
+    for name, value in given.items():
+        if saved is not None and value is not None:
+            raise UsageError(
+                f"{name} ({value}): {arguments.memory} holds a whole stream, which goes on where it stopped with its "
+                "own draws. Leave it out, or begin a new conversation with a file saved by --save-memory."
+            )
+    return saved
 
 
 def _checked(arguments: argparse.Namespace) -> int:
@@ -107,15 +137,18 @@ def _check_files(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{path} would be replaced by another file of this command: choose another name")
 
 
-def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[Any, str | None]:
-    """The prompt and its name, None where there is none."""
+def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[Any, str | None, Any]:
+    """The prompt, its name (None where there is none), and what the user's rows hold where no user is heard.
+
+    That is what mono recordings have in training, and silence after a prompt of two speakers.
+    """
     from ..codec.audio import frames_from_sec
     from ..live.from_files import Prompt, read_prompt
 
     if arguments.codes is None:
         frames = None if arguments.prompt_sec is None else frames_from_sec(arguments.prompt_sec)
         name = None if arguments.prompt is None else str(arguments.prompt)
-        return read_prompt(processor, arguments.prompt, arguments.user, frames), name
+        return read_prompt(processor, arguments.prompt, arguments.user, frames), name, model.config.user_stream
     import torch
 
     from ..data.codes import load_codes
@@ -130,11 +163,13 @@ def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[
     prompt_sec = _CODES_PROMPT_SEC if arguments.prompt_sec is None else arguments.prompt_sec
     prompt = row["codes"][:, : frames_from_sec(prompt_sec)].astype("int64")
     frames_KT, _ = MoshiTTTCollator(model.config, provenance.silence_codes).frame_codes(prompt)
-    return Prompt(torch.from_numpy(frames_KT)[None], None), row["path"]
+    is_mono = len(prompt) == model.config.num_codebooks
+    user_stream = model.config.user_stream if is_mono else "silence"
+    return Prompt(torch.from_numpy(frames_KT)[None], None), row["path"], user_stream
 
 
-def _write(arguments: argparse.Namespace, processor: Any, result: Any, facts: dict[str, Any]) -> None:
-    """The wav, the words and the report, which is also printed in two lines."""
+def _write(arguments: argparse.Namespace, processor: Any, result: Any, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes the wav, the words and the report, which is also printed in two lines and returned."""
     import numpy as np
     import soundfile
 
@@ -158,3 +193,4 @@ def _write(arguments: argparse.Namespace, processor: Any, result: Any, facts: di
         f"{arguments.new_sec} s at {rate:.1f} frames/s, {rate / FRAME_RATE_HZ:.2f} times real time "
         f"(a frame: median {median:.1f} ms, p99 {late:.1f} ms), in {output}"
     )
+    return report

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..data.bad_files import MAX_BAD_FRACTION
-from .parser import add_json
+from .parser import add_json, number, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speakers", nargs="+", help="keep only these speakers")
     parser.add_argument("--check", action="store_true", help="decode every file: headers do not show all damage")
     parser.add_argument("--data-dir", help="folder that all files must lie in, links followed (the indexed one)")
-    parser.add_argument("--num-threads", type=int, default=8, help="files read at once (%(default)s)")
+    parser.add_argument("--num-threads", type=whole(1), default=8, help="files read at once (%(default)s)")
     parser.add_argument(
-        "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
+        "--max-bad-fraction", type=number(0, 1), default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
     )
     add_json(parser)
 

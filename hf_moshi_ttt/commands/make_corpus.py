@@ -10,19 +10,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .parser import add_json
+from .parser import SEED, add_json, number, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("out_dir", type=Path, help="folder to build in")
-    parser.add_argument("--train-hours", type=float, default=5.0, help="speech to train on (%(default)s)")
-    parser.add_argument("--eval-minutes", type=float, default=60.0, help="held-out speech (%(default)s)")
     parser.add_argument(
-        "--conversations", type=int, default=60, help="dialogues; a tenth of them is held out (%(default)s)"
+        "--train-hours", type=number(0, is_open=True), default=5.0, help="speech to train on (%(default)s)"
     )
-    parser.add_argument("--num-proc", type=int, default=2, help="processes that synthesise (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="decides what is read by whom, and all noise (%(default)s)")
+    parser.add_argument(
+        "--eval-minutes", type=number(0, is_open=True), default=60.0, help="held-out speech (%(default)s)"
+    )
+    parser.add_argument(
+        "--conversations", type=whole(1), default=60, help="dialogues; a tenth of them is held out (%(default)s)"
+    )
+    parser.add_argument("--num-proc", type=whole(1), default=2, help="processes that synthesise (%(default)s)")
+    parser.add_argument(
+        "--seed", type=SEED, default=0, help="decides what is read by whom, and all noise (%(default)s)"
+    )
     add_json(parser)
 
 

@@ -2,12 +2,13 @@
 
 import argparse
 import difflib
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-WRONG_USAGE, FAILED = 2, 1
+WRONG_USAGE, FAILED, INTERRUPTED = 2, 1, 130
 
 
 class UsageError(ValueError):
@@ -66,6 +67,43 @@ def wrong_settings(given: Iterable[str] = (), known: Iterable[str] = ()) -> Iter
         yield
     except ValueError as error:
         raise UsageError(f"{error}{nearest(given, known)}") from error
+
+
+def whole(least: int = 1, most: int | None = None) -> Callable[[str], int]:
+    """The type of an option that is a whole number; one that is not, or out of bounds, is an error of usage."""
+    allowed = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
+
+    def parsed(text: str) -> int:
+        number = int(text) if re.fullmatch(r"[+-]?\d+", text.strip()) else None
+        if number is None or number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"{text!r}, but it must be {allowed}")
+        return number
+
+    return parsed
+
+
+SEED = whole(0, (1 << 63) - 1)
+
+
+def number(least: float = 0.0, most: float = math.inf, *, is_open: bool = False) -> Callable[[str], float]:
+    """The type of an option that is a finite number; one that is not, or out of bounds, is an error of usage.
+
+    Args:
+        is_open: whether it must be above `least`.
+    """
+    begin = f" above {least:g}" if is_open else f", {least:g} or more"
+    allowed = f"a number{begin}" if most == math.inf else f"a number from {least:g} to {most:g}"
+
+    def parsed(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (least < value if is_open else least <= value) or not value <= most or value == math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r}, but it must be {allowed}")
+        return value
+
+    return parsed
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

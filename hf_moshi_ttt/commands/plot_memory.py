@@ -9,15 +9,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .parser import add_json
+from .model_folder import model_folder
+from .parser import add_json, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("model", help="a run's folder; with --codes, name or path of a TTT-Moshi checkpoint")
     parser.add_argument("--codes", help="folder of encoded recordings (hf-moshi-ttt prepare)")
-    parser.add_argument("--recordings", type=int, default=8, help="how many of them, from the first (%(default)s)")
-    parser.add_argument("--bin-frames", type=int, default=250, help="width of a bin of positions (%(default)s)")
+    parser.add_argument("--recordings", type=whole(1), default=8, help="how many of them, from the first (%(default)s)")
+    parser.add_argument("--bin-frames", type=whole(1), default=250, help="width of a bin of positions (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder for memory.json and memory.png")
     add_json(parser)
 
@@ -43,7 +44,7 @@ def _curves(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if arguments.codes is None:
         return memory_by_step(read_metrics(arguments.model))
-    model = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
+    model = MoshiTTTForConditionalGeneration.from_pretrained(model_folder(arguments.model))
     codes, provenance = load_codes(arguments.codes)
     warn_where_unknown(model.config, provenance, arguments.codes)
     recordings = [row["codes"] for row in codes.select(range(min(arguments.recordings, len(codes))))]

@@ -15,7 +15,7 @@ import argparse
 from typing import Any
 
 from ..data.bad_files import MAX_BAD_FRACTION
-from .parser import UsageError, add_json
+from .parser import UsageError, add_json, number, whole
 
 KINDS = ("librilight", "dailytalk")
 
@@ -32,12 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--swap", action="store_true", help="make the right channel of conversations Moshi's")
     parser.add_argument("--main-speaker", help="label of the left channel's words (SPEAKER_MAIN)")
     parser.add_argument("--data-dir", help="folder that all audio must lie in (the index's own)")
-    parser.add_argument("--window-sec", type=float, help="encode parts of this length, each from a fresh codec")
-    parser.add_argument("--num-proc", type=int, default=1, help="processes that encode (%(default)s)")
-    parser.add_argument("--batch-size", type=int, help="recordings encoded side by side (1; on a GPU 16)")
+    parser.add_argument(
+        "--window-sec", type=number(0, is_open=True), help="encode parts of this length, each from a fresh codec"
+    )
+    parser.add_argument("--num-proc", type=whole(1), default=1, help="processes that encode (%(default)s)")
+    parser.add_argument("--batch-size", type=whole(1), help="recordings encoded side by side (1; on a GPU 16)")
     parser.add_argument("--device", help="where the codec runs (a GPU where there is one)")
     parser.add_argument(
-        "--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
+        "--max-bad-fraction", type=number(0, 1), default=MAX_BAD_FRACTION, help="unusable files allowed (%(default)s)"
     )
     parser.add_argument("--push-to-hub", metavar="USER/NAME", help="publish the codes as parquet")
     dataset = parser.add_argument_group("a source that datasets loads")
@@ -54,7 +56,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..data.encoding import EncodeOptions, encode_corpus
     from ..data.ranks import Rank
 
-    kind, corpus = _corpus_of(arguments)
+    skipped: dict[str, str] = {}
+    kind, corpus = _corpus_of(arguments, skipped)
     print(f"{arguments.source}: {kind} ({'conversations with words' if kind == 'dailytalk' else 'audio alone'})")
     if arguments.window_sec is not None:
         corpus = windows(corpus, arguments.window_sec)
@@ -62,7 +65,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.device, arguments.num_proc, arguments.batch_size, max_bad_fraction=arguments.max_bad_fraction
     )
     codes = encode_corpus(
-        corpus, arguments.codec, arguments.output, arguments.text_tokenizer, options, source=arguments.source
+        corpus, arguments.codec, arguments.output, arguments.text_tokenizer, options, arguments.source, skipped
     )
     hours = sum(codes["duration_sec"]) / 3600
     print(f"{len(codes)} recordings, {hours:.2f} hours encoded in {arguments.output}")
@@ -72,13 +75,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"output": arguments.output, "kind": kind, "recordings": len(codes), "hours": hours, "left_out": left_out}
 
 
-def _corpus_of(arguments: argparse.Namespace) -> tuple[str, Any]:
+def _corpus_of(arguments: argparse.Namespace, left_out: dict[str, str]) -> tuple[str, Any]:
     """The kind of the corpus, and the corpus.
+
+    Args:
+        left_out: takes the files that cannot be used, each with its reason.
 
     Raises:
         UsageError: options that do not go together.
     """
-    loading = {"max_bad_fraction": arguments.max_bad_fraction}
+    loading = {"max_bad_fraction": arguments.max_bad_fraction, "left_out": left_out}
     if arguments.audio_column is None:
         from ..data.corpora import detect_kind, load_corpus
 

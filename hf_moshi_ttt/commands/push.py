@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .model_folder import model_folder
 from .parser import add_json
 
 
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..checkpoints.model_card import PLOT_NAME, ModelCardFacts
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
+    arguments.model = Path(model_folder(str(arguments.model)))
     log = arguments.model / "trainer_state.json"
     facts = ModelCardFacts(
         base_model=arguments.base,

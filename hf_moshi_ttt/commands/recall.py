@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .parser import add_json
+from .parser import SEED, add_json, whole
 
-ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta")
-TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural")
-SPEECH_TASKS = ("refrain", "distance", "natural")
+ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "in_place")
+TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled")
+SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=",".join(ARMS),
         help="arms, each NAME or NAME+key=value with keys of the ttt section, parted by commas (%(default)s)",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the runs of each arm (%(default)s)")
-    parser.add_argument("--steps", type=int, help="steps of training (the task's own number)")
+    parser.add_argument(
+        "--seeds", type=SEED, nargs="+", default=[0], help="seeds of the runs of each arm (%(default)s)"
+    )
+    parser.add_argument("--steps", type=whole(1), help="steps of training (the task's own number)")
     parser.add_argument("--output", type=Path, required=True, help="folder for recall.json, recall.png and the runs")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (%(default)s)")
+    parser.add_argument("--jobs", type=whole(1), default=2, help="runs side by side (%(default)s)")
     speech = parser.add_argument_group(f"speech, for {', '.join(SPEECH_TASKS)}")
     speech.add_argument("--train-codes", help="folder of encoded recordings (hf-moshi-ttt prepare)")
     speech.add_argument("--test-codes", help="folder of held-out ones")
     speech.add_argument("--codec", help="name or path of their codec (as their provenance says)")
-    speech.add_argument("--num-ids", type=int, default=64, help="groups of codebook 0's ids (%(default)s)")
+    speech.add_argument("--num-ids", type=whole(1), default=64, help="groups of codebook 0's ids (%(default)s)")
+    speech.add_argument("--variants", help="file of held-out recordings in other forms (hf-moshi-ttt make-variants)")
+    speech.add_argument("--train-variants", help="train on passages that return in the forms of this file")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="sizes and schedule, such as hidden_size=192")
     add_json(parser)
 
@@ -47,7 +51,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..training.recall_report import table
     from ..training.recall_run import run_arm
     from ..training.recall_series import RecallRequest, run_series
-    from ..training.run_files import write_whole
+    from ..whole_files import write_whole
 
     given = {key: value for key, value in vars(arguments).items() if key not in ("output", "arms", "debug", "json")}
     output, arms = arguments.output, arguments.arms.split(",")

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .parser import add_device, device_of, wrong_settings
+from .model_folder import model_folder
+from .parser import SEED, add_device, device_of, number, whole, wrong_settings
 
 if TYPE_CHECKING:
     from ..live.session import MoshiTTTSession
@@ -22,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("model", help="name or path of a TTT-Moshi checkpoint")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need a token")
-    parser.add_argument("--port", type=int, default=8998, help="port, 0 for any (%(default)s)")
-    parser.add_argument("--rows", type=int, default=2, help="sessions at once, stepped together (%(default)s)")
-    parser.add_argument("--queue", type=int, default=16, help="clients that may wait for one (%(default)s)")
-    parser.add_argument("--session-min", type=float, default=60.0, help="the longest session (%(default)s)")
+    parser.add_argument("--port", type=whole(0, 65535), default=8998, help="port, 0 for any (%(default)s)")
+    parser.add_argument("--rows", type=whole(1), default=2, help="sessions at once, stepped together (%(default)s)")
+    parser.add_argument("--queue", type=whole(0), default=16, help="clients that may wait for one (%(default)s)")
+    parser.add_argument(
+        "--session-min", type=number(0, is_open=True), default=60.0, help="the longest session (%(default)s)"
+    )
     parser.add_argument("--memories", type=Path, help="folder for saved memories; none are saved without it")
     parser.add_argument(
         "--token", action="append", default=[], help="who may come in, again for more; made and printed where needed"
@@ -33,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--origin", action="append", default=[], help="another page that may use it, https://name:port")
     parser.add_argument("--cert", type=Path, help="certificate for https, in PEM")
     parser.add_argument("--key", type=Path, help="its key")
-    parser.add_argument("--temperature", type=float, help="of the audio codes (the model's own)")
-    parser.add_argument("--text-temperature", type=float, help="of the text (the model's own)")
-    parser.add_argument("--seed", type=int, help="of all draws; others in every run without it")
+    parser.add_argument("--temperature", type=number(0), help="of the audio codes (the model's own)")
+    parser.add_argument("--text-temperature", type=number(0), help="of the text (the model's own)")
+    parser.add_argument("--seed", type=SEED, help="of all draws; others in every run without it")
     add_device(parser)
 
 
@@ -71,12 +74,13 @@ def open_session(arguments: argparse.Namespace) -> "MoshiTTTSession":
     from ..streaming.generation_moshi_ttt import Sampling
 
     device = device_of(arguments.device)
-    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model).eval().to(device)
+    path = model_folder(arguments.model)
+    model: Any = MoshiTTTForConditionalGeneration.from_pretrained(path).eval().to(device)
     given = {"temperature": arguments.temperature, "text_temperature": arguments.text_temperature}
     with wrong_settings():
         own = Sampling.from_generation_config(model.generation_config)
         sampling = replace(own, **{name: value for name, value in given.items() if value is not None})
-    processor = MoshiTTTProcessor.from_pretrained(arguments.model)
+    processor = MoshiTTTProcessor.from_pretrained(path)
     processor.codec.to(device)
     session = MoshiTTTSession(model, processor, batch_size=arguments.rows, sampling=sampling)
     if arguments.memories is not None:

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .parser import UsageError, add_device, add_json, device_of, nearest, wrong_settings
+from .model_folder import model_folder
+from .parser import SEED, UsageError, add_device, add_json, device_of, nearest, whole, wrong_settings
 
 TASKS = ("swuggy", "sblimp", "tstorycloze", "sstorycloze", "salmon")
 
@@ -22,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help="folder for tasks.json; a stopped run continues there"
     )
     parser.add_argument("--task", action="append", default=[], metavar="TASK=FOLDER", help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--items", type=int, help="how many items of each task, drawn by seed (all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of items (%(default)s)")
+    parser.add_argument("--items", type=whole(1), help="how many items of each task, drawn by seed (all)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the draw of items (%(default)s)")
     parser.add_argument("--dailytalk", help="folder of encoded conversations with text")
     parser.add_argument("--data-dir", help="folder that tasks' audio must lie in, links followed (the task's own)")
     parser.add_argument("--dtype", default="auto", help="of the weights, such as float32 (as saved)")
@@ -64,6 +65,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     with wrong_settings():
         given = {"check_frames": 0, "batch_size": 16, **read_settings([], arguments.settings)}
         how = parse_long_context_settings(given)
+    arguments.model = model_folder(arguments.model)
     loaded: Any = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model, dtype=arguments.dtype)
     model = loaded.to(device_of(arguments.device)).eval()
     arguments.output.mkdir(parents=True, exist_ok=True)

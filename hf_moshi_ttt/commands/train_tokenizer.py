@@ -6,14 +6,14 @@ hf-moshi-ttt train-tokenizer sentences.txt --output tokenizer.model
 import argparse
 from typing import Any
 
-from .parser import add_json
+from .parser import add_json, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.add_argument("text", help="text file, one sentence or paragraph a line")
     parser.add_argument("--output", required=True, help="the .model file to write")
-    parser.add_argument("--vocab-size", type=int, default=2000, help="number of pieces (%(default)s)")
+    parser.add_argument("--vocab-size", type=whole(1), default=2000, help="number of pieces (%(default)s)")
     add_json(parser)
 
 

@@ -17,7 +17,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .parser import UsageError, add_device, add_json, device_of
+from .model_folder import model_folder
+from .parser import SEED, UsageError, add_device, add_json, device_of, number, whole
 
 _MEASURES = (
     "pause_takeover_rate", "response_rate", "response_delay_median_sec", "response_delay_p90_sec",
@@ -35,18 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="[NAME=]MODEL, name or path")
     parser.add_argument("--compare", default="", help="NAME=MODEL,... on the same conversations (with --codes)")
     parser.add_argument("--output", type=Path, required=True, help="folder for turn_taking.json and pictures")
-    parser.add_argument("--conversations", type=int, help="the first N of --codes (all)")
-    parser.add_argument("--length-sec", type=float, help="how much of each, from its start (all)")
-    parser.add_argument("--seeds", type=int, default=1, help="how often each conversation is driven (%(default)s)")
+    parser.add_argument("--conversations", type=whole(1), help="the first N of --codes (all)")
+    parser.add_argument("--length-sec", type=number(0, is_open=True), help="how much of each, from its start (all)")
+    parser.add_argument("--seeds", type=whole(1), default=1, help="how often each conversation is driven (%(default)s)")
     parser.add_argument("--pad-bias", default="", help="added to PAD's logit; with --codes several, 0,1,2, are a sweep")
-    parser.add_argument("--batch-size", type=int, default=8, help="streams side by side (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    parser.add_argument("--batch-size", type=whole(1), default=8, help="streams side by side (%(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the draws (%(default)s)")
     parser.add_argument("--vad", default="energy", help="energy or silero (%(default)s)")
     parser.add_argument(
         "--words", default="text", help="of --bench: text (the model's own), transcript (output.json) or none"
     )
     parser.add_argument("--listeners", type=Path, help="icc_gt_distribution.json, for the distance of backchannels")
-    parser.add_argument("--user-channel", type=int, default=1, help="of --wav (%(default)s)")
+    parser.add_argument("--user-channel", type=whole(0, 1), default=1, help="of --wav (%(default)s)")
     add_device(parser)
     add_json(parser)
 
@@ -106,7 +107,7 @@ def _models(arguments: argparse.Namespace) -> dict[str, str]:
     from ..evaluation.baselines import split_name
 
     named = [split_name(text) for text in filter(None, [arguments.model, *arguments.compare.split(",")])]
-    models = {name or ("model" if not place else path): path for place, (name, path) in enumerate(named)}
+    models = {name or ("model" if not place else path): model_folder(path) for place, (name, path) in enumerate(named)}
     if len(models) < len(named) or "human" in models:
         raise UsageError(f"--model and --compare need names of their own, other than human; got {list(models)}")
     return models

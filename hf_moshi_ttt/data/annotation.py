@@ -15,10 +15,12 @@ folder of transcripts with the same subfolders:
 there is one; the first is then the left channel's alone.
 
 `NAME.json` is written beside the audio in the format of `word_times.py`. Words that the aligner does not know are put
-between their neighbours and listed as `estimated_words`; words without a usable time are listed as `left_out_words`.
+between their neighbours and listed as `estimated_words`; words without a usable time, or after the
+recording's end, are listed as `left_out_words`.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -30,13 +32,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..codec.audio import SAMPLE_RATE_HZ, BadAudioError, read_audio
+from ..whole_files import replacing
 from .bad_files import MAX_BAD_FRACTION, BadFiles
 from .corpora import list_entries
 from .forced_alignment import align_words, unknown_words
 from .text_files import read_json
 from .text_grid import read_text_grid
 from .transcripts import Labels, Turn, read_ctm, read_cues, read_turns
-from .word_times import MAIN_SPEAKER, OTHER_SPEAKER, read_word, read_word_times, require_usable
+from .word_times import MAIN_SPEAKER, MAX_ODD_FRACTION, OTHER_SPEAKER, read_word, read_word_times, require_usable
 from .workers import run_jobs
 
 CHANNELS = {MAIN_SPEAKER: 0, OTHER_SPEAKER: 1}
@@ -102,14 +105,12 @@ def annotate_corpus(
 
 def _annotate_file(path: Path, folder: Path, speakers: tuple[str, str] | None) -> tuple[Path, dict[str, Any] | str]:
     """Annotates one file; returns its path, and what was written or why it could not be done."""
-    partial = path.with_suffix(".json.part")
     try:
         content = annotate(path, folder, speakers)
-        partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        read_word_times(partial)
-        partial.replace(path.with_suffix(".json"))
+        with replacing(path.with_suffix(".json")) as beside:
+            beside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            read_word_times(beside)
     except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
         return path, str(error)
     return path, content
 
@@ -128,6 +129,7 @@ def annotate(path: str | Path, transcripts_dir: str | Path, speakers: tuple[str,
     if len(samples_CS) != 2:
         raise BadAudioError(f"{path}: {len(samples_CS)} channels, but a conversation has 2.")
     ending, file, right = _transcript_of(path, folder)
+    duration_sec = samples_CS.shape[1] / SAMPLE_RATE_HZ
     words: dict[str, list[Word]] = {}
     estimated: list[str] = []
     left_out: list[str] = []
@@ -136,19 +138,21 @@ def annotate(path: str | Path, transcripts_dir: str | Path, speakers: tuple[str,
         aligner = "whisper-timestamped"
         for speaker, heard in {MAIN_SPEAKER: file, OTHER_SPEAKER: right}.items():
             if heard is not None:
-                words[speaker], odd = read_whisper(heard)
+                words[speaker], odd = read_whisper(heard, duration_sec)
                 left_out += odd
     else:
         turns = _turns_of(ending, file, right, Labels(speakers, recording=path.stem))
-        words, left_out = _timed(turns, file)
-        if aligned := [turn for turn in turns if not turn.is_word]:
+        words, left_out = _timed(turns, file, duration_sec)
+        aligned, late = _beginning_inside([turn for turn in turns if not turn.is_word], file, duration_sec)
+        left_out += late
+        if aligned:
             aligner = f"pocketsphinx {version('pocketsphinx')}"
             found, estimated = _aligned(samples_CS, aligned)
             words = {speaker: words[speaker] + found[speaker] for speaker in CHANNELS}
     listed = [[word, [start, end], speaker] for speaker, said in words.items() for word, start, end in said]
     return {
         "alignments": sorted(listed, key=lambda item: item[1][0]),
-        "labelled_until_sec": samples_CS.shape[1] / SAMPLE_RATE_HZ,
+        "labelled_until_sec": duration_sec,
         "aligner": aligner,
         "estimated_words": estimated,
         "left_out_words": left_out,
@@ -172,23 +176,44 @@ def _turns_of(ending: str, file: Path, right: Path | None, labels: Labels) -> li
     return [*read(file, replace(labels, only=MAIN_SPEAKER)), *read(right, replace(labels, only=OTHER_SPEAKER))]
 
 
-def _timed(turns: Iterable[Turn], file: Path) -> tuple[dict[str, list[Word]], list[str]]:
+def _beginning_inside(turns: list[Turn], file: Path, duration_sec: float) -> tuple[list[Turn], list[str]]:
+    """The turns that do not begin after a recording's end, and what to say of the others.
+
+    Raises:
+        ValueError: more of the others than `MAX_ODD_FRACTION` allows.
+    """
+    late = [turn for turn in turns if turn.span_sec is not None and turn.span_sec[0] > duration_sec]
+    left_out = [_after_the_end(turn.text, *turn.span_sec, duration_sec) for turn in late if turn.span_sec]
+    if left_out and (len(late) > max(1.0, MAX_ODD_FRACTION * len(turns)) or len(late) == len(turns)):
+        raise ValueError(f"{file}: {left_out[0].rstrip('.')} ({len(late)} of {len(turns)} turns cannot be used).")
+    return [turn for turn in turns if turn not in late], left_out
+
+
+def _after_the_end(text: str, start_sec: float, end_sec: float, duration_sec: float) -> str:
+    return f"{text!r} from {start_sec} s to {end_sec} s begins after the recording's end at {duration_sec:.3f} s."
+
+
+def _timed(turns: Iterable[Turn], file: Path, duration_sec: float) -> tuple[dict[str, list[Word]], list[str]]:
     """The words of turns that are words, by speaker, and why others could not be used."""
     words: dict[str, list[Word]] = {}
     left_out: list[str] = []
     for speaker in CHANNELS:
         own = [turn for turn in turns if turn.is_word and turn.speaker == speaker]
-        words[speaker], odd = _usable(file, [(turn.text, *turn.span_sec) for turn in own if turn.span_sec])
+        said = [(turn.text, *turn.span_sec) for turn in own if turn.span_sec]
+        words[speaker], odd = _usable(file, said, duration_sec)
         left_out += odd
     return words, left_out
 
 
-def read_whisper(path: str | Path) -> tuple[list[Word], list[str]]:
+def read_whisper(path: str | Path, duration_sec: float = math.inf) -> tuple[list[Word], list[str]]:
     """Words `(word, start_sec, end_sec)` of whisper-timestamped's output, in order and without overlaps.
 
     whisper, faster-whisper and whisperX call a word's text `word` instead of `text`; both are read.
 
     Also returns why words could not be used, each with the word.
+
+    Args:
+        duration_sec: of the recording; words that begin after it cannot be used.
 
     Raises:
         ValueError: another form, or too many words that cannot be used.
@@ -199,24 +224,32 @@ def read_whisper(path: str | Path) -> tuple[list[Word], list[str]]:
         said = [(str(word[_text_key(word)]).strip(), word["start"], word["end"]) for word in found]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not whisper-timestamped's output ({type(error).__name__}: {error}).") from error
-    return _usable(path, [word for word in said if word[0] not in ("", "[*]")])  # [*]: a disfluency
+    heard = [word for word in said if word[0] not in ("", "[*]")]  # [*]: a disfluency
+    return _usable(path, heard, duration_sec)
 
 
 def _text_key(word: dict[str, Any]) -> str:
     return "text" if "text" in word else "word"
 
 
-def _usable(path: str | Path, said: Iterable[tuple[str, Any, Any]]) -> tuple[list[Word], list[str]]:
-    """Words in order and without overlaps, and why others cannot be used."""
+def _usable(
+    path: str | Path, said: Iterable[tuple[str, Any, Any]], duration_sec: float
+) -> tuple[list[Word], list[str]]:
+    """Words in order, without overlaps and inside the recording, and why others cannot be used."""
     words, left_out = [], []
     for text, start, end in said:
         try:
-            words.append(read_word(text, start, end, MAIN_SPEAKER))
+            word = read_word(text, start, end, MAIN_SPEAKER)
         except ValueError as error:
             left_out.append(str(error))
+            continue
+        if word["start_sec"] > duration_sec:
+            left_out.append(_after_the_end(text, start, end, duration_sec))
+        else:
+            words.append(word)
     require_usable(path, words, left_out)
     words.sort(key=lambda word: word["start_sec"])
-    starts = [*(word["start_sec"] for word in words), np.inf][1:]
+    starts = [*(word["start_sec"] for word in words), duration_sec][1:]
     return [_until(word, after) for word, after in zip(words, starts, strict=True)], left_out
 
 

@@ -28,11 +28,13 @@ def load_audio_dataset(
     subset: str | None = None,
     split: str = "train",
     max_bad_fraction: float = MAX_BAD_FRACTION,
+    left_out: dict[str, str] | None = None,
 ) -> Dataset:
     """A corpus of what `datasets.load_dataset` finds under a name on the Hub or in a folder.
 
     Args:
         subset: the configuration of a dataset that has several.
+        left_out: takes the rows that are left out, by name, each with its reason.
 
     Raises:
         ValueError: as `audio_corpus`, or no such split or subset.
@@ -44,16 +46,21 @@ def load_audio_dataset(
         dataset = load_dataset("audiofolder", data_dir=str(name), split=split, **options)
     else:
         dataset = load_dataset(str(name), subset, split=split)
-    return audio_corpus(dataset, audio_column, str(name), max_bad_fraction)
+    return audio_corpus(dataset, audio_column, str(name), max_bad_fraction, left_out)
 
 
 def audio_corpus(
-    dataset: Dataset, audio_column: str = "audio", source: str = "dataset", max_bad_fraction: float = MAX_BAD_FRACTION
+    dataset: Dataset,
+    audio_column: str = "audio",
+    source: str = "dataset",
+    max_bad_fraction: float = MAX_BAD_FRACTION,
+    left_out: dict[str, str] | None = None,
 ) -> Dataset:
     """A corpus of the audio in a column of a dataset; rows whose audio cannot be read are left out.
 
     Args:
         source: what the dataset is called in messages.
+        left_out: takes the rows that are left out, by name, each with its reason.
 
     Raises:
         ValueError: no such column, no audio in it, or too many rows that cannot be read.
@@ -83,7 +90,7 @@ def audio_corpus(
     corpus = dataset.map(
         describe, with_indices=True, remove_columns=dataset.column_names, features=FEATURES, desc="load"
     )
-    return _without_bad_rows(corpus, source, max_bad_fraction)
+    return _without_bad_rows(corpus, source, max_bad_fraction, {} if left_out is None else left_out)
 
 
 def _names(audio: Dataset, column: str) -> list[str]:
@@ -95,7 +102,7 @@ def _names(audio: Dataset, column: str) -> list[str]:
     ]
 
 
-def _without_bad_rows(corpus: Dataset, source: str, max_bad_fraction: float) -> Dataset:
+def _without_bad_rows(corpus: Dataset, source: str, max_bad_fraction: float, left_out: dict[str, str]) -> Dataset:
     bad = BadFiles()
     listed = corpus.select_columns(["name", "duration_sec", "title"])[:]
     for name, duration_sec, reason in zip(listed["name"], listed["duration_sec"], listed["title"], strict=True):
@@ -107,4 +114,5 @@ def _without_bad_rows(corpus: Dataset, source: str, max_bad_fraction: float) -> 
     if len(bad.reasons) == len(corpus):
         raise ValueError(f"{source}: no row can be used:{bad.listing()}")
     logger.warning("%s: %d of %d rows left out: %s", source, len(bad.reasons), len(corpus), bad.reasons)
+    left_out |= bad.reasons
     return corpus.select([index for index, sec in enumerate(listed["duration_sec"]) if sec is not None])

@@ -77,6 +77,7 @@ def load_librilight(
     data_dir: str | Path | None = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
     streaming: bool = False,
+    left_out: dict[str, str] | None = None,
 ) -> Dataset | IterableDataset:
     """Audiobooks of an index or a folder.
 
@@ -84,11 +85,12 @@ def load_librilight(
         data_dir: the folder that all files must lie in, None for the index's own.
         max_bad_fraction: fraction of files that may be unusable; they are left out.
         streaming: whether an `IterableDataset` is wanted.
+        left_out: takes the files that are left out, each with its reason.
 
     Raises:
         ValueError: bad index, or too many unusable files.
     """
-    return _load(source, None, data_dir, max_bad_fraction, streaming)
+    return _load(source, None, data_dir, max_bad_fraction, streaming, left_out)
 
 
 def load_dailytalk(
@@ -99,6 +101,7 @@ def load_dailytalk(
     data_dir: str | Path | None = None,
     max_bad_fraction: float = MAX_BAD_FRACTION,
     streaming: bool = False,
+    left_out: dict[str, str] | None = None,
 ) -> Dataset | IterableDataset:
     """Two-channel conversations of an index or a folder, with the word times beside each file.
 
@@ -111,7 +114,7 @@ def load_dailytalk(
         ValueError: bad index, too many files that are unusable or whose word times cannot be read, or labels that do
             not say whose words the left channel's are.
     """
-    return _load(source, 1 if swap else 0, data_dir, max_bad_fraction, streaming, main_speaker)
+    return _load(source, 1 if swap else 0, data_dir, max_bad_fraction, streaming, left_out, main_speaker)
 
 
 def load_corpus(
@@ -226,6 +229,7 @@ def _load(
     data_dir: str | Path | None,
     max_bad_fraction: float,
     streaming: bool,
+    left_out: dict[str, str] | None,
     main_speaker: str | None = None,
 ) -> Dataset | IterableDataset:
     bad = BadFiles()
@@ -237,6 +241,8 @@ def _load(
         raise ValueError(f"{source}: no file can be used:{bad.listing()}")
     if bad.reasons:
         logger.warning("%s: %d of %d files left out: %s", source, len(bad.reasons), total, bad.reasons)
+    if left_out is not None:
+        left_out |= bad.reasons
     _warn_of_lengths(source, files)
     if main_channel is not None:
         _add_words(source, files, main_channel, main_speaker)

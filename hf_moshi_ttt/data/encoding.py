@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -83,12 +83,15 @@ def encode_corpus(
     text_tokenizer: str | None = None,
     options: EncodeOptions | None = None,
     source: str | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Encodes every row of a corpus and saves the codes; rows with `alignments` get a text row.
 
     Args:
         text_tokenizer: path of a SentencePiece model; needed for a corpus with alignments.
         source: what the provenance names as the source.
+        left_out: files that `corpus` lacks, with their reasons; the provenance names them beside those that cannot be
+            encoded.
 
     Raises:
         ValueError: no recordings, no tokenizer where one is needed, too many recordings that cannot be read, an output
@@ -122,7 +125,7 @@ def encode_corpus(
                 silence_codes=silence_codes(codec),
                 text_tokenizer=None if text_tokenizer is None else lasting_name(text_tokenizer),
                 tokens_beyond_end=sum(rows["tokens_beyond_end"]),
-                left_out=bad.reasons,
+                left_out={**(left_out or {}), **bad.reasons},
                 frame_rate_hz=codec.config.frame_rate,
                 codec_sha256=recipe["codec"],
                 tokenizer_sha256=recipe["tokenizer"],

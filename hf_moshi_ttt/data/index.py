@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from tqdm.auto import tqdm
 
 from ..codec.audio import AUDIO_SUFFIXES, MAX_CHANNELS, BadAudioError, read_blocks, read_header
+from ..whole_files import replacing
 from .bad_files import MAX_BAD_FRACTION, BadFiles, require_below
 from .text_files import composed, numbered_lines, read_json
 from .walk import shared_name, shared_names, walk_audio
@@ -251,11 +252,9 @@ def write_index(entries: Iterable[dict[str, Any]], output: str | Path, root: str
     """Writes entries whose paths are relative to `root` as an index, in one step."""
     output = Path(output)
     prefix = Path(os.path.relpath(root, output.parent.resolve()))
-    partial = output.with_name(output.name + ".part")
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(output) as beside, beside.open("w", encoding="utf-8") as file:
         for entry in entries:
             file.write(json.dumps({**entry, "path": (prefix / entry["path"]).as_posix()}, ensure_ascii=False) + "\n")
-    partial.replace(output)
 
 
 def read_index(index: str | Path, bad: BadFiles, data_dir: str | Path | None = None) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
+from signal import SIGINT, signal
 from threading import Thread
 from typing import Any
 
@@ -48,6 +49,7 @@ def run_jobs(
 
 
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
+    signal(SIGINT, lambda *_: os._exit(130))  # Ctrl-C: what there is to say, the process that started it says
     _end_with_parent()
     if initializer is not None:
         initializer(*initargs)

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from ..codec.audio import SAMPLE_RATE_HZ
 from ..data.workers import run_jobs
+from ..whole_files import replacing, write_whole
 from .debian_packages import TITLES
 
 CHAPTER_SEC = (300.0, 720.0)
@@ -217,9 +218,8 @@ def write_recording(flac_path: Path, samples: NDArray[np.float32], metadata: dic
     The loudness is made the same for all recordings. Returns the metadata with `duration_sec` added.
     """
     flac_path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = flac_path.with_suffix(".flac.part")
-    soundfile.write(partial_path, even_loudness(samples), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    partial_path.replace(flac_path)
+    with replacing(flac_path) as beside:
+        soundfile.write(beside, even_loudness(samples), SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
     complete = metadata | {"duration_sec": len(samples) / SAMPLE_RATE_HZ}
     write_text(flac_path.with_suffix(".json"), json.dumps(complete, indent=1) + "\n")
     return complete
@@ -239,9 +239,7 @@ def even_loudness(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file so that it is never seen half written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(path.name + ".part")
-    partial_path.write_text(text, encoding="utf-8")
-    partial_path.replace(path)
+    write_whole(path, text)
 
 
 def build_missing(

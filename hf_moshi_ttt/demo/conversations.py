@@ -21,6 +21,7 @@ from chatterbot_corpus.corpus import DATA_DIRECTORY
 from numpy.typing import NDArray
 
 from ..data.forced_alignment import align_words, unknown_words
+from ..whole_files import replacing
 from .books import (
     SAMPLE_RATE_HZ,
     TRAIN_VOICES,
@@ -182,9 +183,8 @@ def write_conversation(conversation: Conversation, dailytalk_dir: Path) -> dict[
     audio, alignments = speak_conversation(conversation)
     wav_path = dailytalk_dir / conversation.path
     wav_path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = wav_path.with_suffix(".wav.part")
-    soundfile.write(partial_path, audio, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    partial_path.replace(wav_path)
+    with replacing(wav_path) as beside:
+        soundfile.write(beside, audio, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
     record = {
         "alignments": alignments,
         "labelled_until_sec": len(audio) / SAMPLE_RATE_HZ,

@@ -84,7 +84,7 @@ class Demo:
 
     def stages(self) -> list[Stage]:
         """The stages in order."""
-        return [_recall_stage(self), *_data_stages(self), *_training_stages(self), *_result_stages(self)]
+        return [_recall_stage(self), *data_stages(self), *_training_stages(self), *_result_stages(self)]
 
     @property
     def codec_path(self) -> str:
@@ -104,7 +104,8 @@ def _recall_stage(demo: Demo) -> Stage:
     return Stage(RECALL, [[*command, *steps]], lambda: recall_line(_json(output / "recall.json")), output)
 
 
-def _data_stages(demo: Demo) -> list[Stage]:
+def data_stages(demo: Demo) -> list[Stage]:
+    """The stages from nothing to the codes of every corpus, with a codec and a text tokenizer."""
     root, size = demo.root, demo.size
     corpus, librilight = root / "corpus", root / "corpus" / "librilight"
     make_corpus = [

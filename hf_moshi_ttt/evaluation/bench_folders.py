@@ -8,6 +8,7 @@ skipped.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..codec.audio import (
 from ..data.bad_files import BadFiles
 from ..data.codes import encode_streams, silence_codes
 from ..streaming.generation_moshi_ttt import Sampling
+from ..whole_files import replacing
 from .driven_conversations import drive, heard_sound, heard_words, seeded
 from .full_duplex_bench import BenchItem, ItemScore, read_item, score_item
 from .kept_losses import model_sha256
@@ -101,7 +103,7 @@ def run_tree(
         run.found += len(batch) - len(missing)
         codes = _read_batch(processor.codec, batch, run.bad) if missing else {}
         if set(codes) & set(missing):
-            named = seeded(sampling, model.device, seed, [path.relative_to(root).as_posix() for path in batch])
+            named = seeded(sampling, model.device, seed, [path.relative_to(root).as_posix() for path in codes])
             answers = drive(model, list(codes.values()), silence, named)
             for path, answer in zip(codes, answers, strict=True):
                 if path in missing:
@@ -152,9 +154,8 @@ def _write(processor: "MoshiTTTProcessor", path: Path, answer_KT: np.ndarray, de
     words = heard_words(processor, answer_KT[0], delay_frames)
     if words is not None:
         write_transcript(words, words_file(output))
-    partial = output.with_suffix(".partial")
-    soundfile.write(partial, np.clip(samples[:length], -1, 1), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    partial.replace(output)
+    with replacing(output) as beside:
+        soundfile.write(beside, np.clip(samples[:length], -1, 1), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
 
 
 def words_file(output: Path) -> Path:
@@ -209,7 +210,11 @@ def read_listeners(path: Path) -> dict[str, list[float]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): [float(value) for value in values] for name, values in content.items()}
+        listeners = {str(name): [float(value) for value in values] for name, values in content.items()}
+        for name, values in listeners.items():
+            if not 0 < sum(values) < math.inf or min(values) < 0:
+                raise ValueError(f"{name!r} has no fractions, or such below 0 or that are no numbers")
+        return listeners
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: no distribution {{folder: [fractions]}} ({type(error).__name__}: {error})."

@@ -90,7 +90,8 @@ def hear_model(
     heard = []
     for seed, first in tqdm(starts, desc="converse", unit="batch", disable=not progress):
         batch = users[first : first + setup.batch_size]
-        answers = drive(model, batch, corpus.silence_codes, seeded(sampling, model.device, seed, first))
+        drawn = seeded(sampling, model.device, seed, range(first, first + len(batch)))
+        answers = drive(model, batch, corpus.silence_codes, drawn)
         for user, answer in zip(batch, answers, strict=True):
             heard.append(_hear(processor, user, answer, model.config.max_delay_frames, setup.vad))
     return heard

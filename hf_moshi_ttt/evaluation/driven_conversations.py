@@ -57,11 +57,14 @@ def drive(
     return [codes[:, : user.shape[1]] for codes, user in zip(own, users_QT, strict=True)]
 
 
-def seeded(sampling: Sampling, device: torch.device, *parts: object) -> Sampling:
-    """The same settings with a generator whose seed follows from some words and numbers."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:6], "big"))
-    return replace(sampling, generator=generator)
+def seeded(sampling: Sampling, device: torch.device, seed: int, names: Sequence[object]) -> Sampling:
+    """The same settings with a generator for each row, whose seed follows from `seed` and the row's name alone.
+
+    So what is drawn for a row is the same in any batch.
+    """
+    digests = [hashlib.sha256(repr((seed, name)).encode()).digest() for name in names]
+    seeds = [int.from_bytes(digest[:6], "big") for digest in digests]
+    return replace(sampling, generator=[torch.Generator(device).manual_seed(one) for one in seeds])
 
 
 def heard_sound(codec: Any, codes_KT: np.ndarray, delay_frames: int) -> np.ndarray:

@@ -20,6 +20,7 @@ that it met, where that ends during the overlap. Their script lists every overla
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,8 @@ def _times(path: Path) -> tuple[float, float]:
         content = json.loads(path.read_text(encoding="utf-8"))
         stamps = content["timestamps"] if isinstance(content, dict) else content[0]["timestamp"]
         start, end = (float(stamp) for stamp in stamps)
+        if not 0 <= start <= end < math.inf:
+            raise ValueError(f"{start} s to {end} s is no span of time")
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path}: no time stamps [start, end] ({type(error).__name__}: {error}).") from error
     return start, end

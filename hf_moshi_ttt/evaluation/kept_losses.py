@@ -8,7 +8,6 @@ losses. Files are written in one step.
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from ..whole_files import write_whole
 
 
 def model_sha256(model: nn.Module, settings: Mapping[str, Any]) -> str:
@@ -81,7 +82,7 @@ class KeptLosses:
             return
         buffer = io.BytesIO()
         np.save(buffer, losses_QT, allow_pickle=False)
-        _write(self._path(codes_KT), buffer.getvalue())
+        write_whole(self._path(codes_KT), buffer.getvalue())
 
     def read_check(self, recordings: Sequence[np.ndarray]) -> dict[str, Any] | None:
         """What `write_check` kept of the same recordings.
@@ -102,15 +103,9 @@ class KeptLosses:
     def write_check(self, recordings: Sequence[np.ndarray], check: Mapping[str, Any]) -> None:
         """Keeps how blocks compared with single frames."""
         if self.folder is not None:
-            _write(self._check_path(recordings), json.dumps(dict(check)).encode())
+            write_whole(self._check_path(recordings), json.dumps(dict(check)).encode())
 
     def _check_path(self, recordings: Sequence[np.ndarray]) -> Path:
         assert self.folder is not None
         names = "\n".join(sorted(self._path(codes_KT).name for codes_KT in recordings))
         return self.folder / f"{hashlib.sha256(names.encode()).hexdigest()}.check.json"
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -15,7 +15,6 @@ from ..settings import typed_values
 MODES = ("block", "stream")
 TEXT_STREAMS = ("zero", "pad", "none", "predicted")
 MEMORIES = ("on", "off", "static", "no_reset")
-USER_STREAMS = ("duplicate", "silence", "none")
 EVALUATION_MODES = ("multi_book", "single_book", "list", "chapters")
 REMOVED = {
     "use_fixed_streaming": "there is one streaming path and it is exact: choose mode=block or mode=stream",
@@ -81,6 +80,8 @@ class LongContextSettings:
     )
 
     def __post_init__(self) -> None:
+        from ..codec.stream_rows import USER_STREAMS
+
         _require("mode", self.mode, self.mode in MODES, " or ".join(MODES))
         _require("memory", self.memory, self.memory in MEMORIES, ", ".join(MEMORIES))
         for key in ("block_frames", "batch_size", "bin_frames"):

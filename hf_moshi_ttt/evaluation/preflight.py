@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,9 +142,11 @@ def _memory(model: "MoshiTTTForConditionalGeneration", settings: LongContextSett
 
 
 def _gate_and_output(layer: Any) -> tuple[float, float]:
-    """The mean gate of a layer and the largest weight of its output projection, fetched where they are offloaded."""
-    with align_module_device(layer.ttt_gate), align_module_device(layer.ttt.o_proj):
-        return layer.ttt_gate.factor().abs().mean().item(), layer.ttt.o_proj.weight.abs().max().item()
+    """The mean gate of a layer and the largest of its outputs' weights, fetched where they are offloaded."""
+    with ExitStack() as stack:
+        for module in (layer.ttt_gate, *layer.ttt.output_modules()):
+            stack.enter_context(align_module_device(module))
+        return layer.ttt_gate.factor().abs().mean().item(), layer.ttt.output_sizes().max().item()
 
 
 def _lengths(

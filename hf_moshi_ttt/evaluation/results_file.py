@@ -9,6 +9,8 @@ from typing import Any
 import jsonschema
 import torch
 
+from ..whole_files import write_whole
+
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
 SCHEMA_VERSION = 2
 _PACKAGES = ("hf_moshi_ttt", "torch", "transformers", "numpy", "scipy")
@@ -51,9 +53,7 @@ def write_results(results: dict[str, Any], path: str | Path) -> None:
         ValueError: they are not what the schema describes.
     """
     validate(results)
-    partial = Path(path).with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(results, indent=1, ensure_ascii=False))
 
 
 def read_results(path: str | Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Words with times: from a model's own text row, and from transcripts in the form of Full-Duplex-Bench.
 
-A text row has one token a frame. A piece that begins with SentencePiece's space begins a word, whose time is the frame
-of that piece; PAD, EPAD and absent tokens say nothing, and a word ends before the next one.
+A text row has one token a frame; a word's time is that of its pieces' frames (`codec/text_pieces.py`).
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..codec.audio import sec_from_frames
+from ..codec.text_pieces import TextPieces, words_of_pieces
 from .speech_times import Word
-
-_SPACE = "▁"
 
 
 def words_of_text_row(text_T: np.ndarray, tokenizer: Any, silent_ids: Sequence[int]) -> list[Word]:
@@ -24,15 +23,9 @@ def words_of_text_row(text_T: np.ndarray, tokenizer: Any, silent_ids: Sequence[i
         tokenizer: SentencePiece.
         silent_ids: PAD and EPAD.
     """
-    words: list[tuple[list[int], int, int]] = []
-    for frame, token in enumerate(text_T.tolist()):
-        if token < 0 or token in silent_ids:
-            continue
-        if not words or tokenizer.id_to_piece(token).startswith(_SPACE):
-            words.append(([], frame, frame))
-        words[-1] = ([*words[-1][0], token], words[-1][1], frame + 1)
-    said = [(tokenizer.decode(tokens).strip(), first, end) for tokens, first, end in words]
-    return [Word(text, sec_from_frames(first), sec_from_frames(end)) for text, first, end in said if text]
+    text = TextPieces(tokenizer, silent_ids)
+    words = words_of_pieces(text.piece(token) for token in text_T.tolist())
+    return [Word(word, sec_from_frames(first), sec_from_frames(end)) for word, first, end in words]
 
 
 def write_transcript(words: Sequence[Word], path: Path) -> None:
@@ -51,9 +44,32 @@ def read_transcript(path: Path) -> list[Word]:
     try:
         chunks = json.loads(path.read_text(encoding="utf-8"))["chunks"]
         timed = [(chunk["text"], *chunk["timestamp"]) for chunk in chunks if chunk["timestamp"][0] is not None]
-        return [Word(text.strip(), float(start), float(start if end is None else end)) for text, start, end in timed]
+        return [_word(text, start, start if end is None else end) for text, start, end in timed]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f'{path}: not a transcript with times; expected {{"chunks": [{{"text": ..., "timestamp": [start, end]}}]}} '
             f"({type(error).__name__}: {error})."
         ) from error
+
+
+def words_from(source: Any) -> list[Word] | None:
+    """Words from a transcript's path, or from `[text, start_sec, end_sec]` each; None is None, not known.
+
+    Raises:
+        ValueError: not such a transcript, or not such words.
+    """
+    if source is None:
+        return None
+    if isinstance(source, (str, Path)):
+        return read_transcript(Path(source))
+    try:
+        return [_word(*word) for word in source]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"words must be [text, start_sec, end_sec] each, in seconds ({error}).") from error
+
+
+def _word(text: str, start: Any, end: Any) -> Word:
+    word = Word(text.strip(), float(start), float(end))
+    if not 0 <= word.start_sec <= word.end_sec < math.inf:
+        raise ValueError(f"{word.text!r} from {start} s to {end} s is no span of time")
+    return word

@@ -4,7 +4,6 @@ Axes: T frames, S samples.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..codec.audio import FRAME_SAMPLES, Frames, read_audio, sec_from_frames, whole_frames
 from ..codec.stream_rows import text_row
+from ..codec.text_pieces import words_of_pieces
 
 if TYPE_CHECKING:
     from .session import MoshiTTTSession
@@ -53,7 +53,7 @@ class Continuation:
     @property
     def words(self) -> list[dict[str, Any]]:
         """`word` and `start_sec` of what was said, counted from the first new frame."""
-        return list(_words(self.pieces))
+        return [{"word": word, "start_sec": sec_from_frames(first)} for word, first, _ in words_of_pieces(self.pieces)]
 
 
 def read_prompt(
@@ -102,6 +102,8 @@ def continue_prompt(
 ) -> Continuation:
     """The next frames of a session of one row; the user is silent once their sound ends.
 
+    Where the prompt has no user, the user's rows are those of the session's `user_stream`.
+
     A model that was trained without text is given the text row of its training: its text head has learned nothing.
 
     Args:
@@ -138,15 +140,3 @@ def _heard(session: "MoshiTTTSession", prompt: Prompt, steps: int) -> np.ndarray
     padded_S = np.pad(np.asarray(prompt.user_S, dtype=np.float32), (FRAME_SAMPLES if first < 0 else 0, 0))
     frames_TN = whole_frames(_of_length(padded_S, (max(first, 0) + steps) * FRAME_SAMPLES))
     return frames_TN.reshape(-1, FRAME_SAMPLES)[max(first, 0) :]
-
-
-def _words(pieces: list[str]) -> Iterator[dict[str, Any]]:
-    word, start = "", 0
-    for frame, piece in enumerate([*pieces, " "]):
-        if piece.startswith(" "):
-            if word.strip():
-                yield {"word": word.strip(), "start_sec": sec_from_frames(start)}
-            word = ""
-        if piece and not word:
-            start = frame
-        word += piece

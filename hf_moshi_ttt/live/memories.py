@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..whole_files import replacing
 from .limits import Limits
 
 _NAME = re.compile(r"[0-9a-f]{16}")
@@ -56,13 +57,9 @@ class MemoryStore:
         name = secrets.token_hex(8)
         path = self._folder_of(owner) / f"{name}{_SUFFIX}"
         path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        try:
+        with replacing(path) as unfinished:
             write(unfinished)
             self._require_size(unfinished)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
         return name
 
     def path_of(self, owner: str, name: str) -> Path:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..codec.audio import sec_from_frames
 from ..special_ids import FREE_ID
+from ..whole_files import replacing
 from .memory_stats import learned_tensors, norm_of
 
 FORMAT = "moshi_ttt_live_v1"
@@ -66,9 +67,8 @@ def write_memory_file(path: str | Path, tensors: Mapping[str, Tensor], manifest:
     """Writes a file as a whole: a reader finds the old one or the new one."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     values = {**asdict(manifest), "content_sha256": _sha256(manifest, stored)}
-    path, part = Path(path), Path(f"{path}.part")
-    save_file(stored, part, metadata={"format": FORMAT, "manifest": json.dumps(values)})
-    part.replace(path)
+    with replacing(path) as beside:
+        save_file(stored, beside, metadata={"format": FORMAT, "manifest": json.dumps(values)})
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -101,8 +101,7 @@ def read_memory_file(
     with _opened(path) as file:
         _require_layout(path, file, expected)
         tensors = {name: file.get_tensor(name) for name in expected}
-    if _sha256(manifest, tensors) != manifest.content_sha256:
-        raise ValueError(f"{path}: damaged, its content does not have the hash in its manifest. Take another copy.")
+    _require_content(path, manifest, tensors)
     for name, tensor in tensors.items():
         _require_possible(path, name, tensor, highest_codes_K)
     return {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
@@ -128,12 +127,12 @@ def diff(path: str | Path, other_path: str | Path) -> list[dict[str, Any]]:
     them, NaN where one is zero.
 
     Raises:
-        ValueError: files that cannot be read, or memories of different models.
+        ValueError: files that are missing or damaged, or memories of different models.
     """
     manifests = [read_manifest(given) for given in (path, other_path)]
     if manifests[0].model_portable != manifests[1].model_portable:
         raise ValueError(f"{path} and {other_path} are memories of different models: there is nothing to compare.")
-    own, other = (_learned_by_layer(given) for given in (path, other_path))
+    own, other = map(_learned_by_layer, (path, other_path), manifests)
     if [_shapes(layer) for layer in own] != [_shapes(layer) for layer in other] or len(own) != len(manifests[0].layers):
         raise ValueError(f"{path} and {other_path} hold other tensors than their manifests say. Take other copies.")
     return [
@@ -157,10 +156,12 @@ def _distance(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[st
     }
 
 
-def _learned_by_layer(path: str | Path) -> list[dict[str, Tensor]]:
+def _learned_by_layer(path: str | Path, manifest: Manifest) -> list[dict[str, Tensor]]:
     layers: dict[int, dict[str, Tensor]] = {}
     with _opened(path) as file:
-        for name in sorted(file.keys()):
+        names = file.keys()
+        _require_content(path, manifest, {name: file.get_tensor(name) for name in names})
+        for name in sorted(names):
             if name.startswith(MEMORY_PREFIX):
                 index, rest = name.removeprefix(MEMORY_PREFIX).split(".", 1)
                 layers.setdefault(int(index), {}).update(learned_tensors({rest: file.get_tensor(name)}))
@@ -267,6 +268,11 @@ def _require_possible(path: str | Path, name: str, tensor: Tensor, highest_codes
         possible = tensor.dtype != torch.int64 or bool(((tensor >= 0) & (tensor < _MOST_FRAMES)).all())
     if not possible:
         raise ValueError(f"{path}: {name} holds values that no stream has. Take another copy.")
+
+
+def _require_content(path: str | Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    if _sha256(manifest, tensors) != manifest.content_sha256:
+        raise ValueError(f"{path}: damaged, its content does not have the hash in its manifest. Take another copy.")
 
 
 def _sha256(manifest: Manifest, tensors: Mapping[str, Tensor]) -> str:

@@ -78,34 +78,35 @@ class SavedRowsMixin:
         """A session of one row that goes on from a file, bit for bit where the file holds a whole stream.
 
         Args:
-            options: further ones of the class; codes are drawn as in the file unless `sampling` is among them.
+            options: further ones of the class; a whole stream draws as it did unless `sampling` is among them.
 
         Raises:
             ValueError: as in `restore`.
         """
-        saved = read_manifest(path).sampling
-        if saved is not None and "sampling" not in options:
-            try:
-                options["sampling"] = Sampling(**saved)
-            except TypeError as error:
-                raise ValueError(f"{path}: its manifest has sampling={saved}, which none can be.") from error
-        session: Any = cls(model, processor, **options)  # type: ignore[call-arg]  # the session's own
-        session.restore(path)
+        chosen = options.get("sampling")
+        session: Any = cls(model, processor, **{**options, "sampling": chosen or saved_sampling(path)})  # type: ignore[call-arg]
+        session.restore(path, other_sampling=chosen is not None)
         return session
 
     @torch.no_grad()
-    def restore(self, path: str | Path, row: int = 0) -> None:
+    def restore(self, path: str | Path, row: int = 0, *, other_sampling: bool = False) -> None:
         """Makes a row the stream of a file, or a fresh stream with the memory of a file; the others do not change.
 
         A whole stream continues bit for bit. Its draws do on the kind of device they were saved on; elsewhere they
         start again from their seed.
 
+        Args:
+            other_sampling: whether a whole stream that was drawn otherwise may go on with the session's sampling, which
+                all rows share; it is refused if not.
+
         Raises:
-            ValueError: a file that is missing, damaged or foreign, or of another model or codec. Nothing has changed
-                then.
+            ValueError: a file that is missing, damaged or foreign, of another model or codec, or a stream of another
+                sampling. Nothing has changed then.
         """
         row, manifest = self.checked_row(row), read_manifest(path)
         self._require_same_model(path, manifest)
+        if not other_sampling:
+            self._require_same_sampling(path)
         whole, own = manifest.kind == "session", self._tensors()
         expected = {name: torch.empty_like(tensor[:1], device="meta") for name, tensor in own.items()}
         if not whole:
@@ -135,6 +136,14 @@ class SavedRowsMixin:
                 f"{path}: the state of its draws is none of {device.type}'s. Take another copy."
             ) from error
 
+    def _require_same_sampling(self, path: str | Path) -> None:
+        saved = saved_sampling(path)
+        if saved is not None and saved != self.sampling:
+            raise ValueError(
+                f"{path}: its stream was drawn with {saved}, but this session draws with {self.sampling}. Open it with "
+                "MoshiTTTSession.load, give the session that sampling, or allow another: other_sampling=True."
+            )
+
     def _require_same_model(self, path: str | Path, manifest: Manifest) -> None:
         model, codec = self.identity
         whole = manifest.kind == "session"
@@ -151,3 +160,16 @@ class SavedRowsMixin:
             )
         if [layer["layer"] for layer in manifest.layers] != self.model.config.ttt_layer_indices:
             raise ValueError(f"{path}: its manifest lists other layers than the model has memories in. Take another.")
+
+
+def saved_sampling(path: str | Path) -> Sampling | None:
+    """How the stream of a file draws its codes; None for a memory alone.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one with settings that none can be.
+    """
+    saved = read_manifest(path).sampling
+    try:
+        return None if saved is None else Sampling(**saved)
+    except TypeError as error:
+        raise ValueError(f"{path}: its manifest has sampling={saved}, which none can be.") from error

@@ -13,13 +13,16 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, sec_from_frames
+from ..codec.stream_rows import USER_STREAMS
+from ..codec.text_pieces import TextPieces
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from ..streaming.generation_moshi_ttt import Sampling
 from ..streaming.state import MoshiTTTState
@@ -27,7 +30,7 @@ from .codec_stream import open_codec_stream
 from .memory_stats import memory_stats, write_strength
 from .memory_switch import silenced_rows
 from .saved_rows import SavedRowsMixin
-from .text_pieces import TextPieces
+from .undone import Undone
 
 if TYPE_CHECKING:
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -64,11 +67,13 @@ class MoshiTTTSession(SavedRowsMixin):
         batch_size: B.
         sampling: how codes are drawn, as the model's `generation_config` says if None. Its generator is not used.
         seeds: of each row's own draws; 0 to B - 1 if None.
+        user_stream: the user's codes in steps without sound: `"duplicate"` of Moshi's, `"silence"` or `"none"` (-1);
+            those of mono recordings in the model's training (`config.user_stream`) if None.
         diagnostics: whether the strength of writes is measured, which costs about a tenth of a frame's time.
 
     Raises:
-        ValueError: B below 1, another number of seeds, seeds that are no whole numbers from 0 to 2**63 - 1, a model in
-            training mode, or a codec that cannot stream.
+        ValueError: B below 1, another number of seeds, seeds that are no whole numbers from 0 to 2**63 - 1, no such
+            `user_stream`, a model in training mode, or a codec that cannot stream.
     """
 
     sample_rate_hz = SAMPLE_RATE_HZ
@@ -82,6 +87,7 @@ class MoshiTTTSession(SavedRowsMixin):
         batch_size: int = 1,
         sampling: Sampling | None = None,
         seeds: Sequence[int] | None = None,
+        user_stream: Literal["duplicate", "silence", "none"] | None = None,
         diagnostics: bool = True,
     ) -> None:
         if batch_size < 1:
@@ -89,17 +95,21 @@ class MoshiTTTSession(SavedRowsMixin):
         seeds = [_checked_seed(seed) for seed in (range(batch_size) if seeds is None else seeds)]
         if len(seeds) != batch_size:
             raise ValueError(f"{len(seeds)} seeds for {batch_size} rows: give one a row.")
+        user_stream = model.config.user_stream if user_stream is None else user_stream
+        if user_stream not in USER_STREAMS:
+            raise ValueError(f"user_stream={user_stream!r}, but it must be one of {', '.join(USER_STREAMS)}.")
         if any(module.training for module in (model, processor.codec)):
             raise ValueError("The model is in training mode: call model.eval() first.")
         self.model, self.processor, self.seeds = model, processor, seeds
         self.sampling = sampling or Sampling.from_generation_config(model.generation_config)
-        self.diagnostics = diagnostics
+        self.user_stream, self.diagnostics = user_stream, diagnostics
         self.num_rows, self.num_codebooks = batch_size, model.config.num_codebooks
         self.codec = open_codec_stream(processor.codec, batch_size, self.num_codebooks)
         self.state: MoshiTTTState = model.init_state(batch_size)
         self.generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
         self.memory_frames = [0] * batch_size
         self.memory_on_B = torch.ones(batch_size, dtype=torch.bool, device=model.device)
+        self._undone = Undone()
         self._idle_generator = torch.Generator(model.device)
         self._tokenizer = processor.tokenizer if model.config.text_tokenizer else None
         self.texts = [self._new_text() for _ in seeds]
@@ -122,36 +132,57 @@ class MoshiTTTSession(SavedRowsMixin):
 
         Args:
             samples_BN: `[B, 1920]` float32, what the users say; anything finite in rows that are not active. None where
-                there are no users: their codes are absent (-1), as in models trained with `user_stream="none"`.
+                there are no users: their codes are those of `user_stream`.
             active_B: `[B]`, False for rows that rest: nothing of them changes; all advance if None.
             forced_text_B: `[B]` int64, the text of the frame that is chosen now, -2 where the model chooses.
             forced_codes_BQ: `[B, Q]` int64, its codes, likewise.
 
         Raises:
-            ValueError: wrong shapes or types, samples that are not finite, or ids out of range. Nothing has changed
-                then.
+            ValueError: wrong shapes or types, samples that are not finite, or ids out of range.
+
+        After an error of any kind nothing has changed: the same frame can be stepped again, also for some rows alone.
         """
         active = self._checked_rows(active_B)
         samples = None if samples_BN is None else self._checked_samples(samples_BN)
         frame = self._frame_to_choose(forced_text_B, forced_codes_BQ)
-        state = self.state if samples is None else self._heard(samples, active & (self.state.frames > 0))
+        with self._undone.on_failure(self.codec.tensors(), self.generators, self.texts):
+            return self._stepped(samples, active, frame)
+
+    def _stepped(self, samples: Tensor | None, active: Tensor, frame: Tensor) -> SessionFrame:
+        begun = active & (self.state.frames > 0)
+        state = self._without_users(begun) if samples is None else self._heard(samples, begun)
         with silenced_rows(self.model, ~self.memory_on_B):
             output: Any = self.model.step_with_logits(
                 frame, state, self._sampling_of(active), active_rows=None if bool(active.all()) else active,
                 diagnostics=self.diagnostics,
             )  # fmt: skip
+        said = self._frame_of(output.complete_codes, active & (output.frames.amin(1) >= 0))
         self.state = output.state
         if output.diagnostics:
             self.write_strength_LB = torch.where(active, write_strength(output.diagnostics), self.write_strength_LB)
         for row in active.nonzero()[:, 0].tolist():
             self.memory_frames[row] += 1
-        return self._frame_of(output.complete_codes, active & (output.frames.amin(1) >= 0))
+        return said
 
     def _heard(self, samples_BN: Tensor, begun_B: Tensor) -> MoshiTTTState:
         """The state after the users' last frame, in rows that have begun."""
         device = self.processor.codec.device
         codes_BQT = self.codec.encode(samples_BN.to(device), begun_B.to(device))
         return self.state.with_user_codes(codes_BQT[:, :, 0].to(self.model.device), begun_B)
+
+    def _without_users(self, begun_B: Tensor) -> MoshiTTTState:
+        """The state after the last frame of users who are not there, in rows that have begun."""
+        if self.user_stream == "duplicate":
+            return self.state.with_own_codes_as_user(begun_B)
+        if self.user_stream == "none":
+            return self.state
+        last_BQ = self.state.history[:, -self.num_codebooks :, -1]  # of a prompt, where it is there
+        silence_Q = torch.tensor(self._silence_codes, device=self.model.device)
+        return self.state.with_user_codes(silence_Q.where(last_BQ == NO_INPUT_ID, last_BQ), begun_B)
+
+    @cached_property
+    def _silence_codes(self) -> list[int]:
+        return self.processor.silence_codes()
 
     @torch.no_grad()
     def prefill(self, codes_BKT: Tensor, user_samples_BS: Tensor | None = None) -> None:

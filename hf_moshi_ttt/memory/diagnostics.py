@@ -4,7 +4,7 @@ The quantities are those of `MemoryDiagnostics`, averaged over rows, heads and c
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ def means_by_layer(
     for layer, diagnostics in zip(layers, found or (), strict=False):
         for name, value in layer_means(diagnostics, present_BT).items():
             yield layer, name, value
+
+
+def of_branch(found: MemoryDiagnostics, gate_D: Tensor, branch_BTD: Tensor, residual_BTD: Tensor) -> MemoryDiagnostics:
+    """With what the layer is to its model: the gate, and the branch in units of the stream that it is added to."""
+    branch_rms, residual_rms = (x.float().square().mean(-1).sqrt() for x in (branch_BTD, residual_BTD))
+    ratio = (branch_rms / residual_rms).masked_fill(residual_rms == 0, torch.nan)
+    return replace(found, gate=gate_D, branch_to_residual=ratio)
 
 
 def layer_means(found: MemoryDiagnostics, present_BT: Tensor) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ and out; a forward pass writes no parameter. `o_proj` starts at zero, so a fresh
 
 A learner is a module with `gates_per_head`, `reset_parameters()`, `init_state(batch_size, device)` and
 `forward(q, k, v, gates, state, diagnostics, lr_scale) -> (z, state, diagnostics)`: here `TTTLearner` and
-`StaticLearner`, and `GatedDeltaLearner` in its own file.
+`StaticLearner`, and `GatedDeltaLearner` in its own file. `in_place_layer.py` is another kind of layer.
 
 Legend: B batch, T frames, D model width, H heads, F head width, R gates per head, C frames per mini-batch.
 """
@@ -26,7 +26,7 @@ from ..transformer.row_product import is_one_row, linear_of, row_product
 from ..transformer.stream_state import StreamState
 from .front_end import FrontEnd, FrontEndState
 from .gated_delta import GatedDeltaLearner
-from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTState, init_state, key_cosine
+from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTLayerOutput, TTTState, init_state, key_cosine
 from .online_learner import OnlineLearner, OnlineStaticLearner
 from .projections import InnerParameters, OutputGate, TTTProjection, WideLayerNorm, fp32, inner_dtype
 from .scan import answer_at_start, diagnose, diagnose_at_start, ttt
@@ -35,16 +35,6 @@ _INNER_ROPE_THETA = 10000.0
 # Keeps the spread of f_res near 1 after each tanh-GELU, which passes 0.425 of the power of a standard normal.
 _GELU_GAIN = 1 / math.sqrt(0.425)
 _PAPER_STD = 0.02
-
-
-@dataclass
-class TTTLayerOutput:
-    """What a TTT layer returns: the branch `output` `[B, T, D]`, the memory `state` after the last frame, and what it
-    did (`diagnostics`), where asked for."""
-
-    output: Tensor
-    state: StreamState
-    diagnostics: MemoryDiagnostics | None = None
 
 
 class TTTLearner(nn.Module):
@@ -264,6 +254,8 @@ class TTTLayer(nn.Module):
                 "the head width is even (RoPE)."
             )
         ttt_config.require_heads(num_attention_heads)
+        if ttt_config.learner == "in_place":
+            raise ValueError("learner='in_place' is a part of a feed-forward: make an InPlaceLayer.")
         self.config = ttt_config
         self.num_heads = num_attention_heads
         self.head_dim = hidden_size // num_attention_heads
@@ -308,6 +300,14 @@ class TTTLayer(nn.Module):
             device: the layer's own if None; on `"meta"` it costs nothing and `num_bytes()` still gives its size.
         """
         return self.learner.init_state(batch_size, device)
+
+    def output_modules(self) -> list[nn.Module]:
+        """The modules that hold the weights of `output_sizes`."""
+        return [self.o_proj]
+
+    def output_sizes(self) -> Tensor:
+        """`[D]`, the largest weight that writes to each channel; 0 where nothing is ever answered."""
+        return self.o_proj.weight.abs().amax(1)
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries, keys and values `[B, H, T, F]` and gates `[B, H, T, R]`, in float32 at least."""

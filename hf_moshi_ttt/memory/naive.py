@@ -90,7 +90,8 @@ class MemoryDiagnostics:
 
     Args:
         loss_initial, loss_before, loss_after: `[B, H, T]`, the inner loss at each frame's key with the start weights
-            W_0, with the weights just before the frame's own step, and just after it (Sun et al. 2024, figure 5).
+            W_0, with the weights just before the frame's own step, and just after it (Sun et al. 2024, figure 5); None
+            where no error is minimised.
         delta_ratio: `[B, H]`, norm of what was learned by the norm of the start weights; None without start weights.
         key_dependent_share: `[B, H]`, the share of the answers' mean square that is variance between the keys of this
             call, all asked of the memory after it. A collapsed memory answers every key alike: 0. NaN for one frame.
@@ -104,9 +105,9 @@ class MemoryDiagnostics:
             the same keys with their channels rotated by half the width, which nothing was written to.
     """
 
-    loss_initial: Tensor
-    loss_before: Tensor
-    loss_after: Tensor
+    loss_initial: Tensor | None
+    loss_before: Tensor | None
+    loss_after: Tensor | None
     delta_ratio: Tensor | None
     key_dependent_share: Tensor
     gate: Tensor | None = None
@@ -116,6 +117,16 @@ class MemoryDiagnostics:
     key_cosine_after: Tensor | None = None
     answer_norm_written: Tensor | None = None
     answer_norm_unwritten: Tensor | None = None
+
+
+@dataclass
+class TTTLayerOutput:
+    """What a TTT layer returns: the branch `output` `[B, T, D]`, the memory `state` after the last frame, and what it
+    did (`diagnostics`), where asked for."""
+
+    output: Tensor
+    state: StreamState
+    diagnostics: MemoryDiagnostics | None = None
 
 
 def key_dependent_share(answers: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ anything remembers it. A task draws batches of codes and says of each frame to w
 - `ScatteredPassageTask`: the same at random distances, as many times as fit.
 - `PairsTask`: keys with values among distractors; each key returns with its value.
 - `NaturalTask`: recordings as they are.
+- `SplicedTask`: recordings whose second half is another one's, where what was learned of the first misleads.
 
 With `repeats=False` a task draws something else at every hearing: the control, in which nothing can be recalled.
 
@@ -255,12 +256,41 @@ class NaturalTask(_OfRecordings):
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch."""
-        audio = torch.stack([_cut(self.recordings, self.frames, generator) for _ in range(rows)])
+        audio = torch.stack([self._row(generator) for _ in range(rows)])
         hearing = torch.full((self.frames,), OTHER)
         hearing[: self.frames // 2] = UNSCORED
         if self.num_codebooks > 1:
             hearing[-1] = UNSCORED
         return RecallBatch(with_streams(audio), hearing.repeat(rows, 1))
+
+    def _row(self, generator: Generator) -> Tensor:
+        return _cut(self.recordings, self.frames, generator)
+
+
+@dataclass
+class SplicedTask(NaturalTask):
+    """Pieces of which the second half, which is scored, comes from another recording than the first."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.recordings) < 2:
+            raise ValueError(f"{len(self.recordings)} recording, but a piece is spliced from two.")
+
+    def _row(self, generator: Generator) -> Tensor:
+        pair = torch.randperm(len(self.recordings), generator=generator)[:2].tolist()
+        lengths = (self.frames // 2, self.frames - self.frames // 2)
+        halves = zip(pair, lengths, strict=True)
+        return torch.cat([_cut([self.recordings[place]], length, generator) for place, length in halves], dim=1)
+
+
+def shuffle_frames(recordings: Sequence[Tensor]) -> list[Tensor]:
+    """Recordings `[Q, T]` of the same lengths that are filled with the frames of all of them in a random order.
+
+    What came before says nothing there of what follows, neither of its frames nor of its speaker.
+    """
+    frames_QT = torch.cat(list(recordings), dim=1)
+    order = torch.randperm(frames_QT.shape[1], generator=Generator().manual_seed(0))
+    return list(frames_QT[:, order].split([recording.shape[1] for recording in recordings], dim=1))
 
 
 def with_streams(audio_BQT: Tensor) -> Tensor:

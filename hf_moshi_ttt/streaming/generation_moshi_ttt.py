@@ -8,7 +8,7 @@ mixture; the others (-2, free) are chosen by the model.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..memory.naive import MemoryDiagnostics
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from ..transformer.constants import constant
 from ..transformer.row_product import linear_of
-from .state import MoshiTTTState
+from .state import MoshiTTTState, with_own_codes_as_user
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class MoshiTTTStreamingMixin:
         codes: Tensor | None = None,
         state: MoshiTTTState | None = None,
         max_new_frames: int = 125,
-        user_codes: Tensor | None = None,
+        user_codes: Tensor | Literal["duplicate"] | None = None,
         sampling: Sampling | None = None,
         progress: bool = False,
     ) -> MoshiTTTGenerateOutput:
@@ -262,7 +262,8 @@ class MoshiTTTStreamingMixin:
             codes: `[B, K, T]` prompt, or None to continue `state` as it is (or to start from nothing).
             state: the stream before the prompt, or None for a fresh one.
             max_new_frames: frames of 80 ms; 0 reads the prompt alone and returns codes `[B, K, 0]`.
-            user_codes: `[B, Q, max_new_frames + max_delay]`, the user's side of the new frames; absent (-1) if None.
+            user_codes: `[B, Q, max_new_frames + max_delay]`, the user's side of the new frames; `"duplicate"` for a
+                copy of Moshi's, as in training on mono recordings with `user_stream="duplicate"`; absent (-1) if None.
             sampling: how codes are drawn; as the model's `generation_config` says if None.
             progress: whether to show a progress bar.
 
@@ -278,23 +279,28 @@ class MoshiTTTStreamingMixin:
         if max_new_frames == 0:
             return MoshiTTTGenerateOutput(codes=stream.history[:, :, :0], state=stream)
         steps = max_new_frames + self._steps_ahead(stream)
-        user = self._user_frames(user_codes, stream, steps)
+        user, is_duplicate = self._user_frames(user_codes, stream, steps), isinstance(user_codes, str)
+        everyone = torch.ones_like(stream.frames, dtype=torch.bool)
         frames: list[Any] = []
         for step in tqdm(range(steps), desc="generate", unit="frame", disable=not progress):
             own = user.new_full((stream.batch_size, 1 + self.config.num_codebooks), FREE_ID)
+            stream = stream.with_own_codes_as_user(everyone) if is_duplicate else stream
             output: Any = self.step_with_logits(torch.cat([own, user[:, :, step]], dim=1), stream, sampling)
             stream = output.state
             frames.append(output.complete_codes)
-        return MoshiTTTGenerateOutput(codes=torch.stack(frames[steps - max_new_frames :], dim=2), state=stream)
+        new = torch.stack(frames[steps - max_new_frames :], dim=2)
+        return MoshiTTTGenerateOutput(codes=with_own_codes_as_user(new) if is_duplicate else new, state=stream)
 
     def _steps_ahead(self, state: MoshiTTTState) -> int:
         """Steps until the first frame that is not complete in `state` becomes so, less one."""
         own = state.history[:, 1 : 1 + self.config.num_codebooks]
         return 0 if bool((own == FREE_ID).any()) else self.config.max_delay_frames
 
-    def _user_frames(self, user_codes: Tensor | None, state: MoshiTTTState, steps: int) -> Tensor:
+    def _user_frames(self, user_codes: Tensor | str | None, state: MoshiTTTState, steps: int) -> Tensor:
         shape = (state.batch_size, self.config.num_codebooks, steps)
-        if user_codes is None:
+        if isinstance(user_codes, str) and user_codes != "duplicate":
+            raise ValueError(f'user_codes={user_codes!r}, but it must be codes, "duplicate" or None.')
+        if user_codes is None or isinstance(user_codes, str):
             return state.history.new_full(shape, NO_INPUT_ID)
         if user_codes.shape[:2] != shape[:2] or user_codes.shape[2] < steps:
             raise ValueError(f"user_codes must be [B, Q, T] = {list(shape)} or longer; got {list(user_codes.shape)}.")

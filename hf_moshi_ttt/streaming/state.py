@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..special_ids import NO_INPUT_ID
 from ..transformer.attention import KVCache
 from ..transformer.stream_state import StreamState, per_row
 
@@ -67,6 +68,18 @@ class MoshiTTTState(StreamState):
         history[:, user, -1] = torch.where(heard_B[:, None], codes_BQ, history[:, user, -1])
         return replace(self, history=history)
 
+    def with_own_codes_as_user(self, rows_B: Tensor) -> "MoshiTTTState":
+        """This state with Moshi's codes in place of the user's absent ones, where Moshi's are known.
+
+        It is what the user's rows of mono recordings are in training (`user_stream="duplicate"`). Just before step s,
+        that is all which the step reads: codes without a delay of frame s - 1, and the delayed ones before it.
+
+        Args:
+            rows_B: `[B]` bool, False for rows that stay as they are.
+        """
+        rows = self.row_mask(rows_B)[:, None, None]
+        return replace(self, history=with_own_codes_as_user(self.history).where(rows, self.history))
+
     def num_bytes_by_layer(self) -> dict[str, int]:
         """Bytes of each TTT layer's memory, in order, and of each temporal layer's window: `memory.0`, `window.0`.
 
@@ -79,3 +92,11 @@ class MoshiTTTState(StreamState):
         """A state with the same memory, and a fresh attention window, positions and delays."""
         fresh = self.fresh_value("history", self.history).clone()
         return replace(self, window=None, history=fresh, frames=torch.zeros_like(self.frames))
+
+
+def with_own_codes_as_user(codes_BKT: Tensor) -> Tensor:
+    """Codes `[B, K, T]` with Moshi's in place of the user's absent ones, where Moshi's are known."""
+    codebooks = (codes_BKT.shape[1] - 1) // 2
+    own, user = codes_BKT[:, 1 : 1 + codebooks], codes_BKT[:, 1 + codebooks :]
+    filled = own.where((user == NO_INPUT_ID) & (own >= 0), user)
+    return torch.cat([codes_BKT[:, : 1 + codebooks], filled], dim=1)

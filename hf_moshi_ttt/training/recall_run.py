@@ -1,5 +1,6 @@
 """One run of a recall task: an arm's model, trained from scratch by `MoshiTTTTrainer`, and its losses by hearing."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
@@ -39,6 +40,21 @@ class _CountSteps(TrainerCallback):
         self.on_step()
 
 
+class SeenFrames:
+    """A collator that counts the frames of its batches, and hashes their codes in order."""
+
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collator, self.frames, self.sha256 = collator, 0, hashlib.sha256()
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the collator gives."""
+        batch = self.collator(rows)
+        codes_BKT = batch["codes"]
+        self.frames += codes_BKT.shape[0] * codes_BKT.shape[2]
+        self.sha256.update(codes_BKT.numpy().tobytes())
+        return batch
+
+
 def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Trains and tests an arm.
 
@@ -47,16 +63,18 @@ def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None]
         on_step: called after each step.
 
     Returns:
-        `arm`, `seed`, `parameters`, `sec`, `train_losses` (`[step, loss]`) and `tests`: by name what `score` gives.
+        `arm`, `seed`, `parameters`, `train_frames` and `train_sha256` (number and codes of the frames seen, in order),
+        `sec`, `cpu_sec` of this thread, `train_losses` (`[step, loss]`) and `tests`: by name what `score` gives.
 
     Raises:
         SystemExit: SIGTERM stopped the training; what is trained in part says nothing.
     """
-    start = time.monotonic()
+    start, cpu_start = time.monotonic(), time.thread_time()
     set_seed(seed)
     model = MoshiTTTForConditionalGeneration(arm_config(setup, arm))
     with TemporaryDirectory() as folder:  # where SIGTERM has the Trainer save
         trainer = make_trainer(model, setup, seed, folder)
+        seen = trainer.data_collator = SeenFrames(trainer.data_collator)
         trainer.add_callback(_CountSteps(on_step))
         trainer.train()
     if trainer.state.global_step < setup.size.steps:
@@ -67,8 +85,9 @@ def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None]
         tests[name] = score(model, draw_test(task, setup.size.test_rows), task.hearings)
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return {
-        "arm": arm, "seed": seed, "parameters": count_parameters(model), "sec": time.monotonic() - start,
-        "train_losses": history, "tests": tests,
+        "arm": arm, "seed": seed, "parameters": count_parameters(model), "train_frames": seen.frames,
+        "train_sha256": seen.sha256.hexdigest(), "sec": time.monotonic() - start,
+        "cpu_sec": time.thread_time() - cpu_start, "train_losses": history, "tests": tests,
     }  # fmt: skip
 
 
@@ -90,21 +109,22 @@ def make_trainer(
         _segments(task, count * size.batch_size, generator) for task, count in zip(setup.stages, steps, strict=True)
     ]
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
-    arguments = training_arguments(size, seed, folder)
+    arguments = training_arguments(size, seed, folder, setup.device)
     collator = MoshiTTTCollator(model.config)
     trainer = MoshiTTTTrainer(model, arguments, dataset, collator, stage_steps=[*steps[:-1], None])
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def training_arguments(size: RecallSize, seed: int, folder: str) -> MoshiTTTTrainingArguments:
+def training_arguments(size: RecallSize, seed: int, folder: str, device: str = "cpu") -> MoshiTTTTrainingArguments:
     """The schedule: a short warm-up, then a cosine; TTT weights at the model's rate and gates faster."""
     return MoshiTTTTrainingArguments(
         output_dir=folder, max_steps=size.steps, per_device_train_batch_size=size.batch_size, seed=seed,
         learning_rate=size.learning_rate, weight_decay=size.weight_decay, warmup_steps=size.warmup_steps,
         lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": size.last_rate},
         ttt_lr_multiplier=1.0, gate_lr_multiplier=_GATE_LR_MULTIPLIER, max_grad_norm=1.0,
-        logging_steps=max(1, size.steps // 20), save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+        logging_steps=max(1, size.steps // 20), save_strategy="no", report_to="none", use_cpu=device == "cpu",
+        disable_tqdm=True,
     )  # fmt: skip
 
 
@@ -120,17 +140,26 @@ def score(model: MoshiTTTForConditionalGeneration, batch: RecallBatch, hearings:
 
     Returns:
         `hearings`: for each the mean with its bootstrap interval over sequences; `other`: the same of the other frames,
-        None where there are none; `other_rows`: their mean in each sequence, for paired differences.
+        None where there are none; `hearing_rows` and `other_rows`: their means in each sequence, for paired
+        differences; `positions`: the mean over sequences at each frame, None where there is no prediction.
     """
     own = slice(1, 1 + model.config.num_codebooks)
-    parts = batch.codes_BKT.split(_ROWS_AT_A_TIME)
-    losses_BT = torch.cat([model(codes=codes, labels=codes).losses[:, own].mean(1) for codes in parts])
+    parts = batch.codes_BKT.to(model.device).split(_ROWS_AT_A_TIME)
+    losses_BT = torch.cat([model(codes=codes, labels=codes).losses[:, own].mean(1).cpu() for codes in parts])
     other = _row_means(losses_BT, batch.hearing_BT == OTHER)
+    heard = [_row_means(losses_BT, batch.hearing_BT == number) for number in range(1, hearings + 1)]
     return {
-        "hearings": [_estimate(_row_means(losses_BT, batch.hearing_BT == n)) for n in range(1, hearings + 1)],
+        "hearings": [_estimate(rows) for rows in heard],
+        "hearing_rows": [_rounded(rows) for rows in heard],
         "other": _estimate(other),
-        "other_rows": [round(value, 6) for value in other.tolist()] if np.isfinite(other).all() else None,
+        "other_rows": _rounded(other),
+        "positions": [round(loss, 4) if np.isfinite(loss) else None for loss in losses_BT.mean(0).tolist()],
     }
+
+
+def _rounded(rows_B: np.ndarray) -> list[float] | None:
+    """A loss for each sequence; None where a sequence has none."""
+    return [round(loss, 6) for loss in rows_B.tolist()] if np.isfinite(rows_B).all() else None
 
 
 def _row_means(losses_BT: torch.Tensor, counts_BT: torch.Tensor) -> np.ndarray:

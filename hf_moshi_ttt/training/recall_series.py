@@ -16,13 +16,15 @@ from transformers.utils import logging
 
 from ..data.workers import run_jobs
 from ..evaluation.results_file import made_with
+from ..whole_files import write_whole
 from .recall_report import summarise
 from .recall_setup import SPEECH_TASKS, RecallSetup, Speech, arm_config, make_setup
-from .recall_speech import load_recordings
-from .run_files import commit, hardware, write_whole
+from .recall_speech import load_recordings, load_said
+from .run_files import commit, hardware
 
 RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
 _POLL_SEC = 0.5
+_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "also", "device", "variants", "train_variants")
 _steps_done: Any = None
 
 
@@ -32,10 +34,15 @@ class RecallRequest:
 
     Args:
         arms: as `recall_setup.parse_arm` reads them.
+        first_seed_arms: further arms, which are run with the first seed alone.
+        also: further tests of the same models, as `make_setup` takes them.
         changes: keys of `RecallSize` with other values.
         train_codes: folder of encoded recordings, for the tasks of speech; `test_codes` of held-out ones.
         codec: name or path of their codec; as their provenance names it, if None.
+        variants: file of held-out recordings in other forms, for the task of that name; with `train_variants` models
+            are trained on passages that return in other forms, and else on some that return as they are.
         jobs: runs side by side.
+        device: where the models are trained.
     """
 
     task: str
@@ -46,15 +53,22 @@ class RecallRequest:
     test_codes: str | None = None
     codec: str | None = None
     num_ids: int = 64
+    variants: str | None = None
+    train_variants: str | None = None
     jobs: int = 2
+    device: str = "cpu"
+    first_seed_arms: Sequence[str] = ()
+    also: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name in ("arms", "seeds"):
-            given = list(getattr(self, name))
+        for name, given in (("arms", [*self.arms, *self.first_seed_arms]), ("seeds", list(self.seeds))):
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name}={given!r}, but it must name at least one and each once.")
         if self.jobs < 1:
             raise ValueError(f"jobs={self.jobs}, but it must be at least 1.")
+        given = [name for name in ("variants", "train_variants") if getattr(self, name) is not None]
+        if given and "variants" not in (self.task, *self.also):
+            raise ValueError(f"{', '.join(given)} given, but only the task 'variants' has returns in other forms.")
         is_speech, has_codes = self.task in SPEECH_TASKS, self.train_codes is not None and self.test_codes is not None
         if is_speech != has_codes:
             raise ValueError(
@@ -79,11 +93,26 @@ class RecallRequest:
 
     def make_setup(self) -> RecallSetup:
         """The task, with its recordings read."""
-        speech = None
-        if self.train_codes is not None and self.test_codes is not None:
-            folders = (self.train_codes, self.test_codes)
-            speech = Speech(self.num_ids, *(load_recordings(folder, self.num_ids, self.codec) for folder in folders))
-        return make_setup(self.task, self.changes, speech)
+        return make_setup(self.task, self.changes, self._speech(), self.also, self.device)
+
+    def _speech(self) -> Speech | None:
+        if self.train_codes is None or self.test_codes is None:
+            return None
+        from .recall_variants import load_renderings, with_all_forms
+
+        asked, how = (self.task, *self.also), (self.num_ids, self.codec)
+        train, heldout = (load_recordings(codes, *how) for codes in (self.train_codes, self.test_codes))
+        return Speech(
+            self.num_ids, train, heldout,
+            variants=load_renderings(self.variants, *how) if self.variants else {},
+            train_variants=with_all_forms(load_renderings(self.train_variants, *how)) if self.train_variants else (),
+            said=load_said(self.test_codes, heldout) if "lines" in asked else (),
+        )  # fmt: skip
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Every run, by arm and seed."""
+        every = [(arm, seed) for arm in self.arms for seed in self.seeds]
+        return [*every, *((arm, self.seeds[0]) for arm in self.first_seed_arms)]
 
 
 def run_series(request: RecallRequest, output: Path, run_arm: RunArm) -> dict[str, Any]:
@@ -99,10 +128,10 @@ def run_series(request: RecallRequest, output: Path, run_arm: RunArm) -> dict[st
         ValueError: settings that are wrong or do not fit the data, before anything runs.
     """
     setup = request.make_setup()
-    described = {arm: _describe(request, setup, arm) for arm in request.arms}
+    wanted = request.runs()
+    described = {arm: _describe(request, setup, arm) for arm, _ in wanted}
     folder = output / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [(arm, seed) for arm in request.arms for seed in request.seeds]
     files = {run: folder / f"{run[0]}-{run[1]}.json" for run in wanted}
     missing = [run for run in wanted if _kept(files[run], described[run[0]]) is None]
     for found in _run_all(request, missing, setup.size.steps, run_arm):
@@ -111,14 +140,14 @@ def run_series(request: RecallRequest, output: Path, run_arm: RunArm) -> dict[st
     runs = [_kept(files[run], described[run[0]]) for run in wanted]
     return {
         "schema": 1, "task": request.task, "size": asdict(setup.size), "settings": asdict(request),
-        "chance_nats": setup.chance_nats, "made_with": made_with(torch.device("cpu")), "commit": commit(),
+        "chance_nats": setup.chance_nats, "made_with": made_with(torch.device(request.device)), "commit": commit(),
         "hardware": hardware(), "runs": runs, "summary": summarise([run for run in runs if run is not None]),
     }  # fmt: skip
 
 
 def _describe(request: RecallRequest, setup: RecallSetup, arm: str) -> dict[str, Any]:
     """All that a run's result depends on, beside its seed; also the commit, so that no two versions are mixed."""
-    data = {key: getattr(request, key) for key in ("task", "train_codes", "test_codes", "codec", "num_ids")}
+    data = {key: getattr(request, key) for key in _DESCRIBED}
     data["commit"] = commit()
     config = {key: value for key, value in arm_config(setup, arm).own_values().items() if key != "codec"}
     described: dict[str, Any] = json.loads(json.dumps({**data, "size": asdict(setup.size), "config": config}))

@@ -4,15 +4,26 @@ An arm is written `NAME` or `NAME+key=value+key=value`, where the keys are those
 `ttt+key_lag_frames=0` is the arm `ttt` with one of its parts switched back.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import yaml
 from torch import Tensor
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
-from ..memory.recall_tasks import MotifTask, NaturalTask, PairsTask, PassageTask, RecallTask, ScatteredPassageTask
+from ..memory.line_tasks import LinesTask, SaidRecording
+from ..memory.recall_tasks import (
+    MotifTask,
+    NaturalTask,
+    PairsTask,
+    PassageTask,
+    RecallTask,
+    ScatteredPassageTask,
+    SplicedTask,
+    shuffle_frames,
+)
+from ..memory.variant_tasks import RenderedRecording, VariantPassageTask
 
 ARMS: dict[str, dict[str, Any] | None] = {
     "full": None,
@@ -21,10 +32,12 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "ttt": {"learner": "ttt"},
     "ttt_all": {"learner": "ttt", "preset": "mini_batch"},
     "gated_delta": {"learner": "gated_delta"},
+    "in_place": {"learner": "in_place"},
 }
 CONTROL = "static"
-TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "natural")
-SPEECH_TASKS = ("refrain", "distance", "natural")
+TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled")
+SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
+TEST_SETS = ("speech_controls",)
 GAPS_WINDOWS = (2, 4, 8, 30, 62.5)
 _OPEN_GATE = 1.0
 _RANDOM_DEPTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64}
@@ -37,6 +50,7 @@ class RecallSize:
 
     Args:
         window_frames: what a layer's attention sees, the frame itself included.
+        piece_frames: length of the pieces of recordings that are taken as they are.
         last_rate: learning rate at the end of the cosine, in units of `learning_rate`.
         test_rows: sequences of each test.
     """
@@ -46,6 +60,7 @@ class RecallSize:
     num_attention_heads: int = 2
     num_hidden_layers: int = 2
     window_frames: int = 8
+    piece_frames: int = 384
     batch_size: int = 8
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
@@ -78,17 +93,28 @@ _SIZES = {
     "pairs": RecallSize(),
     "refrain": _SPEECH_SIZE,
     "distance": _SPEECH_SIZE,
+    "variants": _SPEECH_SIZE,
     "natural": replace(_SPEECH_SIZE, steps=400, test_rows=128),
+    "lines": replace(_SPEECH_SIZE, steps=400, test_rows=128),
+    "shuffled": replace(_SPEECH_SIZE, steps=150, test_rows=128),
 }
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Recordings `[1, T]` in `num_ids` ids, to train on and held out."""
+    """Recordings `[1, T]` in `num_ids` ids, to train on and held out.
+
+    Args:
+        variants: held-out recordings in another form, by form; `train_variants` those to train on, in all their forms.
+        said: held-out recordings with what is said in them.
+    """
 
     num_ids: int
     train: Sequence[Tensor]
     heldout: Sequence[Tensor]
+    variants: Mapping[str, Sequence[RenderedRecording]] = field(default_factory=dict)
+    train_variants: Sequence[RenderedRecording] = ()
+    said: Sequence[SaidRecording] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +124,7 @@ class RecallSetup:
     Args:
         stages: what is trained on, each for an equal share of the steps.
         tests: what is measured, by name.
+        device: where the models are trained.
     """
 
     task: str
@@ -105,6 +132,7 @@ class RecallSetup:
     stages: Sequence[RecallTask]
     tests: dict[str, RecallTask]
     depth_decoder_config: dict[str, int]
+    device: str = "cpu"
 
     @property
     def chance_nats(self) -> float | None:
@@ -112,26 +140,61 @@ class RecallSetup:
         return getattr(self.stages[0], "chance_nats", None)
 
 
-def make_setup(task: str, changes: dict[str, Any], speech: Speech | None = None) -> RecallSetup:
+def make_setup(
+    task: str,
+    changes: dict[str, Any],
+    speech: Speech | None = None,
+    also: Sequence[str] = (),
+    device: str = "cpu",
+) -> RecallSetup:
     """A task by name.
 
     Args:
         changes: keys of `RecallSize` with other values.
         speech: for the `SPEECH_TASKS`.
+        also: further tests of the same models: tasks whose tests they are, or `TEST_SETS`.
+        device: where the models are trained.
 
     Raises:
-        ValueError: an unknown task or key, or a task of speech without it.
+        ValueError: an unknown task, test set or key, a task of speech without it, or tests of other ids.
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r}, but the tasks are {', '.join(TASKS)}.")
     size = _SIZES[task].changed(changes)
+    stages, tests = _made(task, speech, size)
+    for name in also:
+        tests = tests | _tests(name, speech, size)
+    kinds = {(made.num_ids, made.num_codebooks) for made in [*stages, *tests.values()]}
+    if len(kinds) > 1:
+        raise ValueError(f"also={list(also)}, but only tests with the ids and codebooks of {task!r} suit its models.")
+    depth = _SPEECH_DEPTH if task in SPEECH_TASKS else _RANDOM_DEPTH
+    return RecallSetup(task, size, stages, tests, depth, device)
+
+
+def _made(task: str, speech: Speech | None, size: RecallSize) -> tuple[list[RecallTask], dict[str, RecallTask]]:
     if task not in SPEECH_TASKS:
         made = _random_task(task)
-        return RecallSetup(task, size, [made], {task: made}, _RANDOM_DEPTH)
+        return [made], {task: made}
+    return _speech_task(task, _required(task, speech), size)
+
+
+def _tests(name: str, speech: Speech | None, size: RecallSize) -> dict[str, RecallTask]:
+    """The tests of a task or of one of the `TEST_SETS`."""
+    if name in TASKS:
+        return _made(name, speech, size)[1]
+    if name != "speech_controls":
+        raise ValueError(f"also={name!r}, but further tests are those of {', '.join((*TASKS, *TEST_SETS))}.")
+    speech = _required(name, speech)
+    return {
+        "nothing returns": PassageTask(speech.heldout, speech.num_ids, repeats=False),
+        "spliced": SplicedTask(speech.heldout, speech.num_ids, size.piece_frames),
+    }
+
+
+def _required(task: str, speech: Speech | None) -> Speech:
     if speech is None:
         raise ValueError(f"task={task!r} is drawn from encoded speech: give --train-codes and --test-codes.")
-    stages, tests = _speech_task(task, speech, size.window_frames)
-    return RecallSetup(task, size, stages, tests, _SPEECH_DEPTH)
+    return speech
 
 
 def _random_task(task: str) -> RecallTask:
@@ -142,11 +205,20 @@ def _random_task(task: str) -> RecallTask:
     return MotifTask(repeats=task == "motif")
 
 
-def _speech_task(task: str, speech: Speech, window_frames: int) -> tuple[list[RecallTask], dict[str, RecallTask]]:
-    if task == "natural":
-        return [NaturalTask(speech.train, speech.num_ids)], {task: NaturalTask(speech.heldout, speech.num_ids)}
+def _speech_task(task: str, speech: Speech, size: RecallSize) -> tuple[list[RecallTask], dict[str, RecallTask]]:
+    if task in ("natural", "shuffled"):
+        change = shuffle_frames if task == "shuffled" else list
+        train, heldout = (_natural(change(part), speech, size) for part in (speech.train, speech.heldout))
+        return [train], {task: heldout}
+    if task == "lines":
+        if not speech.said:
+            raise ValueError("task='lines' needs recordings whose lines are known: encode those of make-programmes.")
+        test = LinesTask(speech.said, speech.num_ids, size.piece_frames)
+        return [_natural(speech.train, speech, size)], {task: test}
     dense = PassageTask(speech.train, speech.num_ids)
-    gaps_frames = [int(windows * window_frames) for windows in GAPS_WINDOWS]
+    if task == "variants":
+        return [_returning_forms(speech) if speech.train_variants else dense], _variant_tests(speech)
+    gaps_frames = [int(windows * size.window_frames) for windows in GAPS_WINDOWS]
     once: dict[str, RecallTask] = {
         f"after {gap} frames": PassageTask(speech.heldout, speech.num_ids, gap_frames=gap, hearings=2)
         for gap in gaps_frames
@@ -154,6 +226,23 @@ def _speech_task(task: str, speech: Speech, window_frames: int) -> tuple[list[Re
     if task == "distance":
         return [dense, ScatteredPassageTask(speech.train, speech.num_ids)], once
     return [dense], {task: PassageTask(speech.heldout, speech.num_ids)}
+
+
+def _natural(recordings: Sequence[Tensor], speech: Speech, size: RecallSize) -> NaturalTask:
+    return NaturalTask(recordings, speech.num_ids, size.piece_frames)
+
+
+def _returning_forms(speech: Speech) -> RecallTask:
+    return VariantPassageTask(speech.train_variants, speech.num_ids, hearings=4, recordings=speech.train)
+
+
+def _variant_tests(speech: Speech) -> dict[str, RecallTask]:
+    if not speech.variants:
+        raise ValueError("task='variants' needs held-out recordings in other forms: give --variants FILE.")
+    return {
+        form: VariantPassageTask(rendered, speech.num_ids, recordings=speech.heldout)
+        for form, rendered in speech.variants.items()
+    }
 
 
 def parse_arm(arm: str) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ A small model trained for minutes learns the successors of 64 ids, not of 2,048.
 together become one id: k-means over the codec's own table of codebook 0, which hears nothing of the recordings.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from ..codec.log_mel_codec import LogMelCodecModel
 from ..codec.pretrained_codec import load_codec
 from ..data.codes import NUM_CODEBOOKS, load_codes
+from ..data.spoken_lines import load_spoken_lines
+from ..memory.line_tasks import SaidRecording
 
 
 def load_recordings(codes: str, num_ids: int, codec: str | None = None) -> list[Tensor]:
@@ -35,6 +38,19 @@ def load_recordings(codes: str, num_ids: int, codec: str | None = None) -> list[
         return first
     groups_V = group_ids(centroids(load_codec(codec or provenance.codec)), num_ids)
     return [groups_V[codes_1T] for codes_1T in first]
+
+
+def load_said(codes: str, recordings: Sequence[Tensor]) -> list[SaidRecording]:
+    """What is said in recordings that `load_recordings` loaded from the same folder.
+
+    Raises:
+        ValueError: as `load_spoken_lines` says.
+    """
+    lines = load_spoken_lines(codes)
+    return [
+        SaidRecording(codes_1T, each.saying_T, each.text_of_saying)
+        for codes_1T, each in zip(recordings, lines, strict=True)
+    ]
 
 
 def group_ids(centroids_VD: Tensor, num_ids: int) -> Tensor:

@@ -169,6 +169,8 @@ def weights_of(name_or_path: str) -> str:
     if not folder.is_dir() or (_holds_model(folder) and not _has_later_checkpoint(folder)):
         return name_or_path
     checkpoint = find_checkpoint(folder)
+    if checkpoint != folder and not _holds_model(folder):
+        logger.warning(f"{folder}: holds no final model yet, the weights of {checkpoint.name} are taken.")
     if not _holds_model(checkpoint):
         raise ValueError(
             f"{checkpoint}: holds weights in shards, which only FSDP continues. Take the final model of its run, or "

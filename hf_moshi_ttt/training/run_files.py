@@ -18,6 +18,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from ..whole_files import write_whole
+
 logger = logging.get_logger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
@@ -91,13 +93,6 @@ def write_run(folder: Path, settings: dict[str, Any], start: dict[str, Any], fac
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps({"schema": 1, **facts, "sessions": [*earlier, session]}, indent=1) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file such that it is never seen in part."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def commit() -> str | None:

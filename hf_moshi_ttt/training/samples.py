@@ -20,6 +20,7 @@ from ..checkpoints.adapters import without_adapters
 from ..codec.audio import frames_from_sec
 from ..data.collator import MoshiTTTCollator
 from ..evaluation.long_context import evaluation_mode
+from ..special_ids import NO_INPUT_ID
 from ..streaming.generation_moshi_ttt import Sampling
 from .trackers import Exhibit, show
 
@@ -82,8 +83,23 @@ class SampleCallback(TrainerCallback):
             seeded = torch.Generator(model.device).manual_seed(seed)
             sampling = Sampling.from_generation_config(model.generation_config, seeded)
             prompt_BKT = torch.from_numpy(framed)[None].to(model.device)
-            new = model.generate(prompt_BKT, max_new_frames=new_frames, sampling=sampling).codes
+            user = self._user_after(codes, prompt.shape[1], new_frames + model.config.max_delay_frames)
+            user = user.to(model.device) if isinstance(user, torch.Tensor) else user
+            new = model.generate(prompt_BKT, max_new_frames=new_frames, user_codes=user, sampling=sampling).codes
         return torch.cat([prompt_BKT, new], dim=2).cpu()
+
+    def _user_after(self, codes: np.ndarray, prompt_frames: int, frames: int) -> Any:
+        """`generate`'s `user_codes`: a conversation's own with silence after its end, else as in training."""
+        config = self.collator.config
+        is_mono, silence = len(codes) == config.num_codebooks, self.collator.silence_codes
+        if is_mono and config.user_stream != "silence":
+            return "duplicate" if config.user_stream == "duplicate" else None
+        filler = np.full(config.num_codebooks, NO_INPUT_ID) if silence is None else np.asarray(silence, dtype=np.int64)
+        user = np.repeat(filler[:, None], frames, axis=1)
+        if not is_mono:
+            heard = codes[-config.num_codebooks :, prompt_frames : prompt_frames + frames]
+            user[:, : heard.shape[1]] = heard
+        return torch.from_numpy(user)[None]
 
     def _written(self, folder: Path, made: Sequence[torch.Tensor]) -> list[Exhibit]:
         folder.mkdir(parents=True, exist_ok=True)

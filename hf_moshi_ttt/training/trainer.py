@@ -75,7 +75,7 @@ def _require_what_is_there(config: MoshiTTTConfig, args: MoshiTTTTrainingArgumen
         raise ValueError("carry_window=true carries attention beside the memory: set config.ttt.persistent_states.")
     if args.state_reset_probability and not carries_memory and not args.carry_window:
         raise ValueError(f"state_reset_probability={args.state_reset_probability!r}, but no lane carries anything.")
-    if args.inner_lr_warmup_steps and (config.ttt is None or config.ttt.learner != "ttt"):
+    if args.inner_lr_warmup_steps and (config.ttt is None or config.ttt.learner not in ("ttt", "in_place")):
         raise ValueError(
             f"inner_lr_warmup_steps={args.inner_lr_warmup_steps!r}, but the model has no learner with inner steps."
         )

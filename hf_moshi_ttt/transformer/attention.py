@@ -50,7 +50,11 @@ class GatedMLP(nn.Module):
         """`[..., D]` -> `[..., D]`."""
         if is_one_row(x):
             return row_product(self.fc2, gated_silu(row_product(self.fc1, x.view(-1)))).view(x.shape)
-        return self.fc2(gated_silu(self.fc1(x)))
+        return self.fc2(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What `fc2` reads."""
+        return gated_silu(self.fc1(x))
 
     def added_to(self, row_D: Tensor, x_D: Tensor) -> Tensor:
         """`row + forward(x)`, of one row."""

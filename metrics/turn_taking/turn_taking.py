@@ -1,8 +1,12 @@
 """Turn-taking of two-channel conversations, as a module of `evaluate`."""
 
+from pathlib import Path
+
 import datasets
 import evaluate
+import numpy as np
 
+from hf_moshi_ttt.evaluation.spoken_words import words_from
 from hf_moshi_ttt.evaluation.turn_taking import hear, turn_taking_numbers
 
 _DESCRIPTION = """
@@ -29,6 +33,8 @@ _INPUTS = """
 Args:
     user: the user's side of each conversation: samples at 24 kHz in [-1, 1], or the path of an audio file of any rate.
     model: the model's side of each, time-aligned and equally long, in the same form.
+    words: what the model says in each, for takeovers by number of words: the path of a transcript as in
+        Full-Duplex-Bench, or a list of [text, start_sec, end_sec]; None where unknown.
     vad: "energy", or "silero" (needs silero-vad and onnxruntime).
 Returns:
     Rates with <name>_interval (Wilson) and <name>_count; delays as <name>_median_sec (with an interval over
@@ -53,5 +59,36 @@ class TurnTaking(evaluate.Metric):
             reference_urls=["https://arxiv.org/abs/2503.04721", "https://arxiv.org/abs/2203.16502"],
         )
 
-    def _compute(self, user, model, vad="energy"):
-        return turn_taking_numbers([hear(*both, vad=vad) for both in zip(user, model, strict=True)])
+    def add_batch(self, *, user, model, **others):
+        """evaluate's method, with errors that say what is expected; Path objects are taken too."""
+        super().add_batch(**_sides(user, model), **others)
+
+    def _compute(self, user, model, vad="energy", words=None):
+        words = [None] * len(user) if words is None else [words_from(one) for one in words]
+        if len(words) != len(user):
+            raise ValueError(f"words of {len(words)} conversations for {len(user)}: give one a conversation, or None.")
+        talks = zip(user, model, words, strict=True)
+        return turn_taking_numbers([hear(*both, vad=vad, words=said) for *both, said in talks])
+
+
+def _sides(user, model):
+    """Both sides, with paths as texts."""
+    for name, side in (("user", user), ("model", model)):
+        if side is None or isinstance(side, (str, Path)) or not all(map(_is_side, side)):
+            raise ValueError(
+                f"{name} must be a list with an entry a conversation: samples [S] at 24 kHz, or the path of a file."
+            )
+    if not len(user) == len(model) > 0:
+        raise ValueError(f"{len(user)} users and {len(model)} models: give both sides of one conversation at least.")
+    kinds = {isinstance(entry, (str, Path)) for entry in (*user, *model)}
+    if len(kinds) > 1:
+        raise ValueError("Some entries are paths and some are samples: give all as one of the two.")
+    return {"user": _plain(user), "model": _plain(model)}
+
+
+def _is_side(entry):
+    return isinstance(entry, (str, Path)) or (np.ndim(entry) == 1 and len(entry) > 0)
+
+
+def _plain(side):
+    return [str(entry) if isinstance(entry, Path) else entry for entry in side]

@@ -61,9 +61,10 @@ def streamed(model: Any) -> torch.Tensor:
     return torch.stack(steps, 1)
 
 
+@pytest.mark.parametrize("learner", ["ttt", "in_place"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_moves_what_it_trains_and_nothing_else(make_model: MakeModel, preset: str) -> None:
-    model = make_trainable(make_model(), preset)
+def test_a_preset_moves_what_it_trains_and_nothing_else(make_model: MakeModel, preset: str, learner: str) -> None:
+    model = make_trainable(make_model(ttt={"learner": learner}), preset)
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     kinds = {"lora" if "lora_" in name else "ttt" if ".ttt" in name else "base" for name in names}
     assert kinds == {
@@ -113,10 +114,13 @@ def test_lora_finds_every_linear_of_its_parts_by_name(make_model: MakeModel) -> 
     assert len(everything) == 4 * 4 + 2 * 8 * 4 + 8 + 8 + 1  # temporal, depth, projections in, heads out, text head
 
 
-def test_streaming_works_with_adapters_and_after_merging(make_model: MakeModel) -> None:
-    model = wake(make_trainable(make_model(), "lora+ttt"))
+@pytest.mark.parametrize("learner", ["ttt", "in_place"])
+def test_streaming_works_with_adapters_and_after_merging(make_model: MakeModel, learner: str) -> None:
+    """With `in_place` an adapter changes the linear whose fast weights are learned."""
+    ttt = {"learner": learner}
+    model = wake(make_trainable(make_model(ttt=ttt), "lora+ttt"))
     whole = logits(model)
-    assert not torch.allclose(whole, logits(make_model()), atol=1e-2)
+    assert not torch.allclose(whole, logits(make_model(ttt=ttt)), atol=1e-2)
     torch.testing.assert_close(streamed(model), whole, rtol=2e-5, atol=2e-5)
     spoken = model.generate(random_codes(model.config, 1, 20), max_new_frames=5, sampling=GREEDY).codes
     merged = model.merge_and_unload()

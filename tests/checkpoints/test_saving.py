@@ -114,7 +114,7 @@ def test_kyutai_to_ours_to_kyutai_is_bit_equal(tmp_path: Path, lm_model: Any, la
 
 def test_only_a_ttt_branch_of_zero_can_be_left_out(tmp_path: Path, lm_model: Any, make_model: MakeModel) -> None:
     model = make_model()
-    match = r"model.layers.1: the TTT branch is not zero \(gate up to 1, o_proj up to .*Kyutai's Moshi has no place"
+    match = r"model.layers.1: the TTT branch is not zero \(gate up to 1, weights up to .*Kyutai's Moshi has no place"
     with pytest.raises(ValueError, match=match):
         model.to_kyutai(tmp_path)
     with pytest.raises(ValueError, match="transformers' Moshi has no place for it"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hf_moshi_ttt.commands import console
 from hf_moshi_ttt.commands.console import PROGRAM, VERBS, main, module_of, parser_of
 
 from ..test_auto_classes import HEAVY
@@ -153,3 +154,19 @@ def test_a_verb_with_facts_has_json(verb: str) -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert re.fullmatch(r"hf-moshi-ttt \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("where", ["parser_of", "module_of"])
+def test_ctrl_c_ends_with_one_line(
+    where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also while a verb's module is imported."""
+
+    def interrupted(verb: str) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console, where, interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "hf-moshi-ttt doctor: interrupted\n"
+    with pytest.raises(KeyboardInterrupt):
+        main(["doctor", "--debug"])

@@ -10,6 +10,7 @@ import soundfile
 
 from hf_moshi_ttt.commands.console import main
 from hf_moshi_ttt.live.memory_file import inspect
+from hf_moshi_ttt.live.session import MoshiTTTSession
 
 from ..conftest import chirps_S, save_codes
 
@@ -59,6 +60,18 @@ def test_what_is_heard_without_memory(model: str, tmp_path: Path) -> None:
         assert main([*words, *option, "--output", str(tmp_path / "out.wav")]) == 0
         sounds.append(soundfile.read(tmp_path / "out.wav")[0])
     assert (sounds[0] != sounds[1]).any()
+
+
+@pytest.mark.parametrize(("rows", "user_stream"), [(8, "duplicate"), (17, "silence")])
+def test_who_is_heard_where_nobody_is(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, user_stream: str
+) -> None:
+    """Mono prompts go on with the model's own `user_stream`, prompts of two speakers with a silent user."""
+    sessions: list[Any] = []
+    monkeypatch.setattr(MoshiTTTSession, "set_memory_on", lambda session, row, on: sessions.append(session))
+    words = ["--codes", str(save_codes(tmp_path / "codes", [30], rows)), "--prompt-sec", "1.6", "--new-sec", "0.16"]
+    assert main(["generate", model, *words, "--output", str(tmp_path / "out.wav")]) == 0
+    assert [session.user_stream for session in sessions] == [user_stream]
 
 
 @pytest.mark.parametrize(

@@ -47,3 +47,15 @@ def test_the_page_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(tmp_path / "nothing")]) == 1
     assert "hf-moshi-ttt info: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [None, "notes.txt"])
+def test_a_folder_without_a_model_is_not_taken_for_the_first_7b(
+    name: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name is not None:
+        (tmp_path / name).touch()
+    assert main(["info", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert f"{tmp_path}: no checkpoint, it holds neither config.json nor weights (.safetensors)." in error
+    assert f"There is: {name or 'nothing'}. Give the folder of a model" in error

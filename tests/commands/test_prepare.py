@@ -1,5 +1,6 @@
 """One command from a folder of anybody's audio, without an index, to codes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +36,20 @@ def test_a_folder_of_any_audio(tmp_path: Path, codec_path: str, capsys: pytest.C
 
 def test_the_kinds_are_those_of_the_corpora() -> None:
     assert KINDS == corpora.KINDS
+
+
+def test_files_left_out_at_the_scan_are_named(
+    tmp_path: Path, codec_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the JSON and in the provenance, with their reasons."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", chirps_S(1.0, 0), 24_000)
+    (folder / "b.mp3").touch()
+    (folder / "c.wav").write_bytes(b"RIFF")
+    words = ["prepare", str(folder), "--codec", codec_path, "--output", str(tmp_path / "codes"), "--json"]
+    assert main([*words, "--device", "cpu", "--max-bad-fraction", "1"]) == 0
+    left_out = json.loads(capsys.readouterr().out)["left_out"]
+    assert left_out == load_codes(str(tmp_path / "codes"))[1].left_out
+    assert [Path(path).name for path in left_out] == ["b.mp3", "c.wav"]
+    assert left_out[str(folder / "b.mp3")] == f"{folder / 'b.mp3'}: empty, it has 0 bytes. Fetch or make it again."

@@ -69,7 +69,6 @@ def test_a_model_is_served_until_sigterm(model: str, tmp_path: Path, capsys: pyt
     [
         (["--token", "short"], "A token of 5 characters: give 16 to 128 of A-Z, a-z, 0-9, _ and -."),
         (["--cert", "cert.pem"], "TLS needs both --cert and --key."),
-        (["--session-min", "0"], "session_sec=0.0, but it must be above 0."),
     ],
 )
 def test_wrong_settings_end_before_a_model_is_loaded(

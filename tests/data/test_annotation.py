@@ -212,3 +212,35 @@ def test_audio_may_lie_outside_the_folder_of_the_index_if_that_is_meant(tmp_path
     with pytest.raises(ValueError, match="outside of .*meta; if that is meant, give data_dir"):
         annotate_corpus(index)
     assert annotate_corpus(index, data_dir=tmp_path).annotated == 1
+
+
+CTM_END = "talk A 7.5 0.30 never 0.9\n"
+TIER = '"IntervalTier"\n"{}"\n0\n9\n2\n0\n7\n""\n7\n9\n"{}"\n'
+GRID = 'File type = "ooTextFile"\nObject class = "TextGrid"\n0\n9\n<exists>\n2\n' + TIER.format("A", "one")
+
+
+@pytest.mark.parametrize(
+    ("ending", "text", "message"),
+    [
+        (".ctm", CTM_END, r"'never' from 7.5 s to 7.8 s begins after the .* end at 1.000 s \(1 of 1 words"),
+        (".ctm", 2 * CTM_END + 2 * "talk A 0.1 0.1 Hi\n", r"talk\.ctm: .*1\.000 s \(2 of 4 words cannot be used\)"),
+        (".txt", "[7 9] A: one two\n", r"talk\.txt: 'one two' from 7.0 s to 9.0 s begins after .*1 of 1 turns"),
+        (".TextGrid", GRID + TIER.format("B", ""), r"talk\.TextGrid: 'one' from 7.0 s to 9.0 s begins after"),
+    ],
+)
+def test_what_is_said_after_the_recordings_end_is_refused(heard: Path, ending: str, text: str, message: str) -> None:
+    (heard / "talk.wav.words.json").unlink()
+    (heard / f"talk{ending}").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        annotate(heard / "talk.wav", heard)
+
+
+def test_one_word_after_the_end_is_left_out_and_none_ends_there(heard: Path) -> None:
+    (heard / "talk.wav.words.json").unlink()
+    (heard / "talk.ctm").write_text("talk A 0.10 0.20 Hi\ntalk A 0.9 0.9 there\n" + CTM_END)
+    content = annotate(heard / "talk.wav", heard)
+    assert content["alignments"][1] == ["there", [0.9, 1.0], "SPEAKER_MAIN"]
+    assert content["left_out_words"] == ["'never' from 7.5 s to 7.8 s begins after the recording's end at 1.000 s."]
+    (heard / "talk.ctm").unlink()
+    write_whisper(heard / "talk.wav.words.json", ("a", 0.1, 0.2), ("b", 3.0, 4.0))
+    assert "'b' from 3.0 s to 4.0 s begins after" in annotate(heard / "talk.wav", heard)["left_out_words"][0]

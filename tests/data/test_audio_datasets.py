@@ -70,7 +70,9 @@ def test_what_is_no_audio_is_refused_and_damaged_rows_are_bounded(files: list[Pa
     files[1].write_bytes(b"no audio")
     with pytest.raises(ValueError, match=r"1 of 2 files cannot be used(.|\n)*b\.wav: audio in memory: not a readable"):
         audio_corpus(rows_of(files, True))
-    assert audio_corpus(rows_of(files, True), max_bad_fraction=0.5)["name"][:] == ["a.wav"]
+    left_out: dict[str, str] = {}
+    assert audio_corpus(rows_of(files, True), max_bad_fraction=0.5, left_out=left_out)["name"][:] == ["a.wav"]
+    assert list(left_out) == ["b.wav"] and "not a readable audio file" in left_out["b.wav"]
 
 
 def test_a_folder_of_audio_and_one_of_parquet_are_loaded_by_name(files: list[Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Jobs give the same results in one process and in several, and workers do not outlive the run that was killed."""
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -45,6 +46,24 @@ def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
     run.wait()
     workers = [int((tmp_path / name).read_text()) for name in "ab"]
     wait_until(lambda: not any(is_running(worker) for worker in workers))
+
+
+def test_workers_say_nothing_after_ctrl_c(tmp_path: Path) -> None:
+    """It goes to all processes of a terminal; the one that started the workers says what there is to say."""
+    program = (
+        "import time\nfrom pathlib import Path\nfrom tqdm import tqdm\n"
+        "from hf_moshi_ttt.data.workers import run_jobs\n"
+        f"def job(name):\n    Path({str(tmp_path)!r}, name).touch()\n    time.sleep(60)\n"
+        "if __name__ == '__main__':\n    try:\n"
+        "        list(run_jobs(job, [('a',), ('b',)], 2, tqdm(disable=True)))\n"
+        "    except KeyboardInterrupt:\n        print('interrupted')\n"
+    )
+    (tmp_path / "run.py").write_text(program)
+    command, pipe = [sys.executable, str(tmp_path / "run.py")], subprocess.PIPE
+    run = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    wait_until(lambda: all((tmp_path / name).is_file() for name in "ab"))
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.communicate(timeout=60) == ("interrupted\n", "")
 
 
 def is_running(pid: int) -> bool:

@@ -131,9 +131,10 @@ def test_words_come_from_where_they_are_asked_for(tmp_path: Path) -> None:
 def test_listeners_are_read(tmp_path: Path) -> None:
     (tmp_path / "icc.json").write_text(json.dumps({"0": [0.5, 0.5]}))
     assert read_listeners(tmp_path / "icc.json") == {"0": [0.5, 0.5]}
-    (tmp_path / "icc.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"icc.json: no distribution \{folder: \[fractions\]\}"):
-        read_listeners(tmp_path / "icc.json")
+    for text in ("[1]", '{"0": []}', '{"0": [NaN, 1]}', '{"0": [0, 0]}', '{"0": [2, -1]}'):
+        (tmp_path / "icc.json").write_text(text)
+        with pytest.raises(ValueError, match=r"icc.json: no distribution \{folder: \[fractions\]\}"):
+            read_listeners(tmp_path / "icc.json")
 
 
 def test_channels_are_averaged(loaded: tuple[Any, MoshiTTTProcessor], tmp_path: Path) -> None:

@@ -45,11 +45,22 @@ def test_a_frame_depends_on_what_was_said_before_it_alone(model: Any) -> None:
 
 def test_seeds_follow_from_their_words(model: Any) -> None:
     heard = users(model, [10])
-    drawn = [drive(model, heard, SILENCE, seeded(Sampling(), model.device, *parts))[0] for parts in ((0, "a"),) * 2]
-    other = drive(model, heard, SILENCE, seeded(Sampling(), model.device, 1, "a"))[0]
-    assert np.array_equal(*drawn) and not np.array_equal(drawn[0], other)
-    biased = seeded(Sampling(0.5, 3, text_pad_bias=2.0), model.device, 0)
-    assert biased == Sampling(0.5, 3, text_pad_bias=2.0) and biased.generator is not None
+    drawn = [drive(model, heard, SILENCE, seeded(Sampling(), model.device, 0, ["a"]))[0] for _ in range(2)]
+    assert np.array_equal(*drawn)
+    for seed, name in ((1, "a"), (0, "b")):
+        other = drive(model, heard, SILENCE, seeded(Sampling(), model.device, seed, [name]))[0]
+        assert not np.array_equal(drawn[0], other)
+    biased = seeded(Sampling(0.5, 3, text_pad_bias=2.0), model.device, 0, range(3))
+    assert biased == Sampling(0.5, 3, text_pad_bias=2.0) and isinstance(biased.generator, list)
+    assert len({generator.initial_seed() for generator in biased.generator}) == 3
+
+
+def test_draws_of_a_stream_are_the_same_in_any_batch(model: Any) -> None:
+    heard = users(model, [12, 9, 12])
+    together = drive(model, heard, SILENCE, seeded(Sampling(), model.device, 0, "abc"))
+    pair = drive(model, heard[:2], SILENCE, seeded(Sampling(), model.device, 0, "ab"))
+    (alone,) = drive(model, heard[2:], SILENCE, seeded(Sampling(), model.device, 0, "c"))
+    assert all(np.array_equal(*both) for both in zip([*pair, alone], together, strict=True))
 
 
 def test_what_is_heard_lies_a_delay_after_the_codes(model: Any) -> None:

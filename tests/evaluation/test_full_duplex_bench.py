@@ -47,7 +47,10 @@ def test_questions_are_known_by_their_files(tmp_path: Path) -> None:
     assert read_item(tmp_path / "other" / "1").task is None
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '[{"timestamp": [1]}]', '{"timestamps": ["a", 2]}'])
+@pytest.mark.parametrize("text", [
+    "", "{}", "[]", '[{"timestamp": [1]}]', '{"timestamps": ["a", 2]}', '{"timestamps": [NaN, 2]}',
+    '{"timestamps": [0, Infinity]}', '{"timestamps": [3, 2]}', '{"timestamps": [-1, 2]}',
+])  # fmt: skip
 def test_annotations_without_times_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "pause.json").write_text(text)
     with pytest.raises(ValueError, match=r"pause.json: no time stamps \[start, end\]"):

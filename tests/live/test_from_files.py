@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,16 +70,32 @@ def test_a_user_alone_is_heard_from_the_first_sample(open_session: OpenSession, 
     assert torch.equal(result.codes_BKT[0, 1:9].T, torch.cat([frame.codes_BQ for frame in frames[1:]]))
 
 
-def test_without_a_user_the_codes_are_absent(open_session: OpenSession, files: Path) -> None:
-    """As `model.generate` continues a prompt."""
-    session = open_session(sampling=GREEDY)
+@pytest.mark.parametrize("user_stream", ["duplicate", "silence", "none"])
+def test_without_a_user_the_rows_are_those_of_mono_recordings(
+    open_session: OpenSession, files: Path, user_stream: Any
+) -> None:
+    """As `model.generate` continues a prompt; the model's own rule is the default."""
+    session = open_session(sampling=GREEDY, user_stream=user_stream)
+    assert open_session().user_stream == session.model.config.user_stream == "duplicate"
     prompt = read_prompt(session.processor, files / "own.wav", prompt_frames=Frames(7))
     assert prompt.codes_BKT is not None and prompt.codes_BKT.shape == (1, 17, 7) and prompt.user_S is None
     result = continue_prompt(session, prompt, 10, watch=True)
-    generated = session.model.generate(prompt.codes_BKT, max_new_frames=10, sampling=GREEDY).codes
-    assert torch.equal(result.codes_BKT, generated)
+    silence = torch.tensor(session.processor.silence_codes())[None, :, None].expand(-1, -1, 11)
+    user = {"duplicate": "duplicate", "silence": silence, "none": None}[user_stream]
+    generated = session.model.generate(prompt.codes_BKT, max_new_frames=10, user_codes=user, sampling=GREEDY).codes
+    assert torch.equal(result.codes_BKT[:, :9], generated[:, :9]) and (result.codes_BKT[:, 9:] == -1).all()
     assert len(result.frame_ms) == 10 and [stats[0]["layer"] for stats in result.memory] == [1] * 10
     assert result.memory[-1][0]["age_sec"] == pytest.approx((7 + 11) * 0.08)
+
+
+def test_user_streams_differ_and_others_are_refused(open_session: OpenSession, files: Path) -> None:
+    said = []
+    for user_stream in ("duplicate", "silence", "none"):
+        session = open_session(sampling=GREEDY, user_stream=user_stream)
+        said.append(continue_prompt(session, read_prompt(session.processor, files / "own.wav"), 20).codes_BKT)
+    assert not torch.equal(said[0], said[1]) and not torch.equal(said[0], said[2]) and not torch.equal(said[1], said[2])
+    with pytest.raises(ValueError, match="user_stream='echo', but it must be one of duplicate, silence, none"):
+        open_session(user_stream="echo")
 
 
 def test_words_have_the_time_of_their_first_token() -> None:

@@ -54,6 +54,27 @@ def test_memories_of_different_models_are_not_compared(saved: Path, tmp_path: Pa
         diff(saved / "memory", tmp_path / "empty")
 
 
+def test_damaged_memories_are_not_compared(saved: Path, tmp_path: Path) -> None:
+    whole = (saved / "memory").read_bytes()
+    (tmp_path / "damaged").write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    for pair in ((saved / "memory", tmp_path / "damaged"), (tmp_path / "damaged", saved / "memory")):
+        with pytest.raises(ValueError, match="damaged: damaged, its content does not have the hash in its manifest"):
+            diff(*pair)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("hf_moshi_ttt.live.memory_file.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_memory_file(tmp_path / "memory", {}, read_manifest(saved / "memory"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def rewritten(path: Path, output: Path, change: Callable[[dict, dict], None], honest: bool = True) -> Path:
     """A file with other tensors or another manifest; its hash is true to them if `honest`."""
     with safe_open(path, framework="pt") as file:

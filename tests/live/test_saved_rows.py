@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from hf_moshi_ttt.live.memory_file import read_manifest
+from hf_moshi_ttt.live.saved_rows import saved_sampling
 from hf_moshi_ttt.live.session import MoshiTTTSession
 from hf_moshi_ttt.streaming.generation_moshi_ttt import Sampling
 
@@ -82,3 +83,22 @@ def test_memory_alone_fits_the_model_in_another_dtype(open_session: OpenSession,
 def _keys(session: MoshiTTTSession) -> dict[str, Any]:
     config = session.model.config
     return {key: getattr(config, key) for key in ("codec", "text_tokenizer", "text_vocab_size")}
+
+
+def test_a_stream_goes_on_with_the_sampling_it_was_drawn_with(open_session: OpenSession, tmp_path: Path) -> None:
+    """`load` takes it; a session that draws otherwise refuses the stream unless told, and takes memories."""
+    session = open_session(sampling=Sampling(temperature=1.5))
+    played(session, voices(1, 5))
+    session.save(tmp_path / "stream"), session.save(tmp_path / "memory", memory_only=True)
+    same = MoshiTTTSession.load(tmp_path / "stream", session.model, session.processor, sampling=None)
+    assert same.sampling == session.sampling and saved_sampling(tmp_path / "stream") == session.sampling
+    assert MoshiTTTSession.load(tmp_path / "memory", session.model, session.processor).sampling == Sampling()
+    other = open_session()
+    with pytest.raises(ValueError, match=r"drawn with .*temperature=1\.5.* draws with .*temperature=0\.8"):
+        other.restore(tmp_path / "stream")
+    assert other.memory_frames == [0]
+    other.restore(tmp_path / "memory")
+    other.restore(tmp_path / "stream", other_sampling=True)
+    assert other.sampling == Sampling() and other.memory_frames == [5]
+    chosen = MoshiTTTSession.load(tmp_path / "stream", session.model, session.processor, sampling=Sampling(top_k=3))
+    assert chosen.sampling.top_k == 3 and chosen.memory_frames == [5]

@@ -275,3 +275,31 @@ def test_rows_that_are_not_there_are_refused(open_session: OpenSession) -> None:
     for call in (session.reset, session.memory_stats, lambda row: session.set_memory_on(row, True)):
         with pytest.raises(ValueError, match="row 2, but this session has rows 0 to 1"):
             call(2)
+
+
+@pytest.mark.parametrize("part", ["step_with_logits", "decode"])
+def test_a_step_that_fails_can_be_made_again(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """By rows, as the engine does: the codecs have not heard the frame twice, and no draw is lost."""
+    session, expected = open_session(batch_size=2), open_session(batch_size=2)
+    sound = voices(2, 6)
+    played(session, sound[:, :3])
+    frames = played(expected, sound)
+    where = session.model if part == "step_with_logits" else session.codec
+    original = getattr(where, part)
+
+    def failing(*given: Any, **options: Any) -> Any:
+        original(*given, **options)
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, part, failing)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            session.step(sound[:, 3])
+    for rows in ([True, False], [False, True]):
+        alone = session.step(sound[:, 3], rows)
+        row = rows.index(True)
+        assert torch.equal(alone.codes_BQ[row], frames[3].codes_BQ[row]) and alone.text[row] == frames[3].text[row]
+        torch.testing.assert_close(alone.samples_BN[row], frames[3].samples_BN[row], rtol=1e-3, atol=1e-4)
+    assert_same_speech(played(session, sound[:, 4:]), frames[4:])

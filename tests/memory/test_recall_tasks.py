@@ -15,6 +15,8 @@ from hf_moshi_ttt.memory.recall_tasks import (
     PassageTask,
     RecallBatch,
     ScatteredPassageTask,
+    SplicedTask,
+    shuffle_frames,
 )
 
 ROWS = 3
@@ -33,6 +35,7 @@ def make_tasks() -> dict[str, Any]:
         "scattered": ScatteredPassageTask(recordings(), 1000),
         "pairs": PairsTask(),
         "natural": NaturalTask(recordings(), 1000),
+        "spliced": SplicedTask(recordings(), 1000),
     }
 
 
@@ -130,12 +133,30 @@ def test_nothing_is_planted_in_recordings_as_they_are() -> None:
     assert batch.hearing_BT[0].tolist() == [UNSCORED] * 50 + [OTHER] * 50
 
 
+def test_the_second_half_of_a_spliced_piece_is_another_recordings() -> None:
+    source = [torch.arange(0, 700)[None], torch.arange(1000, 1900)[None]]
+    batch = drawn(SplicedTask(source, 2000, frames=100))
+    steps = batch.codes_BKT[:, 1].diff(dim=1)
+    assert (steps[:, :49] == 1).all() and (steps[:, 50:] == 1).all() and (steps[:, 49].abs() > 200).all()
+    assert batch.hearing_BT[0].tolist() == [UNSCORED] * 50 + [OTHER] * 50
+
+
+def test_shuffled_recordings_hold_the_same_frames_in_another_order() -> None:
+    source = [torch.stack([torch.arange(start, start + 300)] * 2) for start in (0, 300)]
+    shuffled = shuffle_frames(source)
+    assert [each.shape for each in shuffled] == [(2, 300), (2, 300)]
+    assert torch.equal(torch.cat(shuffled, dim=1)[0].sort().values, torch.arange(600))
+    assert all(torch.equal(each[0], each[1]) for each in shuffled)  # whole frames
+    assert (shuffled[0][0] >= 300).float().mean() > 0.3 and (shuffled[0][0].diff() == 1).float().mean() < 0.1
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: PairsTask(num_ids=20, num_pairs=8), "num_ids=20, but 8 pairs need 24 or more"),
         (lambda: PassageTask([], 64), "No recording: pieces of 160 frames are cut from at least one"),
         (lambda: NaturalTask(recordings(lengths=(900, 300)), 64), "has 300 frames, but pieces of 384 frames are cut"),
+        (lambda: SplicedTask(recordings(lengths=(900,)), 64), "1 recording, but a piece is spliced from two"),
         (lambda: ScatteredPassageTask(recordings(lengths=(512,)), 64), "leave out what is not longer than 512 frames"),
     ],
 )

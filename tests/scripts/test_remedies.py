@@ -18,6 +18,7 @@ from ..test_architecture import MODULES, PACKAGE, name_of
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "train": (ModelArguments, DataArguments, MoshiTTTTrainingArguments),
     "recall": (ModelArguments, DataArguments, MoshiTTTTrainingArguments),  # it trains; errors name what it has set
+    "prove": (ModelArguments, DataArguments, MoshiTTTTrainingArguments),  # likewise
     "evaluate": KINDS,
     "tasks": (LongContextSettings,),
 }
@@ -98,6 +99,8 @@ NOT_OF_COMMANDS = {
     "text_stream=, but a recording brings its own text": "the evaluation while training has no such setting",
     "the channels look swapped": "conversations of a run are the model's own; `turn-taking` has the option",
     "could not be written:": "saving a checkpoint, which `info` does not and `train` has the option for",
+    "is drawn from encoded speech: give": "`prove` says which codes are absent before it trains; `recall` has the options",
+    "needs held-out recordings in other forms: give": "the same",
     "The evaluation needs memory for batch_size": "LongContextCallback takes other settings in Python",
 }
 

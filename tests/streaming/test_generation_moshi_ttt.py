@@ -209,7 +209,9 @@ class Int8Linear(torch.nn.Linear):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("ttt", [None, {"ttt_mlp_layers": 2}, {"learner": "gated_delta"}], ids=str)
+@pytest.mark.parametrize(
+    "ttt", [None, {"ttt_mlp_layers": 2}, {"learner": "gated_delta"}, {"learner": "in_place"}], ids=str
+)
 def test_int8_weights_decide_no_dtype(make_model: MakeModel, ttt: dict | None) -> None:
     """Streams of a model with int8 weights equal its whole forward pass, and that of the same weights in float32."""
     model = make_model(ttt=ttt)
@@ -263,6 +265,22 @@ def test_bad_frames_are_refused(make_model: MakeModel, change: Callable, message
     model = make_model()
     with pytest.raises(ValueError, match=message):
         model.step_with_logits(change(torch.zeros(2, 17, dtype=torch.int64)), model.init_state(2))
+
+
+def test_a_duplicate_user_is_what_a_mono_recording_has_in_training(make_model: MakeModel) -> None:
+    """Every code is the most likely one of a forward pass over the result with Moshi's rows as the user's."""
+    model = make_model()
+    prompt = random_codes(model.config, 2, 20, absent=0)
+    prompt[:, 9:] = prompt[:, 1:9]
+    first = model.generate(prompt, max_new_frames=10, user_codes="duplicate", sampling=GREEDY)
+    rest = model.generate(state=first.state, max_new_frames=20, user_codes="duplicate", sampling=GREEDY)
+    result = torch.cat([first.codes, rest.codes], dim=2)
+    assert torch.equal(result[:, 9:], result[:, 1:9])
+    output = model(torch.cat([prompt, result], dim=2))
+    assert torch.equal(output.text_logits[:, 20:].argmax(-1), result[:, 0])
+    assert torch.equal(output.audio_logits[:, :, 20:-1].argmax(-1), result[:, 1:9, :-1])
+    with pytest.raises(ValueError, match="user_codes='twice', but it must be codes, \"duplicate\" or None"):
+        model.generate(prompt, user_codes="twice")  # type: ignore[arg-type]
 
 
 def test_short_user_codes_are_refused(make_model: MakeModel) -> None:

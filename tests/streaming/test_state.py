@@ -166,3 +166,17 @@ def test_the_users_last_frame_is_heard_late(make_model: MakeModel) -> None:
     assert torch.equal(one.history[0], state.history[0]) and torch.equal(one.history[1, 9:, -1], codes[1, 9:, 3])
     fresh = model.init_state(2)
     assert torch.equal(fresh.with_user_codes(codes[:, 9:, 3], torch.tensor([True, True])).history, fresh.history)
+
+
+def test_moshis_codes_stand_in_for_the_users_absent_ones(make_model: MakeModel) -> None:
+    """In the rows asked for, where Moshi's are known; codes of a user who was heard stay."""
+    model = make_model()
+    state = model.init_state(2)
+    state.history[:] = torch.arange(17)[:, None] + torch.arange(state.history.shape[2])
+    state.history[:, 9:12] = -1
+    state.history[:, 2, -1] = -2
+    filled = state.with_own_codes_as_user(torch.tensor([True, False])).history
+    expected = state.history.clone()
+    expected[0, 9:12] = state.history[0, 1:4]
+    expected[0, 10, -1] = -1
+    assert torch.equal(filled, expected)

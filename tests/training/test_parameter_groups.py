@@ -20,7 +20,7 @@ def named_groups(model: Any) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("trainable", ["lora", "ttt", "lora+ttt", "full"])
-@pytest.mark.parametrize("learner", ["ttt", "gated_delta"])
+@pytest.mark.parametrize("learner", ["ttt", "gated_delta", "in_place"])
 def test_groups_hold_every_trainable_parameter_once(make_model: MakeModel, trainable: str, learner: str) -> None:
     model = make_trainable(make_model(ttt={"learner": learner}), trainable)
     grouped = [id(p) for group in parameter_groups(model, ARGS) for p in group["params"]]

@@ -52,9 +52,12 @@ def test_a_run_says_what_it_did() -> None:
     assert (run["arm"], run["seed"], len(steps)) == ("window", 3, 4)
     assert [step for step, _ in run["train_losses"]] == [1, 2, 3, 4]
     assert run["sec"] > 0 and run["parameters"] > 1000
+    assert run["train_frames"] == 4 * 8 * 36 and run["cpu_sec"] > 0
     again = run_arm(make_setup(4), "window", 3)
     assert again["tests"] == run["tests"] and again["train_losses"] == run["train_losses"]
-    assert run_arm(make_setup(4), "window", 4)["tests"] != run["tests"]
+    other_seed, other_arm = run_arm(make_setup(4), "window", 4), run_arm(make_setup(4), "ttt", 3)
+    assert other_seed["tests"] != run["tests"] and other_seed["train_sha256"] != run["train_sha256"]
+    assert other_arm["tests"] != run["tests"] and other_arm["train_sha256"] == run["train_sha256"]
 
 
 def test_a_run_that_is_stopped_says_nothing() -> None:
@@ -87,6 +90,7 @@ class LossesGiven:
     """A model whose losses are the codes themselves."""
 
     config = types.SimpleNamespace(num_codebooks=2)
+    device = torch.device("cpu")
 
     def __call__(self, codes: Tensor, labels: Tensor) -> Any:
         assert torch.equal(codes, labels)
@@ -100,6 +104,8 @@ def test_losses_are_means_over_codebooks_by_hearing() -> None:
     found = score(LossesGiven(), batch, hearings=2)  # type: ignore[arg-type]
     # Codebooks are t and t + 2: their mean is t + 1 in the first row, and twice as much in the second.
     assert [hearing["value"] for hearing in found["hearings"]] == pytest.approx([2.25, 7.5])
+    assert found["hearing_rows"] == [[1.5, 3.0], [5.0, 10.0]]
+    assert found["positions"] == [1.5, 3.0, 4.5, 6.0, 7.5, 9.0]
     assert found["other_rows"] == [5.0, 10.0] and found["other"]["value"] == pytest.approx(7.5)
     assert found["other"]["low"] <= 7.5 <= found["other"]["high"]
     batch.hearing_BT[batch.hearing_BT == 0] = -1

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers.utils import logging
 
+from hf_moshi_ttt.memory.line_tasks import SaidRecording
+from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering
+from hf_moshi_ttt.training import recall_series, recall_variants
 from hf_moshi_ttt.training.recall_series import RecallRequest, run_series
 
 from ..conftest import save_codes
@@ -50,6 +54,14 @@ def test_a_run_that_is_kept_is_not_made_again(tmp_path: Path) -> None:
     assert stand.made[6:] == [("ttt", 0)]
 
 
+def test_further_arms_run_with_the_first_seed(tmp_path: Path) -> None:
+    stand = StandIn()
+    results = run_series(make_request(arms=["ttt"], first_seed_arms=["window"]), tmp_path, stand)
+    assert stand.made == [("ttt", 0), ("ttt", 1), ("window", 0)] and len(results["runs"]) == 3
+    run_series(make_request(arms=["ttt"], also=["control"]), tmp_path, stand)
+    assert stand.made[3:] == [("ttt", 0), ("ttt", 1)]
+
+
 def test_the_results_say_what_made_them(tmp_path: Path) -> None:
     results = json.loads(json.dumps(run_series(make_request(), tmp_path, StandIn())))
     assert results["schema"] == 1 and results["size"]["steps"] == 3 and results["settings"]["seeds"] == [0, 1]
@@ -74,10 +86,31 @@ def test_speech_is_read_once_for_both_folders(tmp_path: Path) -> None:
     assert setup.stages[0].num_ids == 32 and len(setup.tests["refrain"].recordings) == 1
 
 
+def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [str(save_codes(tmp_path / name, [1200])) for name in ("train", "test")]
+    codes_1T = torch.zeros(1, 1200, dtype=torch.long)
+    asked: list[tuple[str, int, str | None]] = []
+
+    def renderings(path: str, num_ids: int, codec: str | None) -> dict[str, list[RenderedRecording]]:
+        asked.append((path, num_ids, codec))
+        return {"same": [RenderedRecording(codes_1T, [Rendering(codes_1T, int)])]}
+
+    said = SaidRecording(codes_1T, torch.zeros(1200).long(), torch.zeros(1).long())
+    monkeypatch.setattr(recall_variants, "load_renderings", renderings)
+    monkeypatch.setattr(recall_series, "load_said", lambda codes, recordings: [said])
+    given = {"train_codes": folders[0], "test_codes": folders[1], "num_ids": 32}
+    setup = make_request(
+        task="refrain", also=["variants", "lines"], variants="a", train_variants="b", **given
+    ).make_setup()
+    assert list(setup.tests) == ["refrain", "same", "lines"] and asked == [("a", 32, None), ("b", 32, None)]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (dict(variants="a", train_variants="b"), "variants, train_variants given, but only the task 'variants'"),
         (dict(arms=[]), r"arms=\[\], but it must name at least one and each once"),
+        (dict(first_seed_arms=["ttt"]), r"arms=\['ttt', 'static', 'ttt'\], but it must name"),
         (dict(seeds=[0, 0]), r"seeds=\[0, 0\], but it must name at least one and each once"),
         (dict(jobs=0), "jobs=0, but it must be at least 1"),
         (dict(task="refrain"), "task='refrain', train_codes=None and test_codes=None, but the tasks"),

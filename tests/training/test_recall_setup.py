@@ -5,15 +5,29 @@ from typing import Any
 import pytest
 import torch
 
-from hf_moshi_ttt.memory.recall_tasks import MotifTask, PairsTask, PassageTask, ScatteredPassageTask
+from hf_moshi_ttt.memory.line_tasks import LinesTask, SaidRecording
+from hf_moshi_ttt.memory.recall_tasks import (
+    MotifTask,
+    NaturalTask,
+    PairsTask,
+    PassageTask,
+    ScatteredPassageTask,
+    SplicedTask,
+)
+from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering, VariantPassageTask
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.training.recall_setup import ARMS, SPEECH_TASKS, TASKS, Speech, arm_config, make_setup, parse_arm
 
 LENGTH = 1200
 
 
-def make_speech() -> Speech:
-    return Speech(64, [torch.zeros(1, LENGTH).long()], [torch.ones(1, LENGTH).long()])
+def make_speech(**changes: Any) -> Speech:
+    train, heldout = torch.zeros(1, LENGTH).long(), torch.ones(1, LENGTH).long()
+    given = {
+        "variants": {form: [RenderedRecording(heldout, [Rendering(heldout, int)])] for form in ("same", "phase_0.5")},
+        "said": [SaidRecording(heldout, torch.arange(LENGTH) // 20, torch.arange(LENGTH // 20) % 5)],
+    }
+    return Speech(64, [train], [heldout] * 2, **{**given, **changes})
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -35,6 +49,34 @@ def test_tasks_are_what_their_names_say() -> None:
     assert [type(stage) for stage in distance.stages] == [PassageTask, ScatteredPassageTask]
     assert list(distance.tests) == [f"after {gap} frames" for gap in (16, 32, 64, 240, 500)]
     assert refrain.stages[0].recordings is speech.train and refrain.tests["refrain"].recordings is speech.heldout
+
+
+def test_models_are_asked_further_tests() -> None:
+    setup = make_setup("refrain", {}, make_speech(), also=["distance", "speech_controls"], device="cuda")
+    assert list(setup.tests) == ["refrain", *(f"after {gap} frames" for gap in (16, 32, 64, 240, 500)),
+                                 "nothing returns", "spliced"]  # fmt: skip
+    returns, spliced = setup.tests["nothing returns"], setup.tests["spliced"]
+    assert isinstance(returns, PassageTask) and not returns.repeats and isinstance(spliced, SplicedTask)
+    assert len(setup.stages) == 1 and setup.device == "cuda"
+
+
+def test_variants_are_trained_on_what_is_given_and_tested_by_form() -> None:
+    plain = make_setup("variants", {}, make_speech())
+    assert isinstance(plain.stages[0], PassageTask) and list(plain.tests) == ["same", "phase_0.5"]
+    test = plain.tests["phase_0.5"]
+    assert isinstance(test, VariantPassageTask) and test.recordings is not None and len(test.recordings) == 2
+    (trained,) = make_setup("variants", {}, make_speech(train_variants=make_speech().variants["same"])).stages
+    assert isinstance(trained, VariantPassageTask) and trained.hearings == 4 and test.hearings == 2
+    with pytest.raises(ValueError, match="give --variants FILE"):
+        make_setup("variants", {}, make_speech(variants={}))
+
+
+def test_lines_are_tested_in_pieces_of_the_length_that_is_trained_on() -> None:
+    setup = make_setup("lines", {"piece_frames": 200}, make_speech())
+    stage, test = setup.stages[0], setup.tests["lines"]
+    assert isinstance(stage, NaturalTask) and isinstance(test, LinesTask) and stage.frames == test.frames == 200
+    with pytest.raises(ValueError, match="needs recordings whose lines are known"):
+        make_setup("lines", {}, make_speech(said=[]))
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -68,6 +110,12 @@ def test_an_arm_changes_keys_of_the_ttt_section() -> None:
     [
         (lambda: make_setup("tune", {}), "task='tune', but the tasks are motif, motif8"),
         (lambda: make_setup("refrain", {}), "drawn from encoded speech: give --train-codes and --test-codes"),
+        (lambda: make_setup("motif", {}, also=["tune"]), "also='tune', but further tests are those of motif, "),
+        (lambda: make_setup("motif", {}, also=["speech_controls"]), "'speech_controls' is drawn from encoded speech"),
+        (
+            lambda: make_setup("motif", {}, make_speech(), ["refrain"]),
+            "only tests with the ids and codebooks of 'motif'",
+        ),
         (lambda: make_setup("motif", {"step": 3}), r"step=3, but what can be set is: steps \(int\)"),
         (lambda: make_setup("motif", {"learning_rate": "fast"}), "learning_rate='fast', but what can be set is"),
         (lambda: parse_arm("lstm"), "arm 'lstm', but the arms are full, window, static"),

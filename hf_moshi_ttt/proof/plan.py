@@ -1,0 +1,205 @@
+"""A plan of a proof: rungs, each a task with the arms that are trained on it and the tests that decide.
+
+A plan is a YAML file. A rung trains models of its own; all its tests are asked of the same models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..settings import read_settings, typed_values
+
+RULES = ("gap", "equal", "harmless")
+LAST, OTHER = "last", "other"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What is asked of the rung's memory at one place of one test.
+
+    Args:
+        test: name of the test.
+        at: number of the hearing, `last`, or `other` for the frames outside of what returns.
+        rule: `gap` (it closes enough of the gap), `equal` (no different from `static`) or `harmless` (no worse).
+        least: of rule `gap`, the least gap closed.
+        low_above: of rule `gap`, what the lower end of its interval must lie above.
+    """
+
+    test: str
+    at: str = LAST
+    rule: str = "gap"
+    least: float = 0.0
+    low_above: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"rule={self.rule!r} of test {self.test!r}, but the rules are {', '.join(RULES)}.")
+        if self.at not in (LAST, OTHER) and not self.at.isdecimal():
+            raise ValueError(f"at={self.at!r} of test {self.test!r}, but it is {LAST}, {OTHER} or a hearing's number.")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step: models trained on a task, and what they are asked.
+
+    Args:
+        question: in one sentence.
+        task: a task of `hf-moshi-ttt recall`.
+        arms: the main comparison, run with every seed; `static` among them, and `full` where a gap is judged.
+        criteria: what decides.
+        first_seed_arms: further arms, run with the first seed.
+        also: further tests of the same models, by name of their task or set.
+        size: keys of `RecallSize` with other values.
+        memory: the arm that is judged.
+        corpus: of tasks of speech, `librilight` or `programmes`; its codes are in CORPUS_train and CORPUS_heldout, and
+            other forms of its recordings in CORPUS_heldout_variants.safetensors.
+        train_variants: of the task `variants`, whether returns in other forms are trained on; else it is those that
+            return as they are.
+        num_ids: groups of codebook 0's ids.
+        seeds: how many of the plan's seeds the rung takes; all if None.
+        ceilings: of a test, the test where `full` shows what can be reached; the test itself if it is not named.
+        run_sec: time of a run as measured, for the estimate.
+    """
+
+    name: str
+    question: str
+    task: str
+    arms: list[str]
+    criteria: list[Criterion]
+    first_seed_arms: list[str] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)
+    size: dict[str, Any] = field(default_factory=dict)
+    memory: str = "ttt"
+    corpus: str = "librilight"
+    train_variants: bool = False
+    num_ids: int = 64
+    seeds: int | None = None
+    ceilings: dict[str, str] = field(default_factory=dict)
+    run_sec: float = 0.0
+
+    def __post_init__(self) -> None:
+        has_gap = any(criterion.rule == "gap" for criterion in self.criteria)
+        needed = ["static", *(["full"] if has_gap else []), self.memory]
+        missing = [arm for arm in needed if arm not in self.arms]
+        if missing:
+            raise ValueError(f"arms={self.arms} of rung {self.name!r}: {', '.join(missing)} must be among them.")
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"seeds={self.seeds} of rung {self.name!r}, but it must be at least 1.")
+
+    @property
+    def asks_variants(self) -> bool:
+        """Whether any test is of recordings in other forms."""
+        return "variants" in (self.task, *self.also)
+
+    def take_seeds(self, seeds: Sequence[int]) -> list[int]:
+        """The first seeds of a plan, as many as this rung takes."""
+        return list(seeds[: self.seeds])
+
+    def count_runs(self, seeds: Sequence[int]) -> int:
+        """How many models are trained."""
+        return len(self.arms) * len(self.take_seeds(seeds)) + len(self.first_seed_arms)
+
+
+@dataclass(frozen=True)
+class CorpusSize:
+    """How much is read aloud where no codes are given; programmes where a rung's corpus are these."""
+
+    train_hours: float = 5.0
+    eval_minutes: float = 60.0
+    conversations: int = 20
+    codec_minutes: float = 20.0
+    programme_hours: float = 10.0
+    programme_minutes: float = 60.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A proof that is only worked out here: its models, frames and commands.
+
+    Args:
+        preset: of the model.
+        config: keys of the configuration beside the preset, as in a configuration of training.
+        arms: by name, the changes of `config` that make it.
+        seeds: runs of each arm.
+        train_frames: that each run sees, `segment_frames` at a time; `eval_frames` are held out.
+        peak_flops: of a GPU, of which `utilisation` is reached.
+        commands: what is run, one a line.
+    """
+
+    preset: str
+    config: dict[str, Any]
+    arms: dict[str, dict[str, Any]]
+    seeds: int
+    train_frames: int
+    segment_frames: int
+    eval_frames: int
+    peak_flops: float
+    utilisation: float
+    commands: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is proved and what it is proved on.
+
+    Args:
+        headroom_nats: below this, between `static` and `full`, no gap is spoken of.
+        timed_on: what the times of the runs were measured on.
+        recipe: in place of rungs, what is not run here.
+    """
+
+    title: str
+    rungs: list[Rung] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    headroom_nats: float = 0.1
+    timed_on: str = "one core"
+    corpus: CorpusSize = CorpusSize()
+    recipe: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        names = [rung.name for rung in self.rungs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"rungs are called {names}, but each needs a name of its own.")
+
+    def select(self, names: Sequence[str]) -> list[Rung]:
+        """The rungs of these names in the plan's order; all of them without names.
+
+        Raises:
+            ValueError: a name that no rung has.
+        """
+        known = [rung.name for rung in self.rungs]
+        wrong = [name for name in names if name not in known]
+        if wrong:
+            raise ValueError(f"rungs={wrong}, but the plan has {', '.join(known) or 'none'}.")
+        return [rung for rung in self.rungs if not names or rung.name in names]
+
+
+def read_plan(path: str) -> Plan:
+    """The plan in a YAML file.
+
+    Raises:
+        ValueError: no such file, an unknown or missing key, or a value of another type.
+    """
+    values = read_settings(path, [])
+    rungs = [_read_rung(rung) for rung in values.pop("rungs", [])]
+    for key, kind in (("corpus", CorpusSize), ("recipe", Recipe)):
+        if key in values:
+            values[key] = _build(kind, values[key], f"{key}.")
+    return _build(Plan, {**values, "rungs": rungs}, "")
+
+
+def _read_rung(values: dict[str, Any]) -> Rung:
+    section = f"rung {values.get('name')!r}: "
+    criteria = [_build(Criterion, each, f"{section}criteria: ") for each in values.get("criteria", [])]
+    return _build(Rung, {**values, "criteria": criteria}, section)
+
+
+def _build(kind: Any, values: dict[str, Any], section: str) -> Any:
+    known = [item.name for item in fields(kind)]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise ValueError(f"{section}{unknown[0]} is no key; the keys are {', '.join(known)}.")
+    try:
+        return kind(**typed_values(kind, values, section))
+    except TypeError as error:  # a key without a default is missing
+        raise ValueError(f"{section}{error}.") from error

@@ -1,0 +1,162 @@
+"""A plan's rungs, one after the other; what has been made before is kept, and the results are written after each."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..demo.lanes import Run
+from .measure import measure
+from .plan import CorpusSize, Plan, Rung
+from .report import to_markdown
+
+Say = Callable[[str], None]
+RunSeries = Callable[[Any, Path], dict[str, Any]]  # a RecallRequest and a folder to what run_series returns
+
+
+@dataclass(frozen=True)
+class Where:
+    """What the runs are made with.
+
+    Args:
+        codes: folder with CORPUS_train and CORPUS_heldout for every corpus.
+        codec: name or path of their codec; as their provenance names it, if None.
+        jobs: runs side by side.
+    """
+
+    codes: Path
+    codec: str | None = None
+    jobs: int = 2
+    device: str = "cpu"
+
+
+def prepare_codes(data: Path, size: CorpusSize, rungs: Sequence[Rung], say: Say, run: Run) -> Path:
+    """The folder of codes in `data`; makes a corpus, a codec and the codes as the demo does, where they are missing.
+
+    Args:
+        rungs: those that decide whether programmes and other forms of recordings are made too.
+        run: runs a command line of `hf-moshi-ttt`.
+    """
+    from ..demo.stages import SIZES, Demo, data_stages, run_stages
+    from .corpora import PROGRAMMES, programme_stages, variant_stage
+
+    amounts = replace(
+        SIZES["full"], train_hours=size.train_hours, eval_minutes=size.eval_minutes,
+        conversations=size.conversations, codec_minutes=size.codec_minutes,
+    )  # fmt: skip
+    demo = Demo(data, amounts)
+    stages = data_stages(demo)
+    if any(rung.corpus == PROGRAMMES for rung in rungs):
+        stages += programme_stages(data, demo.codec_path, size.programme_hours, size.programme_minutes)
+    for corpus in dict.fromkeys(rung.corpus for rung in rungs if rung.asks_variants):
+        stages.append(variant_stage(data, demo.codec_path, corpus))
+    run_stages(stages, data, say, run)
+    return data / "codes"
+
+
+def needs_codes(rungs: Sequence[Rung]) -> bool:
+    """Whether any rung is drawn from encoded speech."""
+    from ..training.recall_setup import SPEECH_TASKS
+
+    return any(rung.task in SPEECH_TASKS for rung in rungs)
+
+
+def make_request(rung: Rung, seeds: Sequence[int], where: Where) -> Any:
+    """The rung as a `RecallRequest`."""
+    from ..training.recall_series import RecallRequest
+    from ..training.recall_setup import SPEECH_TASKS
+    from .corpora import variants_file
+
+    train_variants, variants = (str(variants_file(where.codes, rung.corpus, part)) for part in ("train", "heldout"))
+    is_speech = rung.task in SPEECH_TASKS
+    train, heldout = (str(where.codes / f"{rung.corpus}_{part}") for part in ("train", "heldout"))
+    return RecallRequest(
+        task=rung.task, arms=rung.arms, seeds=rung.take_seeds(seeds), changes=rung.size,
+        train_codes=train if is_speech else None, test_codes=heldout if is_speech else None,
+        codec=where.codec if is_speech else None, num_ids=rung.num_ids, jobs=where.jobs, device=where.device,
+        first_seed_arms=rung.first_seed_arms, also=rung.also,
+        variants=variants if rung.asks_variants else None,
+        train_variants=train_variants if rung.train_variants else None,
+    )  # fmt: skip
+
+
+def prove(
+    plan: Plan,
+    rungs: Sequence[Rung],
+    where: Where,
+    output: Path,
+    facts: dict[str, Any],
+    say: Say,
+    run_series: RunSeries,
+) -> dict[str, Any]:
+    """Runs what is not done yet; writes proof.json, proof.md and the figures after each rung, and returns proof.json.
+
+    Args:
+        facts: the `command` and the `seeds`.
+    """
+    from ..evaluation.results_file import made_with
+    from ..training.run_files import commit, hardware
+    from ..whole_files import write_whole
+    from .figures import draw_figures
+
+    output.mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, Any]] = []
+    made = {"made_with": made_with(torch.device(where.device)), "commit": commit(), "hardware": hardware()}
+    for number, rung in enumerate(rungs, start=1):
+        say(f"[{number}/{len(rungs)}] {rung.name}: {rung.question}")
+        found.append(_run_rung(plan, rung, where, output, facts["seeds"], run_series))
+        if found[-1].get("not_run") or found[-1].get("left_out"):
+            say(f"    left out: {found[-1].get('not_run') or found[-1]['left_out']}")
+        for verdict in found[-1].get("verdicts", []):
+            say(f"    {verdict['test']}: {verdict['found']}: {_SAID[verdict['passes']]} ({verdict['rule']})")
+        results = {
+            "schema": 1, "title": plan.title, **facts, **made, "headroom_nats": plan.headroom_nats, "rungs": found,
+        }  # fmt: skip
+        write_whole(output / "proof.json", json.dumps(results, indent=1) + "\n")
+        write_whole(output / "proof.md", to_markdown(results) + "\n")
+        draw_figures(results, output)
+    return results
+
+
+_SAID = {True: "passes", False: "fails", None: "nothing can be said"}
+
+
+def _run_rung(
+    plan: Plan, rung: Rung, where: Where, output: Path, seeds: Sequence[int], run_series: RunSeries
+) -> dict[str, Any]:
+    rung, left_out = without_missing_forms(rung, where)
+    request = make_request(rung, seeds, where)
+    needed = (request.train_codes, request.test_codes, request.variants, request.train_variants)
+    absent = [path for path in needed if path and not Path(path).exists()]
+    if absent:
+        return {"name": rung.name, "question": rung.question, "not_run": f"no codes in {', '.join(absent)}"}
+    series = run_series(request, output / rung.name)
+    found = measure(rung, series, plan.headroom_nats)
+    return found | {"gaps_windows": _gaps_windows(request), "left_out": left_out}
+
+
+def without_missing_forms(rung: Rung, where: Where) -> tuple[Rung, str | None]:
+    """The rung without its further tests of other forms where there is no file of them, and what that leaves out."""
+    from .corpora import TEST_FORMS, variants_file
+
+    path = variants_file(where.codes, rung.corpus, "heldout")
+    if "variants" not in rung.also or path.exists():
+        return rung, None
+    forms = TEST_FORMS.split(",")
+    criteria = [criterion for criterion in rung.criteria if criterion.test not in forms]
+    ceilings = {test: ceiling for test, ceiling in rung.ceilings.items() if test not in forms}
+    also = [name for name in rung.also if name != "variants"]
+    return replace(rung, criteria=criteria, ceilings=ceilings, also=also), f"tests of other forms: no {path}"
+
+
+def _gaps_windows(request: Any) -> dict[str, float]:
+    """Of each test where a passage returns once, how many windows of other sound lie between."""
+    setup = request.make_setup()
+    return {
+        name: task.gap_frames / setup.size.window_frames
+        for name, task in setup.tests.items()
+        if getattr(task, "gap_frames", None) is not None and task.hearings == 2
+    }

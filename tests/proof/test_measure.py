@@ -1,0 +1,76 @@
+"""Made-up runs give the losses, differences, gaps and verdicts that they were made for."""
+
+from typing import Any
+
+import pytest
+
+from hf_moshi_ttt.proof.measure import Losses, measure
+from hf_moshi_ttt.proof.plan import Criterion, Rung
+
+from ..fixtures.proofs import make_run, make_runs, make_series
+
+SECONDS = {"full": 1.0, "static": 3.0, "ttt": 1.2}
+
+
+def make_rung(*criteria: Criterion, **changes: Any) -> Rung:
+    given = {"name": "refrain", "question": "q", "task": "refrain", "arms": list(SECONDS)}
+    return Rung(**{**given, "criteria": list(criteria), **changes})
+
+
+def test_gaps_and_differences_are_of_common_seeds() -> None:
+    runs = [*make_runs(SECONDS), make_run("window", 0, 2.9)]
+    found = measure(make_rung(Criterion("refrain")), make_series(runs), 0.1)
+    places = found["tests"]["refrain"]["places"]
+    assert list(places) == ["1", "2", "other"] and found["tests"]["refrain"]["last"] == "2"
+    assert places["2"]["ttt"]["gap_closed"]["value"] == pytest.approx(0.9)
+    assert places["2"]["ttt"]["less_static"]["value"] == pytest.approx(-1.8)
+    assert places["2"]["ttt"]["less_static"]["seeds"] == 2 and places["2"]["ttt"]["less_window"]["seeds"] == 1
+    assert places["1"]["ttt"]["gap_closed"] is None and places["1"]["ttt"]["headroom"]["value"] == pytest.approx(0)
+    assert places["2"]["static"]["less_static"] is None
+    assert found["tests"]["refrain"]["positions"]["ttt"] == [1.2] * 39 + [None]
+    assert found["arms"]["window"] == {"seeds": [0], "parameters": 50, "train_frames": 640, "cpu_sec": 2.0}
+
+
+def test_a_ceiling_is_where_full_attention_shows_what_can_be_reached() -> None:
+    runs = make_runs(SECONDS, tests=("refrain", "far"))
+    for run in runs:
+        if run["arm"] == "full":
+            run["tests"] = {**run["tests"], "far": make_run("full", run["seed"], 8.0)["tests"]["refrain"]}
+    assert Losses(runs, {}, 0.1).gap("ttt", "far", "2").closed is None  # type: ignore[union-attr]
+    closed = Losses(runs, {"far": "refrain"}, 0.1).gap("ttt", "far", "2").closed  # type: ignore[union-attr]
+    assert closed is not None and closed.value == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "second", "passes"),
+    [
+        (Criterion("refrain", least=0.85, low_above=0.8), 1.2, True),
+        (Criterion("refrain", least=0.95, low_above=0.8), 1.2, False),
+        (Criterion("refrain", low_above=0.9), 1.3, False),
+        (Criterion("refrain", at="1"), 1.2, None),
+        (Criterion("refrain", at="1", rule="equal"), 1.2, True),
+        (Criterion("refrain", rule="equal"), 1.2, False),
+        (Criterion("refrain", rule="harmless"), 1.2, True),
+        (Criterion("refrain", rule="harmless"), 3.2, False),
+        (Criterion("refrain", at="other", rule="harmless"), 1.2, True),
+    ],
+)
+def test_verdicts_follow_their_rules(criterion: Criterion, second: float, passes: bool | None) -> None:
+    found = measure(make_rung(criterion), make_series(make_runs({**SECONDS, "ttt": second})), 0.1)
+    assert found["verdicts"][0]["passes"] is passes
+
+
+def test_unequal_frames_are_told() -> None:
+    runs = make_runs(SECONDS)
+    fair = Losses(runs, {}, 0.1).fairness()
+    assert fair == {"same_frames_in_order": True, "parameters_less_static": {"full": -50, "static": 0, "ttt": 0}}
+    runs[-1]["train_sha256"] = "another order"
+    assert not Losses(runs, {}, 0.1).fairness()["same_frames_in_order"]
+
+
+def test_tests_and_places_that_are_none_are_refused() -> None:
+    series = make_series(make_runs(SECONDS))
+    with pytest.raises(ValueError, match="test 'motif', but its models are asked refrain"):
+        measure(make_rung(Criterion("motif")), series, 0.1)
+    with pytest.raises(ValueError, match="at='4', but test 'refrain' has 1, 2, other"):
+        measure(make_rung(Criterion("refrain", at="4")), series, 0.1)

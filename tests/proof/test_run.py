@@ -1,0 +1,94 @@
+"""Rungs run one after the other; results are written after each, and what cannot be run is said."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_moshi_ttt.proof import run as module
+from hf_moshi_ttt.proof.plan import CorpusSize, Criterion, Plan, Rung
+from hf_moshi_ttt.proof.run import Where, make_request, needs_codes, prepare_codes, prove, without_missing_forms
+
+from ..fixtures.proofs import make_runs, make_series
+
+ARMS = ["full", "static", "ttt"]
+MOTIF = Rung("motif", "Does it recall?", "motif", ARMS, [Criterion("motif", low_above=0.8)], size={"steps": 3})
+SPEECH = Rung("speech", "And speech?", "refrain", ARMS, [Criterion("refrain")], first_seed_arms=["window"], seeds=1)
+VARIANTS = Rung("forms", "Other forms?", "variants", ARMS, [Criterion("phase_0.5")], train_variants=True)
+LINES = Rung("lines", "And lines?", "lines", ARMS, [Criterion("lines")], corpus="programmes")
+FACTS = {"command": "hf-moshi-ttt prove", "seeds": [4, 5]}
+
+
+def test_results_are_written_after_each_rung(tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def run_series(request: Any, folder: Path) -> dict[str, Any]:
+        asked.append((request.task, list(request.seeds), folder.name))
+        return make_series(make_runs({"full": 1.0, "static": 3.0, "ttt": 1.1}, request.seeds, [request.task]))
+
+    said: list[str] = []
+    plan = Plan("Proof", [MOTIF, SPEECH])
+    results = prove(plan, plan.rungs, Where(tmp_path / "codes"), tmp_path / "out", FACTS, said.append, run_series)
+    assert asked == [("motif", [4, 5], "motif")]
+    assert said[0] == "[1/2] motif: Does it recall?" and "motif: 95% [95%, 95%]" in said[1] and "passes" in said[1]
+    assert said[-1].startswith("    left out: no codes in ")
+    assert results["rungs"][1]["not_run"].startswith(f"no codes in {tmp_path / 'codes' / 'librilight_train'}")
+    assert json.loads((tmp_path / "out" / "proof.json").read_text()) == json.loads(json.dumps(results))
+    assert "# Proof" in (tmp_path / "out" / "proof.md").read_text()
+    assert {"torch", "numpy"} <= set(results["made_with"]) and results["hardware"]["cpus"]
+
+
+def test_results_of_the_first_rung_outlive_a_stop_in_the_second(tmp_path: Path) -> None:
+    def run_series(request: Any, folder: Path) -> dict[str, Any]:
+        if folder.name == "again":
+            raise SystemExit(143)
+        return make_series(make_runs({"full": 1.0, "static": 3.0, "ttt": 1.1}, tests=["motif"]))
+
+    again = Rung("again", "q", "motif", ARMS, [Criterion("motif")])
+    with pytest.raises(SystemExit):
+        prove(Plan("P"), [MOTIF, again], Where(tmp_path), tmp_path, FACTS, lambda _: None, run_series)
+    assert [rung["name"] for rung in json.loads((tmp_path / "proof.json").read_text())["rungs"]] == ["motif"]
+
+
+def test_a_rung_becomes_a_request(tmp_path: Path) -> None:
+    where = Where(tmp_path, "a/codec", 3, "cuda")
+    request = make_request(SPEECH, [4, 5], where)
+    assert request.runs() == [("full", 4), ("static", 4), ("ttt", 4), ("window", 4)]
+    assert request.train_codes == str(tmp_path / "librilight_train")
+    assert (request.codec, request.jobs, request.device) == ("a/codec", 3, "cuda")
+    assert make_request(MOTIF, [4], where).train_codes is None
+    assert (request.variants, request.train_variants) == (None, None)
+    forms = make_request(VARIANTS, [4], where)
+    assert forms.variants == str(tmp_path / "librilight_heldout_variants.safetensors")
+    assert forms.train_variants == str(tmp_path / "librilight_train_variants.safetensors")
+    assert make_request(LINES, [4], where).test_codes == str(tmp_path / "programmes_heldout")
+    assert needs_codes([MOTIF, SPEECH]) and not needs_codes([MOTIF])
+
+
+def test_codes_are_made_by_the_stages_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr("hf_moshi_ttt.demo.stages.run_stages", lambda stages, root, say, run: made.extend(stages))
+    size = CorpusSize(train_hours=0.5, programme_hours=0.25)
+    assert prepare_codes(tmp_path, size, [SPEECH], print, lambda words: 0) == tmp_path / "codes"
+    assert [stage.name for stage in made] == ["corpus", "index", "codec and tokenizer", "encode"]
+    assert "0.5" in made[0].commands[0]
+    prepare_codes(tmp_path, size, [SPEECH, VARIANTS, LINES], print, lambda words: 0)
+    assert [stage.name for stage in made[8:]] == ["programmes", "encode programmes", "variants of librilight"]
+    assert "0.25" in made[8].commands[0]
+
+
+def test_other_forms_are_asked_where_there_is_a_file_of_them(tmp_path: Path) -> None:
+    criteria = [Criterion("motif"), Criterion("phase_0.5")]
+    rung = replace(MOTIF, also=["variants", "control"], criteria=criteria, ceilings={"phase_0.5": "motif"})
+    less, left_out = without_missing_forms(rung, Where(tmp_path))
+    assert (less.also, less.criteria, less.ceilings) == (["control"], criteria[:1], {})
+    assert left_out == f"tests of other forms: no {tmp_path / 'librilight_heldout_variants.safetensors'}"
+    (tmp_path / "librilight_heldout_variants.safetensors").touch()
+    assert without_missing_forms(rung, Where(tmp_path)) == (rung, None)
+
+
+def test_distances_are_those_of_the_tests(tmp_path: Path) -> None:
+    request = make_request(MOTIF, [0], Where(tmp_path))
+    assert module._gaps_windows(request) == {}
