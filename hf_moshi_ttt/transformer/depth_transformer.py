@@ -7,7 +7,7 @@ Legend: B batch, T frames, N = B * T, Q codebooks, D depth width, V codebook siz
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,7 @@ class DepthLayer(GradientCheckpointingLayer):
         past = new if past is None else torch.cat([past, new], dim=2)
         out = F.scaled_dot_product_attention(q, *past.chunk(2, dim=1))
         x_D = row_plus_product(x_D, self.o_proj[codebook], out.view(-1))
-        return self.mlp[codebook].added_to(x_D, self.post_attention_layernorm(x_D)), past
+        return cast(GatedMLP, self.mlp[codebook]).added_to(x_D, self.post_attention_layernorm(x_D)), past
 
 
 class DepthTransformer(nn.Module):
