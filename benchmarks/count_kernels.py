@@ -19,7 +19,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from meta_device import as_a_gpu_runs, half
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,7 +26,8 @@ from torch.utils._pytree import tree_leaves
 
 from hf_moshi_ttt import MoshiTTTConfig, MoshiTTTForConditionalGeneration, Sampling, TTTConfig, TTTLayer
 from hf_moshi_ttt.checkpoints.adapters import make_trainable
-from hf_moshi_ttt.memory import delta_kernels, triton_delta_rule
+from hf_moshi_ttt.memory import delta_kernels, front_end_kernels, triton_delta_rule, triton_frame, triton_front_end
+from hf_moshi_ttt.memory import live_frame as frames_in_one_kernel
 from hf_moshi_ttt.memory.online import features
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTDecoderLayer
 
@@ -116,15 +116,23 @@ def counting(kernel: str = "torch") -> Iterator[Counts]:
         counts.add("_frame_kernel", _bytes([phi, factor, *tokens[2:], fast, answers, after]), 0, torch.float32)
         return answers, after
 
-    def rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-        return torch.ops.aten._fused_rms_norm(x, list(shape), weight, eps)[0]
+    def whole_frame(grid: Any, tensors: tuple[Tensor | None, ...], *sizes: Any) -> None:
+        counts.add("_whole_frame_kernel", _bytes([x for x in tensors if x is not None]), 0, torch.float32)
+
+    def front_end(function: Any, rows: int, tensors: tuple[Tensor | None, ...], *sizes: Any) -> None:
+        counts.add(f"front_end{function.__name__}", _bytes([x for x in tensors if x is not None]), 0, torch.float32)
 
     with (
         as_a_gpu_runs(),
-        mock.patch.object(F, "rms_norm", rms_norm),
         mock.patch.object(delta_kernels, "chosen_kernel", lambda _: kernel),
         mock.patch.object(triton_delta_rule, "_launch", launch),
         mock.patch.object(triton_delta_rule, "triton_single_frame", frame),
+        mock.patch.object(frames_in_one_kernel, "chosen_kernel", lambda _: kernel),
+        mock.patch.object(frames_in_one_kernel, "is_chosen_by_trial", lambda: False),
+        mock.patch.object(front_end_kernels, "chosen_kernel", lambda _: kernel),
+        mock.patch.object(front_end_kernels, "is_chosen_by_trial", lambda: False),
+        mock.patch.object(triton_front_end, "launch", front_end),
+        mock.patch.object(triton_frame, "launch_frame", whole_frame),
         _Counting(counts),
     ):
         yield counts

@@ -9,7 +9,8 @@ as they come; a part that is done there is not run again, one that failed or ran
 
 equality     CPU against device in float32 and bfloat16, frames against whole, the memory's kernels, `pytest -m gpu`
 layers       forward and backward of a Moshi layer and of TTT layers by learner and kernel, ms
-training     a step of LoRA + TTT with activation checkpointing beside plain Moshi: frames/s, MFU, memory, TTT's share
+training     a step of LoRA + TTT with activation checkpointing beside plain Moshi: frames/s, MFU, TTT's share, and the
+             memory that a dry run of training predicts beside the measured peak
 live         ms of a live frame, p50 and p99: eager and as a CUDA graph, int8, late in a stream, the largest batch
 evaluation   seconds for 24,990 positions
 """
@@ -35,6 +36,7 @@ from hf_moshi_ttt.checkpoints.adapters import lora_config, make_trainable
 from hf_moshi_ttt.memory.delta_kernels import use_memory_kernel, why_not
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTDecoderLayer
 from hf_moshi_ttt.streaming.graphed_step import GraphedStep, StaticStep
+from hf_moshi_ttt.training.dry_run import MeasuredSteps
 
 ROOT = Path(__file__).parents[1]
 FRAME_MS = 80.0
@@ -143,7 +145,7 @@ def layers(setup: Setup) -> Figures:
     yield "moshi_layer_ms", min(setup.milliseconds(_training_of(setup, config, lambda x: moshi(x)[0])))
     kinds: dict[str, dict[str, Any]] = {
         "online": {}, "gated_delta": {"learner": "gated_delta"},
-        **{f"mini_batch_{depth}": {"preset": "mini_batch", "ttt_mlp_layers": depth} for depth in (1, 2)},
+        **{f"mini_batch_{depth}": {"preset": "mini_batch", "ttt_mlp_layers": depth} for depth in (1, 2, 5)},
     }  # fmt: skip
     for kind, options in kinds.items():
         with torch.device(setup.device):
@@ -195,6 +197,7 @@ def training(setup: Setup) -> Figures:
         if setup.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         run = lambda base=base, codes=codes: base(codes=codes, labels=codes).loss.backward()  # noqa: E731
+        yield f"{name}_predicted_gib", _predicted_bytes(base, codes) / 2**30
         seconds[name] = min(setup.milliseconds(run)) / 1e3
         frames_per_sec = size.batch * size.frames / seconds[name]
         yield f"{name}_step_sec", seconds[name]
@@ -205,6 +208,15 @@ def training(setup: Setup) -> Figures:
             yield f"{name}_peak_gib", torch.cuda.max_memory_allocated() / 2**30
         del model, trained, base, run
     yield "share_of_ttt", 1 - seconds["plain"] / seconds["ttt"]
+
+
+def _predicted_bytes(model: Any, codes: Tensor) -> int:
+    """Weights, gradients, and what a forward pass keeps, counted as `--dry-run` of training does."""
+    weights, measured = list(model.parameters()), MeasuredSteps()
+    with measured.watched(weights):
+        model(codes=codes, labels=codes)
+    gradients = sum(weight.nbytes for weight in weights if weight.requires_grad)
+    return sum(weight.nbytes for weight in weights) + gradients + measured.activations
 
 
 def live(setup: Setup) -> Figures:

@@ -42,7 +42,7 @@ class TTTConfig(StrictConfig):
         base_lr: Inner learning rate. With `step="online"` a frame's step is `base_lr * sigmoid(...)`, at most 1, and 1
             makes the memory answer a key with exactly its value; otherwise it is `base_lr * sigmoid(...) / head width`.
             None takes 1.0 (online), the best of `benchmarks/ttt_recall.py` (mini-batches), the paper's 1.0 (linear)
-            and 0.1 (MLP), or 1.0 (in_place, where it is the factor on a mini-batch's sum).
+            and 0.1 (MLP), or 3.0 (in_place, where it is the factor on a mini-batch's sum).
         step: `"online"`: each frame takes its own gradient step from the weights that the frame before left. Otherwise
             the weight of the step inside a mini-batch: `"mean"` 1/i as in TTT-LM, `"constant"` 1/C as in TTT-Video.
         update: Which inner layers take steps: `"all"`, or the `"last"` one after the others as fixed features.
@@ -165,9 +165,9 @@ class TTTConfig(StrictConfig):
         self.require("mini_batch_size", self.mini_batch_size >= 1, "at least 1 frame")
         self.require("base_lr", self.base_lr > 0, "above 0 (for no inner steps use learner='static')")
         self.require("initial_retention", 0 < self.initial_retention < 1, "between 0 and 1, both excluded")
+        self._require_in_place()
         self._require_steps()
         self._require_front_end()
-        self._require_in_place()
         if isinstance(self.layers, str):
             self.require("layers", self.layers in ("middle", "all"), '"middle", "all" or a list of layer indices')
         else:

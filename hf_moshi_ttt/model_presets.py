@@ -49,6 +49,7 @@ _IN_PLACE = {
     **FIXED_IN_PLACE, "initial_gating_alpha": 1.0, "target_convolution_width": 5, "target_lookahead_frames": 2,
 }  # fmt: skip
 _MINI_BATCH_BASE_LR = 3.0
+_IN_PLACE_BASE_LR = 3.0  # of the authors' code, and the best of 0.01 to 3 in docs/results.md
 
 
 def section_presets(preset: str, learner: str) -> dict[str, Any]:
@@ -58,7 +59,9 @@ def section_presets(preset: str, learner: str) -> dict[str, Any]:
 
 def default_base_lr(learner: str, preset: str, step: str, depth: int) -> float:
     """What `base_lr` is where it is not given."""
-    if step == "online" or learner == "in_place":
+    if learner == "in_place":
+        return _IN_PLACE_BASE_LR
+    if step == "online":
         return 1.0
     if preset == "paper":
         return 1.0 if depth == 1 else 0.1

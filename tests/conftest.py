@@ -38,7 +38,7 @@ def make_model() -> Callable[..., MoshiTTTForConditionalGeneration]:
         if not fresh:
             for layer in model.model.layers:
                 if layer.has_ttt and layer.is_in_place:
-                    torch.nn.init.normal_(layer.ttt.learner.convolutions[0], std=0.03)
+                    torch.nn.init.normal_(layer.ttt.learner.convolutions[0], std=0.01)
                 elif layer.has_ttt:
                     torch.nn.init.normal_(layer.ttt.o_proj.weight, std=0.03 / layer.ttt_gate.factor()[0].item())
                     if hasattr(layer.ttt.learner, "inner_norm_bias"):

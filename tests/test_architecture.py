@@ -30,6 +30,7 @@ WINGS = [
     "processing_moshi_ttt",
     "demo",
     "modeling_moshi_ttt",
+    "rivals",
     "live",
     "evaluation",
     "training",

@@ -28,7 +28,15 @@ DEMO_FILES = {
     "results/loss_by_position.png", "results/continuation.wav",
 }  # fmt: skip
 MOST_README_LINES = 150
-GROUND = {"special_ids", "extras", "shipped_files", "strict_config", "model_presets", "configuration_moshi_ttt"}
+GROUND = {
+    "special_ids",
+    "extras",
+    "shipped_files",
+    "whole_files",
+    "strict_config",
+    "model_presets",
+    "configuration_moshi_ttt",
+}
 
 
 @pytest.fixture(scope="session")

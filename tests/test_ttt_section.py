@@ -68,10 +68,10 @@ def test_values_out_of_bounds_are_refused(changes: dict[str, Any], message: str)
 
 
 def test_in_place_has_keys_of_its_own_and_refuses_the_others() -> None:
-    config = TTTConfig(learner="in_place", mini_batch_size=8, base_lr=3)
+    config = TTTConfig(learner="in_place", mini_batch_size=8)
     assert (config.target_convolution_width, config.target_lookahead_frames) == (5, 2)
     assert (config.update, config.step, config.forget, config.has_front_end) == ("last", "constant", "none", False)
-    assert TTTConfig(learner="in_place").base_lr == 1.0 and TTTConfig().target_convolution_width is None
+    assert TTTConfig(learner="in_place").base_lr == 3.0 and TTTConfig().target_convolution_width is None
     stored = MoshiTTTConfig.from_preset("tiny", ttt={"learner": "in_place"}).to_dict()
     assert MoshiTTTConfig.from_dict(stored).ttt.own_values() == TTTConfig(**stored["ttt"]).own_values()
     assert MoshiTTTConfig.from_dict({"ttt": {"learner": "in_place"}}).ttt.preset == "default"

@@ -22,7 +22,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,15 +117,29 @@ def _is_installed(name: str) -> bool:
 @functools.cache
 def _is_sound(name: str, device: str, widths: tuple[int, int]) -> bool:
     """Whether a kernel gives the answers and gradients of torch; a warning says why not."""
+    return passes_trial(f"Memory kernel {name!r}", device, lambda: _trial_difference(name, device, widths))
+
+
+def is_chosen_by_trial() -> bool:
+    """Whether kernels are compared with torch before they are taken, as none was named."""
+    return _names[-1] == "auto"
+
+
+def passes_trial(what: str, device: str, trial: Callable[[], float]) -> bool:
+    """Whether a trial runs and finds a small difference from torch; a warning says why not.
+
+    Args:
+        trial: the largest difference of answers and gradients, each by the largest value of torch's.
+    """
     try:
-        difference = _trial_difference(name, device, widths)
+        difference = trial()
     except Exception as error:  # whatever a compiler or a driver raises is a reason to take the next one
         reason = f"{type(error).__name__}: {error}"
     else:
         if difference <= _TRIAL_TOLERANCE:
             return True
         reason = f"answers or gradients differ from torch's by {difference:.1e}, at most {_TRIAL_TOLERANCE} is allowed"
-    warnings.warn(f"Memory kernel {name!r} is not used on {device}: {reason}", stacklevel=2)
+    warnings.warn(f"{what} is not used on {device}: {reason}", stacklevel=2)
     return False
 
 
@@ -142,7 +156,13 @@ def _trial_difference(name: str, device: str, widths: tuple[int, int]) -> float:
     tokens = OnlineTokens(q, k, v, -random(_TRIAL_FRAMES).abs() * 0.1, random(_TRIAL_FRAMES).sigmoid())
     fast = random(width, head_dim)
     own, true = (_with_gradients(_RULES[x], slow, tokens, fast) for x in (name, "torch"))
-    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(own, true, strict=True))
+    return largest_difference(own, true)
+
+
+def largest_difference(own: Iterable[Tensor], true: Iterable[Tensor]) -> float:
+    """Of pairs of tensors, each by the largest value of the true one."""
+    pairs = zip(own, true, strict=True)
+    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-20)).item() for a, b in pairs)
 
 
 def _with_gradients(rule: Any, slow: Sequence[SlowLayer], tokens: OnlineTokens, fast: Tensor) -> list[Tensor]:

@@ -131,6 +131,24 @@ def spanning(
     return queries, keys, after
 
 
+def normed_values(v: Tensor) -> Tensor:
+    """v with RMS 1 per head and frame, so that no frame writes more than another."""
+    return rms_norm(v, None, _NORM_EPS)
+
+
+def value_means(v: Tensor, write: Tensor, mean: Tensor, frames_B: Tensor, span: Span) -> Tensor:
+    """The running mean `[B, H, T, F]` of normed values, with the horizon of the front end.
+
+    Frames that are not written count as 0, so that without inner steps the mean stays as silent as the memory.
+
+    Args:
+        write: `[B, H, T]`.
+        mean: the mean before, `[B, H, F]`.
+        frames_B: frames in it.
+    """
+    return running_mean(v * (write > 0)[..., None], mean, frames_B, span.horizon_frames)
+
+
 def convolved(x: Tensor, weight_HFW: Tensor, frames: int) -> Tensor:
     """`y[t] = sum_i weight[i] x[t + i]` per channel, `[B, H, frames, F]` of x `[B, H, frames + W - 1 or more, F]`."""
     taps = weight_HFW.unbind(-1)
@@ -152,23 +170,28 @@ def running_mean(x: Tensor, mean: Tensor, frames_B: Tensor, horizon_frames: int)
     shares_BT = 1 / counts.clamp_max(horizon_frames).to(x.dtype)
     if length == 1:
         return torch.lerp(mean[:, :, None], x, shares_BT[:, None, :, None])
-    means = []
-    for block, shares_BC in zip(x.split(_BLOCK_FRAMES, 2), shares_BT.split(_BLOCK_FRAMES, 1), strict=True):
-        weights_BCC, weight_before_BC = _mean_weights(shares_BC)
-        before = weight_before_BC[:, None, :, None] * mean[:, :, None]
-        means.append(torch.matmul(weights_BCC[:, None], block) + before)
-        mean = means[-1][:, :, -1]
-    return torch.cat(means, dim=2)
+    size = min(length, _BLOCK_FRAMES)
+    missing = -length % size
+    if missing:
+        x, shares_BT = F.pad(x, (0, 0, 0, missing)), F.pad(shares_BT, (0, missing))
+    weights_BMCC, kept_BMC = _mean_weights(shares_BT.unflatten(1, (-1, size)))
+    means = torch.matmul(weights_BMCC[:, None], x.unflatten(2, (-1, size)))
+    ends = []
+    for end, kept in zip(means[:, :, :, -1].unbind(2), kept_BMC[:, :, -1].unbind(1), strict=True):
+        ends.append(mean)
+        mean = torch.addcmul(end, kept[:, None, None], mean)
+    means = torch.addcmul(means, kept_BMC[:, None, :, :, None], torch.stack(ends, dim=2)[:, :, :, None])
+    return means.flatten(2, 3)[:, :, :length]
 
 
-def _mean_weights(shares_BC: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight `[B, C, C]` of each frame of a block in the mean at each frame, and that `[B, C]` of the mean before.
+def _mean_weights(shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight `[..., C, C]` of each frame of a block in the mean at each frame, and that `[..., C]` of the mean before.
 
     That of the mean before a stream's first frame may be anything, as that mean is 0.
     """
-    kept = torch.where(shares_BC < 1, 1 - shares_BC, 1)
-    log_kept = kept.log().cumsum(1)
-    weights = (log_kept[:, :, None] - log_kept[:, None, :]).tril().exp().tril() * shares_BC[:, None, :]
+    kept = torch.where(shares < 1, 1 - shares, 1)
+    log_kept = kept.log().cumsum(-1)
+    weights = (log_kept[..., :, None] - log_kept[..., None, :]).tril().exp().tril() * shares[..., None, :]
     return weights, log_kept.exp()
 
 

@@ -17,7 +17,7 @@ from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
 from .in_place import InPlaceRule, InPlaceState, in_place
 from .naive import MemoryDiagnostics, TTTLayerOutput, key_dependent_share
-from .projections import InnerParameters, TTTProjection, fp32, inner_dtype
+from .projections import InnerParameters, fp32, inner_dtype
 
 
 class InPlaceLearner(nn.Module):
@@ -32,18 +32,18 @@ class InPlaceLearner(nn.Module):
         self.config = ttt_config
         self.hidden_width = hidden_width
         self.convolutions = InnerParameters([torch.empty(hidden_size, ttt_config.target_convolution_width)])
-        self.target_proj = TTTProjection(hidden_size, hidden_size, 1 / math.sqrt(hidden_size))
+        self.projections = InnerParameters([torch.empty(hidden_size, hidden_size)])
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """A convolution of zeros before a random projection: no target, but a gradient for one."""
         init.zeros_(self.convolutions[0])
-        self.target_proj.reset_parameters()
+        init.normal_(self.projections[0], std=1 / math.sqrt(len(self.projections[0])))
 
     def init_state(self, batch_size: int, device: torch.device | str | None = None) -> InPlaceState:
         """A fresh memory of `batch_size` rows."""
-        weight, inner = self.target_proj.weight, self.hidden_width
+        weight, inner = self.projections[0], self.hidden_width
         width, before = weight.shape[0], self.config.mini_batch_size - 1
         dtype, device = inner_dtype(weight.dtype), device or weight.device
 
@@ -57,7 +57,7 @@ class InPlaceLearner(nn.Module):
         """The rule with its parameters of now."""
         return InPlaceRule(
             taps_DW=self.convolutions()[0],
-            projection_DD=fp32(self.target_proj.weight),
+            projection_DD=self.projections()[0],
             lookahead_frames=self.config.target_lookahead_frames,
             chunk_frames=self.config.mini_batch_size,
             rate=self.config.base_lr * lr_scale,
@@ -121,14 +121,14 @@ class InPlaceLayer(nn.Module):
 
     def output_modules(self) -> list[nn.Module]:
         """The modules that hold the weights of `output_sizes`."""
-        return [self.learner.convolutions, self.learner.target_proj]
+        return [self.learner.convolutions, self.learner.projections]
 
     def output_sizes(self) -> Tensor:
         """`[D]`, how large targets can be in each channel, for embeddings up to 1; 0 where nothing is ever answered."""
-        return self.learner.target_proj.weight.abs() @ self.learner.convolutions[0].abs().sum(1)
+        return self.learner.projections[0].abs() @ self.learner.convolutions[0].abs().sum(1)
 
     def _check(self, hidden_BTI: Tensor, embedded_BTD: Tensor, state: InPlaceState | None) -> None:
-        width, frames = self.learner.target_proj.in_features, hidden_BTI.shape[:2]
+        width, frames = len(self.learner.projections[0]), hidden_BTI.shape[:2]
         shapes = [*frames, self.learner.hidden_width], [*frames, width]
         if hidden_BTI.dim() != 3 or 0 in frames or (list(hidden_BTI.shape), list(embedded_BTD.shape)) != shapes:
             raise ValueError(

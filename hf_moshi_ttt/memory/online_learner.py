@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
-from ..transformer.rms_norm import rms_norm
 from ..transformer.stream_state import StreamState
 from .answer_gate import AnswerGate, gate_factors
 from .delta_kernels import learn
 from .delta_rule import delta_rule
-from .front_end import FrontEnd, FrontEndState, Span, running_mean, spanning
+from .front_end import FrontEnd, FrontEndState, Span, normed_values, value_means
 from .naive import MemoryDiagnostics, key_cosine, key_dependent_share
 from .online import OnlineTokens, SlowLayer, unit_features
 from .projections import InnerParameters, fp32, inner_dtype
@@ -37,7 +36,6 @@ from .retention import LearnedRetention
 # any: a fresh layer answers with a cosine of 0.82 after one hearing of 48 pairs instead of 0.65 (F = 64).
 _INITIAL_SLOW_BIAS = -1.0
 _INITIAL_WRITE_LOGIT = 1.0
-_NORM_EPS = 1e-6
 _SEGMENT_FRAMES = 256  # whose inside is computed again in the backward pass
 _SEGMENT_FRAMES_ON_GPUS = 4096  # of all rows together: fewer and longer kernels, 0.3 GB a tensor of features at the 7B
 
@@ -57,11 +55,6 @@ class OnlineState(StreamState):
     front_end: FrontEndState | None = None
     value_mean: Tensor | None = None
     answer: Tensor | None = None
-
-
-def normed_values(v: Tensor) -> Tensor:
-    """v with RMS 1 per head and frame, so that no frame writes more than another."""
-    return rms_norm(v, None, _NORM_EPS)
 
 
 class _SlowFeatures(nn.Module):
@@ -154,14 +147,17 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         Raises:
             ValueError: `lr_scale` takes the write above 1, where it is no longer bounded.
         """
-        if self.config.base_lr * lr_scale > 1:
-            raise ValueError(
-                f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
-            )
+        self._require_bounded(lr_scale)
         q, k, v, gates_BHTR = (fp32(x) for x in (q, k, v, gates_BHTR))
         logit = gates_BHTR[..., 0] + self.write_bias.to(q.dtype)[:, None]
         write = torch.sigmoid(logit) * (lr_scale * self.config.base_lr)
         return OnlineTokens(q, k, v, self.log_retention(gates_BHTR[..., 1]), write)
+
+    def _require_bounded(self, lr_scale: float) -> None:
+        if self.config.base_lr * lr_scale > 1:
+            raise ValueError(
+                f"lr_scale={lr_scale!r} with base_lr={self.config.base_lr!r}, but their product must be at most 1."
+            )
 
     def forward(
         self,
@@ -174,8 +170,15 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         lr_scale: float = 1.0,
     ) -> tuple[Tensor, OnlineState, MemoryDiagnostics | None]:
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
-        tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
+        if v.shape[2] == 1 and not diagnostics and not torch.is_grad_enabled():
+            from .live_frame import in_one_kernel, is_one_kernel
+
+            if is_one_kernel(self, state):
+                self._require_bounded(lr_scale)
+                z, frame_after = in_one_kernel(self, (q, k, v, gates_BHTR), state, lr_scale)
+                return z, OnlineState(*frame_after), None
+        tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         parts, parameters = self._parts(), self._step_parameters()
         before = tuple(state.named_tensors().values())
         answers, after = walk(partial(_step, parts), tuple(tokens), before, parameters, _segment_frames(q))
@@ -204,7 +207,11 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
             q, k, _ = self.front_end(tokens.q, tokens.k, before.front_end)
             before_cosine, after_cosine = key_cosine(tokens.k), key_cosine(k)
             if self.has_mean:
-                tokens = tokens._replace(v=tokens.v - _value_means(tokens, before, self.front_end.span))
+                assert before.value_mean is not None and before.front_end is not None, (
+                    "a mean has a front end's horizon"
+                )
+                given = tokens.v, tokens.write, before.value_mean, before.front_end.frames, self.front_end.span
+                tokens = tokens._replace(v=tokens.v - value_means(*given))
             tokens = tokens._replace(q=q, k=k)
         errors, phi = delta_rule(slow, tokens, before.fast_weights).errors, unit_features(tokens.k, slow)
         left = errors * (1 - tokens.write * phi.square().sum(-1))[..., None]
@@ -252,38 +259,32 @@ def _state(parts: _Parts, tensors: Sequence[Tensor]) -> OnlineState:
     return OnlineState(fast_weights, front_end, value_mean, answer=next(rest) if parts.has_gate else None)
 
 
-def _value_means(tokens: OnlineTokens, before: OnlineState, span: Span) -> Tensor:
-    """m `[B, H, T, F]`.
-
-    Frames that are not written count as 0, so that without inner steps the mean stays as silent as S.
-    """
-    assert before.value_mean is not None and before.front_end is not None, "a mean has the front end's horizon"
-    values = tokens.v * (tokens.write > 0)[..., None]
-    return running_mean(values, before.value_mean, before.front_end.frames, span.horizon_frames)
-
-
 def _step(
     parts: _Parts, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One segment of `recomputation.walk`: front end and mean where there are any, the rule, the gate."""
+    from .front_end_kernels import span_frames
+
     tokens, before, (answer_scale, *rest) = OnlineTokens(*frames), _state(parts, state), parameters
-    front_end, means, span = None, None, parts.span
-    tokens = tokens._replace(v=normed_values(tokens.v))
+    front_end, means, value_mean, span = None, None, None, parts.span
     if span is not None and before.front_end is not None:
         convolutions = tuple(rest.pop(0) for _ in range(2 if span.width > 1 else 0))
-        means = _value_means(tokens, before, span) if parts.has_mean else None
-        q, k, front_end = spanning(tokens.q, tokens.k, before.front_end, convolutions, span)
-        tokens = tokens._replace(q=q, k=k, v=tokens.v if means is None else tokens.v - means)
+        given = (tokens.q, tokens.k, tokens.v, tokens.write)
+        q, k, v, means, front_end, value_mean = span_frames(
+            given, before.front_end, before.value_mean, convolutions, span, before.fast_weights
+        )
+        tokens = tokens._replace(q=q, k=k, v=v)
+    else:
+        tokens = tokens._replace(v=normed_values(tokens.v))
     gate = (rest.pop(0), rest.pop(0)) if parts.has_gate else None
     mean_scale = rest.pop(0) if parts.has_mean else None
     layers = [SlowLayer(weight, bias) for weight, bias in zip(rest[::2], rest[1::2], strict=True)]
     answers, fast_weights = learn(layers, tokens, before.fast_weights)
-    after = OnlineState(fast_weights, front_end)
+    after = OnlineState(fast_weights, front_end, value_mean)
     if gate is not None and before.answer is not None and span is not None:
         after.answer = answers[:, :, -1].clone()
         answers = answers * gate_factors(answers, tokens.v, before.answer, gate, span.same_frame_heads)
     if means is not None and mean_scale is not None:
-        after.value_mean = means[:, :, -1].clone()
         answers = torch.addcmul(answers, means, mean_scale[:, None])
     return answers * answer_scale[:, None], tuple(after.named_tensors().values())
 

@@ -11,7 +11,14 @@ TRAIN_FORMS, TEST_FORMS = (
     "same,phase_0.5,noise_40db,noise_30db,noise_20db,noise_10db,rate_0.95,rate_0.9",
 )
 MOST_RECORDINGS = 8
-PROGRAMMES = "programmes"
+PROGRAMMES: dict[str, list[str]] = {
+    "programmes": [],
+    "programmes_clean": ["--no-rooms"],
+    "programmes_on_frames": ["--no-rooms", "--on-frames"],
+    "programmes_spoken_anew": ["--no-rooms", "--spread", "0.05"],
+    "programmes_two_voices": ["--no-rooms", "--voices", "2"],
+}
+"""Corpora in which lines are said again, with the options of `make-programmes` that make them."""
 
 
 def variants_file(codes: Path, corpus: str, split: str) -> Path:
@@ -24,18 +31,18 @@ def audio_folder(data: Path, corpus: str) -> Path:
     return data / ("corpus" if corpus == "librilight" else corpus) / "librilight"
 
 
-def programme_stages(data: Path, codec: str, train_hours: float, eval_minutes: float) -> list[Stage]:
-    """Speaks programmes and encodes them with a codec that is there."""
-    folder, codes = data / PROGRAMMES, data / "codes"
-    sizes = ["--train-hours", str(train_hours), "--eval-minutes", str(eval_minutes)]
+def programme_stages(data: Path, codec: str, corpus: str, train_hours: float, eval_minutes: float) -> list[Stage]:
+    """Speaks one of the corpora of `PROGRAMMES` and encodes it with a codec that is there."""
+    folder, codes = data / corpus, data / "codes"
+    options = ["--train-hours", str(train_hours), "--eval-minutes", str(eval_minutes), *PROGRAMMES[corpus]]
     encoding = [
-        ["prepare", str(audio_folder(data, PROGRAMMES) / split), "--codec", codec,
-         "--output", str(codes / f"{PROGRAMMES}_{split}")]
+        ["prepare", str(audio_folder(data, corpus) / split), "--codec", codec,
+         "--output", str(codes / f"{corpus}_{split}")]
         for split in ("train", "heldout")
     ]  # fmt: skip
     return [
-        Stage(PROGRAMMES, [["make-programmes", str(folder), *sizes]], lambda: _spoken(folder), folder / "corpus.json"),
-        Stage(f"encode {PROGRAMMES}", encoding, lambda: "train and heldout", codes, parallel=True),
+        Stage(corpus, [["make-programmes", str(folder), *options]], lambda: _spoken(folder), folder / "corpus.json"),
+        Stage(f"encode {corpus}", encoding, lambda: "train and heldout", codes, parallel=True),
     ]
 
 

@@ -51,8 +51,8 @@ class Rung:
         also: further tests of the same models, by name of their task or set.
         size: keys of `RecallSize` with other values.
         memory: the arm that is judged.
-        corpus: of tasks of speech, `librilight` or `programmes`; its codes are in CORPUS_train and CORPUS_heldout, and
-            other forms of its recordings in CORPUS_heldout_variants.safetensors.
+        corpus: of tasks of speech, `librilight` or one of `corpora.PROGRAMMES`; its codes are in CORPUS_train and
+            CORPUS_heldout, and other forms of its recordings in CORPUS_heldout_variants.safetensors.
         train_variants: of the task `variants`, whether returns in other forms are trained on; else it is those that
             return as they are.
         num_ids: groups of codebook 0's ids.

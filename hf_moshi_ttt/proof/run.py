@@ -49,8 +49,8 @@ def prepare_codes(data: Path, size: CorpusSize, rungs: Sequence[Rung], say: Say,
     )  # fmt: skip
     demo = Demo(data, amounts)
     stages = data_stages(demo)
-    if any(rung.corpus == PROGRAMMES for rung in rungs):
-        stages += programme_stages(data, demo.codec_path, size.programme_hours, size.programme_minutes)
+    for corpus in dict.fromkeys(rung.corpus for rung in rungs if rung.corpus in PROGRAMMES):
+        stages += programme_stages(data, demo.codec_path, corpus, size.programme_hours, size.programme_minutes)
     for corpus in dict.fromkeys(rung.corpus for rung in rungs if rung.asks_variants):
         stages.append(variant_stage(data, demo.codec_path, corpus))
     run_stages(stages, data, say, run)

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,12 +17,17 @@ from ..data.segments import SegmentDataset
 from ..evaluation.loss_curve import estimate_mean
 from ..memory.recall_tasks import OTHER, RecallBatch, RecallTask
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from ..rivals.configuration_end_to_end import EndToEndConfig
 from .arguments import MoshiTTTTrainingArguments
 from .length_stages import StagedSegments
 from .parameter_groups import count_parameters
 from .recall_setup import RecallSetup, RecallSize, arm_config
 from .trainer import MoshiTTTTrainer
 
+if TYPE_CHECKING:
+    from ..rivals.end_to_end import EndToEndMoshi
+
+RecallModel: TypeAlias = "MoshiTTTForConditionalGeneration | EndToEndMoshi"
 _FEATURES = Features({"codes": ListFeature(ListFeature(Value("int16"))), "frames": Value("int32")})
 _TRAIN_SEED, _TEST_SEED = 100, 70
 _GATE_LR_MULTIPLIER = 3.0
@@ -71,7 +76,7 @@ def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None]
     """
     start, cpu_start = time.monotonic(), time.thread_time()
     set_seed(seed)
-    model = MoshiTTTForConditionalGeneration(arm_config(setup, arm))
+    model = make_model(setup, arm)
     with TemporaryDirectory() as folder:  # where SIGTERM has the Trainer save
         trainer = make_trainer(model, setup, seed, folder)
         seen = trainer.data_collator = SeenFrames(trainer.data_collator)
@@ -91,6 +96,14 @@ def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None]
     }  # fmt: skip
 
 
+def make_model(setup: RecallSetup, arm: str) -> RecallModel:
+    """The fresh model of an arm."""
+    from ..rivals.end_to_end import EndToEndMoshi
+
+    config = arm_config(setup, arm)
+    return EndToEndMoshi(config) if isinstance(config, EndToEndConfig) else MoshiTTTForConditionalGeneration(config)
+
+
 def draw_test(task: RecallTask, rows: int) -> RecallBatch:
     """The sequences of a test, the same for all arms and seeds; the first ones are the same however many there are."""
     counts = [min(_ROWS_AT_A_TIME, rows - first) for first in range(0, rows, _ROWS_AT_A_TIME)]
@@ -98,9 +111,7 @@ def draw_test(task: RecallTask, rows: int) -> RecallBatch:
     return RecallBatch(torch.cat([b.codes_BKT for b in batches]), torch.cat([b.hearing_BT for b in batches]))
 
 
-def make_trainer(
-    model: MoshiTTTForConditionalGeneration, setup: RecallSetup, seed: int, folder: str
-) -> MoshiTTTTrainer:
+def make_trainer(model: RecallModel, setup: RecallSetup, seed: int, folder: str) -> MoshiTTTTrainer:
     """A trainer on as many sequences as its steps take, each seen once."""
     size, generator = setup.size, torch.Generator().manual_seed(_TRAIN_SEED + seed)
     steps = [size.steps // len(setup.stages)] * (len(setup.stages) - 1)
@@ -111,7 +122,8 @@ def make_trainer(
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
     arguments = training_arguments(size, seed, folder, setup.device)
     collator = MoshiTTTCollator(model.config)
-    trainer = MoshiTTTTrainer(model, arguments, dataset, collator, stage_steps=[*steps[:-1], None])
+    any_model: Any = model  # the trainer asks of it what both have
+    trainer = MoshiTTTTrainer(any_model, arguments, dataset, collator, stage_steps=[*steps[:-1], None])
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -135,7 +147,7 @@ def _segments(task: RecallTask, rows: int, generator: torch.Generator) -> Segmen
 
 
 @torch.no_grad()
-def score(model: MoshiTTTForConditionalGeneration, batch: RecallBatch, hearings: int) -> dict[str, Any]:
+def score(model: RecallModel, batch: RecallBatch, hearings: int) -> dict[str, Any]:
     """Losses in nats, means over codebooks.
 
     Returns:

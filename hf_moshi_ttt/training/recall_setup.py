@@ -1,7 +1,8 @@
 """What `hf-moshi-ttt recall` can run: the tasks with the size and the schedule of their models, and the arms.
 
 An arm is written `NAME` or `NAME+key=value+key=value`, where the keys are those of the configuration's `ttt` section:
-`ttt+key_lag_frames=0` is the arm `ttt` with one of its parts switched back.
+`ttt+key_lag_frames=0` is the arm `ttt` with one of its parts switched back. Those of `e2e` are the keys that
+`EndToEndConfig` adds: `e2e+chunk_frames=24`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from ..memory.recall_tasks import (
     shuffle_frames,
 )
 from ..memory.variant_tasks import RenderedRecording, VariantPassageTask
+from ..rivals.configuration_end_to_end import EndToEndConfig
 
 ARMS: dict[str, dict[str, Any] | None] = {
     "full": None,
@@ -33,7 +35,10 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "ttt_all": {"learner": "ttt", "preset": "mini_batch"},
     "gated_delta": {"learner": "gated_delta"},
     "in_place": {"learner": "in_place"},
+    "e2e": None,
 }
+END_TO_END = "e2e"  # a model of its own, without a ttt section
+_END_TO_END = {"chunk_frames": 24}  # the sequences of the tasks are short
 CONTROL = "static"
 TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled")
 SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
@@ -257,8 +262,11 @@ def parse_arm(arm: str) -> tuple[str, dict[str, Any]]:
     values = {}
     for change in changes:
         key, separator, value = change.partition("=")
-        if not separator or ARMS[name] is None:
-            raise ValueError(f"arm {arm!r}: {change!r} must be a key=value of the ttt section, of an arm with memory.")
+        if not separator or (ARMS[name] is None and name != END_TO_END):
+            raise ValueError(
+                f"arm {arm!r}: {change!r} must be a key=value of the ttt section, or of EndToEndConfig, of an arm with "
+                "memory."
+            )
         values[key] = yaml.safe_load(value)
     return name, values
 
@@ -273,20 +281,29 @@ def arm_config(setup: RecallSetup, arm: str) -> MoshiTTTConfig:
     size, task = setup.size, setup.stages[0]
     section = ARMS[name]
     frames = max(task.frames for task in [*setup.stages, *setup.tests.values()])
-    return MoshiTTTConfig.from_preset(
-        "tiny",
-        hidden_size=size.hidden_size,
-        num_attention_heads=size.num_attention_heads,
-        num_hidden_layers=size.num_hidden_layers,
-        ffn_dim=4 * size.hidden_size,
-        sliding_window=frames if name == "full" else size.window_frames,
-        num_codebooks=task.num_codebooks,
-        codebook_size=task.num_ids,
-        first_codebook_weight_multiplier=1.0,
-        text_loss_weight=0.0,
-        depth_decoder_config=setup.depth_decoder_config,
-        ttt=None if section is None else _memory(section, changes),
-    )
+    shape = {
+        "hidden_size": size.hidden_size,
+        "num_attention_heads": size.num_attention_heads,
+        "num_hidden_layers": size.num_hidden_layers,
+        "ffn_dim": 4 * size.hidden_size,
+        "sliding_window": frames if name == "full" else size.window_frames,
+        "num_codebooks": task.num_codebooks,
+        "codebook_size": task.num_ids,
+        "first_codebook_weight_multiplier": 1.0,
+        "text_loss_weight": 0.0,
+        "depth_decoder_config": setup.depth_decoder_config,
+        "ttt": None if section is None else _memory(section, changes),
+    }
+    if name == END_TO_END:
+        return _end_to_end(shape, changes)
+    return MoshiTTTConfig.from_preset("tiny", **shape)
+
+
+def _end_to_end(shape: dict[str, Any], changes: dict[str, Any]) -> MoshiTTTConfig:
+    keys = EndToEndConfig.own_keys() - MoshiTTTConfig.own_keys()
+    for key in sorted(changes.keys() - keys):
+        raise ValueError(f"{key} is no key that EndToEndConfig adds; those are {', '.join(sorted(keys))}.")
+    return EndToEndConfig.from_preset("tiny", **shape, **{**_END_TO_END, **changes})
 
 
 def _memory(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ _CHUNK_VALUES = 2**23  # of larger ones that are held at once: 32 MiB
 
 
 def code_losses(logits: Tensor, codes: Tensor) -> Tensor:
-    """Cross-entropy in float32 of `logits` `[..., V]` at `codes` `[...]`, and 0 where a code is below 0: `[...]`.
+    """Cross-entropy of `logits` `[..., V]` at `codes` `[...]`, in float32 at least; 0 where a code is below 0: `[...]`.
 
     Large inputs are processed in chunks that the backward pass recomputes, so no float32 copy of all logits is kept.
     """
@@ -54,7 +54,8 @@ def _losses_in_chunks(losses: Callable[..., Tensor], inputs: Tensor, codes: Tens
 
 
 def _cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    return F.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    return F.cross_entropy(logits_NV, targets_N, reduction="none")
 
 
 def target_weights(labels_BKT: Tensor, config: "MoshiTTTConfig") -> Tensor:

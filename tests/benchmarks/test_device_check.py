@@ -19,8 +19,9 @@ EXPECTED = {
         "online_triton_ms",
         "gated_delta_torch_ms",
         "mini_batch_2_torch_ms",
+        "mini_batch_5_torch_ms",
     ],
-    "training": ["plain_frames_per_sec", "ttt_mfu", "share_of_ttt"],
+    "training": ["plain_frames_per_sec", "ttt_mfu", "ttt_predicted_gib", "share_of_ttt"],
     "live": ["eager_p50_ms", "eager_frame_45000_p99_ms", "largest_batch_within_80_ms", "graphed"],
     "evaluation": ["positions", "seconds"],
 }
@@ -33,6 +34,8 @@ def test_every_part_runs_at_tiny_size(part: str) -> None:
     assert all(
         value >= 0 for name, value in figures.items() if name.endswith(("_ms", "_sec")) and not isinstance(value, str)
     )
+    if part == "training":
+        assert figures["ttt_predicted_gib"] > figures["plain_predicted_gib"] > 0
     if part == "equality":
         assert figures["cpu_against_device_torch.float32"] < 1e-5
         assert figures["frames_against_whole_torch.float32"] < 1e-4

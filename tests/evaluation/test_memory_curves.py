@@ -18,7 +18,7 @@ RECORDINGS = [
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("learner", ["ttt", "static", "gated_delta"])
+@pytest.mark.parametrize("learner", ["ttt", "static", "gated_delta", "in_place"])
 def test_positions_hold_the_means_of_a_stream(make_model: MakeModel, learner: str) -> None:
     model = make_model(ttt={"layers": [1, 2], "learner": learner})
     report = memory_by_position(model, RECORDINGS, bin_frames=20)
@@ -26,7 +26,9 @@ def test_positions_hold_the_means_of_a_stream(make_model: MakeModel, learner: st
     codes = [torch.from_numpy(MoshiTTTCollator(model.config).frame_codes(r.astype(np.int64))[0]) for r in RECORDINGS]
     for layer in (0, 1):
         whole = [model(codes=c[None], diagnostics=True).diagnostics[layer] for c in codes]
-        for name in ("loss_initial", "loss_before", "loss_after", "branch_to_residual"):
+        losses = () if learner == "in_place" else ("loss_initial", "loss_before", "loss_after")
+        assert set(losses) == {name for name in report["curves"] if name.startswith("loss_")}
+        for name in (*losses, "branch_to_residual"):
             bins = [[getattr(w, name)[..., 20 * i : 20 * i + 20].mean().item() for i in range(3)] for w in whole]
             expected = [(a + b) / 2 for a, b in zip(bins[0][:2], bins[1][:2], strict=True)] + [bins[0][2]]
             assert report["curves"][name][layer] == pytest.approx(expected, rel=1e-4, abs=1e-5)

@@ -23,7 +23,9 @@ def awake_model(**config: Any) -> MoshiTTTForConditionalGeneration:
     torch.manual_seed(0)
     model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset("tiny", **config)).eval()
     for layer in model.model.layers:
-        if layer.has_ttt:
+        if layer.has_ttt and layer.is_in_place:
+            torch.nn.init.normal_(layer.ttt.learner.convolutions[0], std=0.03)
+        elif layer.has_ttt:
             torch.nn.init.normal_(layer.ttt.o_proj.weight, std=0.3 / layer.ttt_gate.factor()[0].item())
     return model
 

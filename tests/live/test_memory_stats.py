@@ -18,6 +18,7 @@ from .conftest import awake_model
         ({}, True, True),
         ({"preset": "mini_batch", "mini_batch_size": 4}, True, False),
         ({"learner": "gated_delta"}, True, False),
+        ({"learner": "in_place"}, True, False),
         ({"learner": "static"}, False, False),
     ],
     ids=str,

@@ -11,9 +11,10 @@ from .conftest import awake_model
 
 
 @torch.no_grad()
-def test_silenced_rows_are_those_of_the_evaluation_without_memory() -> None:
+@pytest.mark.parametrize("learner", ["ttt", "in_place"])
+def test_silenced_rows_are_those_of_the_evaluation_without_memory(learner: str) -> None:
     """Their logits are those with `memory="off"`, the other rows' as ever, and diagnostics are not disturbed."""
-    model = awake_model()
+    model = awake_model(ttt={"learner": learner})
     codes = random_codes(model.config, 2, 12)
     loud = model(codes, diagnostics=True)
     with evaluation_mode(model, "off"):

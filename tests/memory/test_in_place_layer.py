@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
 from hf_moshi_ttt.memory.in_place import naive_in_place
@@ -103,7 +105,7 @@ def test_channels_that_answer_nothing_are_known() -> None:
     layer = make_layer()
     assert (layer.output_sizes() > 0).all() and not make_layer(fresh=True).output_sizes().any()
     with torch.no_grad():
-        layer.learner.target_proj.weight[2] = 0
+        layer.learner.projections[0][2] = 0
         layer.learner.convolutions[0][:, 1:] *= -1  # no sum over taps that cancels counts as silent
     sizes, output = layer.output_sizes(), layer(*make_frames(23)).output
     assert sizes[2] == 0 and not output[..., 2].any() and (sizes > 0).sum() == WIDTH - 1
@@ -125,6 +127,35 @@ def test_a_state_of_other_rows_is_refused() -> None:
     layer = make_layer()
     with pytest.raises(ValueError, match="hidden has 3 rows, but the state has 2"):
         layer(*make_frames(1), layer.init_state(2))
+
+
+@pytest.mark.usefixtures("one_process")
+def test_fsdp2s_cast_leaves_the_learner_in_float32() -> None:
+    """Sharded as training does it, with a policy of its own, in a layer whose parameters are cast to bfloat16."""
+    layer, plain, mesh = make_layer(torch.float32), make_layer(torch.float32), init_device_mesh("cpu", (1,))
+    fully_shard(layer.learner, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.float32))
+    fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, cast_forward_inputs=False))
+    state, parts = layer.init_state(3), []
+    for piece in zip(*(x.split([10, 13], dim=1) for x in make_frames(23, dtype=torch.float32)), strict=True):
+        result = layer(*piece, state)
+        state = result.state
+        parts.append(result.output)
+    expected = plain(*make_frames(23, dtype=torch.float32)).output
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-5, atol=1e-5)
+    torch.cat(parts, dim=1).square().sum().backward()
+    expected.square().sum().backward()
+    for sharded, parameter in zip(layer.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(sharded.grad.to_local(), parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_every_parameter_has_a_gradient_after_one_step() -> None:
+    layer, (hidden, embedded) = make_layer(fresh=True), make_frames(23)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for moved in ({"learner.convolutions.0"}, {"learner.convolutions.0", "learner.projections.0"}):
+        optimizer.zero_grad()
+        layer(hidden, embedded).output.sub(embedded).square().mean().backward()
+        assert {name for name, p in layer.named_parameters() if p.grad.any()} == moved
+        optimizer.step()
 
 
 def test_it_is_no_layer_of_its_own() -> None:

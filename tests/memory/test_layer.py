@@ -1,10 +1,7 @@
 """The TTT layer as a module of its own: it stands alone, starts at zero, and keeps its inner loop in float32."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -146,14 +143,6 @@ def test_a_bfloat16_layer_has_a_float32_memory(depth: int) -> None:
 
 def test_checkpointing_the_layer_changes_no_gradient() -> None:
     require_checkpointing_changes_nothing(awake(make_layer()), torch.randn(2, 23, 32))
-
-
-@pytest.fixture
-def one_process() -> Iterator[None]:
-    """A process group of this process alone."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("one_process")

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
 from hf_moshi_ttt.memory import online_learner, recomputation
-from hf_moshi_ttt.memory.front_end import naive_front_end
+from hf_moshi_ttt.memory.front_end import naive_front_end, normed_values
 from hf_moshi_ttt.memory.layer import TTTLayer
 from hf_moshi_ttt.memory.online import naive_online, unit_features
-from hf_moshi_ttt.memory.online_learner import OnlineLearner, normed_values
+from hf_moshi_ttt.memory.online_learner import OnlineLearner
 
 from ..fixtures.learner_laws import (
     diagnostics_whole_and_in_chunks,

@@ -99,7 +99,7 @@ NOT_OF_COMMANDS = {
     "text_stream=, but a recording brings its own text": "the evaluation while training has no such setting",
     "the channels look swapped": "conversations of a run are the model's own; `turn-taking` has the option",
     "could not be written:": "saving a checkpoint, which `info` does not and `train` has the option for",
-    "is drawn from encoded speech: give": "`prove` says which codes are absent before it trains; `recall` has the options",
+    "is drawn from encoded speech: give": "`prove` says which codes are absent; `recall` has the options",
     "needs held-out recordings in other forms: give": "the same",
     "The evaluation needs memory for batch_size": "LongContextCallback takes other settings in Python",
 }

@@ -40,7 +40,15 @@ def test_a_memory_recalls_what_was_planted_and_its_control_does_not() -> None:
     assert all(loss > 0.95 * CHANCE_NATS for loss in hearings(run_arm(setup, "static", 0)))
 
 
-@pytest.mark.parametrize("arm", ["ttt", "static", "full"])
+def test_steps_on_the_models_own_loss_recall_too_and_without_them_nothing_does() -> None:
+    setup = make_setup(60)
+    _, second, third = hearings(run_arm(setup, "e2e+chunk_frames=12", 0))
+    assert second < 2.6 and third < 2.6
+    without = run_arm(setup, "e2e+chunk_frames=12+inner_lr=0", 0)
+    assert all(loss > 0.95 * CHANCE_NATS for loss in hearings(without))
+
+
+@pytest.mark.parametrize("arm", ["ttt", "static", "full", "e2e+chunk_frames=12"])
 def test_where_nothing_repeats_no_arm_beats_chance(arm: str) -> None:
     found = hearings(run_arm(make_setup(30, repeats=False), arm, 0))
     assert all(CHANCE_NATS - 0.03 < loss < CHANCE_NATS + 0.25 for loss in found)

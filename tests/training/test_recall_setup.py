@@ -16,6 +16,7 @@ from hf_moshi_ttt.memory.recall_tasks import (
 )
 from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering, VariantPassageTask
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.rivals.configuration_end_to_end import EndToEndConfig
 from hf_moshi_ttt.training.recall_setup import ARMS, SPEECH_TASKS, TASKS, Speech, arm_config, make_setup, parse_arm
 
 LENGTH = 1200
@@ -84,7 +85,8 @@ def test_arms_differ_in_what_reaches_back(arm: str) -> None:
     setup = make_setup("motif", {})
     config = arm_config(setup, arm)
     assert config.sliding_window == (96 if arm == "full" else 8)
-    assert (config.ttt is None) == (arm in ("full", "window"))
+    assert (config.ttt is None) == (arm in ("full", "window", "e2e"))
+    assert isinstance(config, EndToEndConfig) == (arm == "e2e")
     if config.ttt is not None:
         assert config.ttt_layer_indices == [0, 1] and config.ttt.initial_gating_alpha == 1
         assert config.ttt.learner == {"ttt_all": "ttt"}.get(arm, arm)
@@ -105,6 +107,13 @@ def test_an_arm_changes_keys_of_the_ttt_section() -> None:
     assert (config.ttt.base_lr, config.ttt.ttt_mlp_layers, config.hidden_size) == (0.5, 1, 128)
 
 
+def test_an_arm_that_learns_end_to_end_changes_its_own_keys() -> None:
+    config = arm_config(make_setup("motif", {}), "e2e+inner_lr=0.5+second_order=false")
+    assert isinstance(config, EndToEndConfig)
+    assert (config.inner_lr, config.second_order, config.fast_layer_indices) == (0.5, False, [1])
+    assert (config.chunk_frames, config.hidden_size) == (24, 64)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -121,6 +130,8 @@ def test_an_arm_changes_keys_of_the_ttt_section() -> None:
         (lambda: parse_arm("lstm"), "arm 'lstm', but the arms are full, window, static"),
         (lambda: parse_arm("ttt+fast"), "'fast' must be a key=value of the ttt section"),
         (lambda: parse_arm("full+base_lr=1"), "of an arm with memory"),
+        (lambda: parse_arm("e2e+fast"), "'fast' must be a key=value of the ttt section, or of EndToEndConfig"),
+        (lambda: arm_config(make_setup("motif", {}), "e2e+hidden_size=8"), "hidden_size is no key that EndToEndConfig"),
         (lambda: arm_config(make_setup("motif", {}), "ttt+speed=1"), r"does not know \['speed'\]"),
     ],
 )

@@ -1,0 +1,74 @@
+"""Which live frames run in one kernel, and the trial that comes before it under `auto`."""
+
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from hf_moshi_ttt.memory import live_frame, triton_frame
+from hf_moshi_ttt.memory.delta_kernels import use_memory_kernel
+from hf_moshi_ttt.memory.live_frame import is_one_kernel
+
+from ..fixtures.online_cases import make_input, make_layer
+
+pytestmark = pytest.mark.skipif(triton_frame.triton is None, reason="triton is not installed")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"ttt_mlp_layers": 1}, False),
+        ({"ttt_mlp_layers": 3}, False),
+        ({"key_convolution_width": 1, "key_lag_frames": 0, "centering_horizon_frames": 0, "base_lr": 0.5}, False),
+    ],
+    ids=str,
+)
+def test_which_layers_have_a_frame_in_one_kernel(options: dict[str, Any], expected: bool) -> None:
+    learner = make_layer(torch.float32, **options).learner
+    state = learner.init_state(1)
+    with use_memory_kernel("triton"):
+        assert not is_one_kernel(learner, state)  # with gradients
+        with torch.no_grad():
+            assert is_one_kernel(learner, state) == expected
+    with torch.no_grad():
+        assert not is_one_kernel(learner, state)  # auto, on a CPU
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_auto_compares_it_once(monkeypatch: pytest.MonkeyPatch, is_broken: bool) -> None:
+    monkeypatch.setattr(live_frame, "_verdicts", {})
+    monkeypatch.setattr(live_frame, "chosen_kernel", lambda _: "triton")
+    true = live_frame.in_one_kernel
+
+    def kernel(*given: Any) -> Any:
+        z, after = true(*given)
+        return 1.1 * z, after
+
+    learner = make_layer(torch.float32).learner
+    with (
+        torch.no_grad(),
+        mock.patch.object(live_frame, "_difference", wraps=live_frame._difference) as tried,
+        mock.patch.object(live_frame, "in_one_kernel", kernel if is_broken else true),
+        mock.patch.object(live_frame, "use_memory_kernel", lambda name: _only(monkeypatch, name)),
+    ):
+        if is_broken:
+            with pytest.warns(UserWarning, match="The kernel of a live frame is not used on cpu: .* differ"):
+                assert not is_one_kernel(learner, learner.init_state(1))
+        else:
+            assert is_one_kernel(learner, learner.init_state(1))
+        monkeypatch.setattr(live_frame, "chosen_kernel", lambda _: "triton")
+        assert is_one_kernel(learner, learner.init_state(2)) != is_broken and tried.call_count == 1
+
+
+def _only(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
+    monkeypatch.setattr(live_frame, "chosen_kernel", lambda _: name)
+    return use_memory_kernel(name)
+
+
+def test_a_frame_with_diagnostics_runs_in_torch() -> None:
+    layer, x = make_layer(torch.float32), make_input(1, dtype=torch.float32)
+    with torch.no_grad(), use_memory_kernel("triton"), mock.patch.object(triton_frame, "launch_frame") as launched:
+        assert layer(x, diagnostics=True).diagnostics is not None
+    assert not launched.called
