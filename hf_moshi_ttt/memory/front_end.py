@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from ..transformer.rms_norm import rms_norm
 from ..transformer.stream_state import StreamState
 from .projections import InnerParameters
 
@@ -112,7 +113,7 @@ def spanning(
     q: Tensor, k: Tensor, state: FrontEndState, weights: tuple[Tensor, ...], span: Span
 ) -> tuple[Tensor, Tensor, FrontEndState]:
     """Queries and keys `[B, H, T, F]` that span several frames, and the state after the last frame, in new tensors."""
-    q, k = (F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS) for x in (q, k))
+    q, k = (rms_norm(x, None, _NORM_EPS) for x in (q, k))
     length, mean, frames = k.shape[2], state.mean, state.frames
     if span.horizon_frames:
         means = running_mean(k, mean, frames, span.horizon_frames)
@@ -132,7 +133,7 @@ def spanning(
 
 def normed_values(v: Tensor) -> Tensor:
     """v with RMS 1 per head and frame, so that no frame writes more than another."""
-    return F.rms_norm(v, v.shape[-1:], eps=_NORM_EPS)
+    return rms_norm(v, None, _NORM_EPS)
 
 
 def value_means(v: Tensor, write: Tensor, mean: Tensor, frames_B: Tensor, span: Span) -> Tensor:

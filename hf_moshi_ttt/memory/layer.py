@@ -22,6 +22,7 @@ from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.rope import apply_rope, rope_phases
+from ..transformer.row_product import is_one_row, linear_of, row_product
 from ..transformer.stream_state import StreamState
 from .front_end import FrontEnd, FrontEndState
 from .gated_delta import GatedDeltaLearner
@@ -310,8 +311,13 @@ class TTTLayer(nn.Module):
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries, keys and values `[B, H, T, F]` and gates `[B, H, T, R]`, in float32 at least."""
-        q, k, v = (self._heads(proj(x_BTD)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        return q, k, v, self._heads(self.rate_proj(x_BTD))
+        projections = (self.q_proj, self.k_proj, self.v_proj, self.rate_proj)
+        if is_one_row(x_BTD):
+            row, shape = x_BTD.view(-1), (1, self.num_heads, 1, -1)
+            q, k, v, gates = (fp32(row_product(proj, row)).view(shape) for proj in projections)
+        else:
+            q, k, v, gates = (self._heads(proj(x_BTD)) for proj in projections)
+        return q, k, v, gates
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
         return fp32(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -338,7 +344,7 @@ class TTTLayer(nn.Module):
                 z_BTD = self.post_norm(z_BTD)
             if self.config.output_gate == "sigmoid":
                 z_BTD = z_BTD * self.output_gate(x)
-            return TTTLayerOutput(self.o_proj(z_BTD.to(x.dtype)).to(x_BTD.dtype), state_after, found)
+            return TTTLayerOutput(linear_of(self.o_proj, z_BTD.to(x.dtype)).to(x_BTD.dtype), state_after, found)
 
     def _check(self, x_BTD: Tensor, state: StreamState | None) -> None:
         width = self.num_heads * self.head_dim

@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 from ..memory.naive import MemoryDiagnostics
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from ..transformer.constants import constant
+from ..transformer.row_product import linear_of
 from .state import MoshiTTTState, with_own_codes_as_user
 
 
@@ -188,27 +189,26 @@ class MoshiTTTStreamingMixin:
             ValueError: wrong shape or ids, or a state without a window.
         """
         self.check_frame(codes_frame, state)
-        delays = constant(self.config.delays, codes_frame.device)
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
-        newest = around.shape[2] - 1
-        inputs = _at_delay(around, newest - 1 - delays)
+        columns = _columns(self.config.delays, around)
+        inputs, given = around.gather(2, columns).unbind(2)
         hidden, memory, window, memory_diagnostics = self.model(inputs[:, :, None], state, diagnostics)
-        given = _at_delay(around, newest - delays)[:, : 1 + self.config.num_codebooks]
+        given = given[:, : 1 + self.config.num_codebooks]
         hidden = hidden[:, 0]
-        text_logits = self.lm_head(hidden)
+        text_logits = linear_of(self.lm_head, hidden)
         drawn_text = sampling.draw(self._with_biases(text_logits, sampling), is_text=True)
         audio_logits, codes = self.depth_decoder.step(
             hidden, drawn_text, given, lambda logits: sampling.draw(logits, is_text=False)
         )
-        around = _with_codes(around, codes, newest - delays[: codes.shape[1]])
+        around.scatter_(2, columns[:, : codes.shape[1], 1:], codes[:, :, None])
         new = MoshiTTTState(memory, window, around[:, :, 1:], state.initial, state.frames + 1)
-        frames = state.frames[:, None] - delays[: codes.shape[1]]
+        frames = state.frames[:, None] - constant(self.config.delays[: codes.shape[1]], codes.device)
         return MoshiTTTStepOutput(
             text_logits=text_logits,
             audio_logits=audio_logits.masked_fill((frames[:, 1:] < 0)[..., None], torch.nan),
             frames=frames,
             codes=codes,
-            complete_codes=around[:, :, newest - self.config.max_delay_frames],
+            complete_codes=around[:, :, 1],
             state=new if active_rows is None else new.keep_rows(active_rows, before=state),
             diagnostics=memory_diagnostics or None,
         )
@@ -240,7 +240,7 @@ class MoshiTTTStreamingMixin:
         if codes_frame.device.type == "cpu" and not torch.compiler.is_compiling():
             own, user = 1 + self.config.num_codebooks, self.config.num_codebooks
             lowest = constant([FREE_ID] * own + [NO_INPUT_ID] * user, codes_frame.device)
-            if not ((codes_frame >= lowest) & (codes_frame <= self.initial_codes(codes_frame.device))).all():
+            if not codes_frame.clamp(lowest, self.initial_codes(codes_frame.device)).equal(codes_frame):
                 raise ValueError(
                     f"codes_frame must hold ids, -1 (no input) or, in Moshi's own rows, -2 (free); "
                     f"got {codes_frame.amin(0).tolist()} to {codes_frame.amax(0).tolist()} by row."
@@ -307,12 +307,8 @@ class MoshiTTTStreamingMixin:
         return user_codes
 
 
-def _at_delay(around_BKT: Tensor, columns_K: Tensor) -> Tensor:
-    """One column of each stream: `[B, K]`."""
-    return around_BKT.gather(2, columns_K[None, :, None].expand(around_BKT.shape[0], -1, 1))[:, :, 0]
-
-
-def _with_codes(around_BKT: Tensor, codes_BQ: Tensor, columns_Q: Tensor) -> Tensor:
-    own = around_BKT[:, : codes_BQ.shape[1]]
-    own = own.scatter(2, columns_Q[None, :, None].expand(own.shape[0], -1, 1), codes_BQ[:, :, None])
-    return torch.cat([own, around_BKT[:, codes_BQ.shape[1] :]], dim=1)
+def _columns(delays: Sequence[int], around_BKT: Tensor) -> Tensor:
+    """Where `around` holds each stream's last code to be read and the one that is given or drawn, `[B, K, 2]`."""
+    batch, streams, frames = around_BKT.shape
+    columns = constant([frames - back - delay for delay in delays for back in (2, 1)], around_BKT.device)
+    return columns.view(1, streams, 2).expand(batch, -1, -1)

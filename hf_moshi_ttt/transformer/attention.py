@@ -15,7 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frame_positions import Band, FramePositions, frame_positions
+from .gated_silu import gated_silu
+from .rms_norm import rms_norm
 from .rope import apply_rope, rope_phases, wide_dtype
+from .row_product import is_one_row, row_plus_product, row_product
 from .stream_state import StreamState
 
 
@@ -30,9 +33,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]` in the input's dtype."""
         if x.dtype == self.weight.dtype:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return rms_norm(x, self.weight, self.eps)
         dtype = wide_dtype(x.dtype)
-        return F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps).to(x.dtype)
+        return rms_norm(x.to(dtype), self.weight.to(dtype), self.eps).to(x.dtype)
 
 
 class GatedMLP(nn.Module):
@@ -45,12 +48,17 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]`."""
+        if is_one_row(x):
+            return row_product(self.fc2, gated_silu(row_product(self.fc1, x.view(-1)))).view(x.shape)
         return self.fc2(self.hidden(x))
 
     def hidden(self, x: Tensor) -> Tensor:
         """What `fc2` reads."""
-        gate, value = self.fc1(x).chunk(2, dim=-1)
-        return F.silu(gate) * value
+        return gated_silu(self.fc1(x))
+
+    def added_to(self, row_D: Tensor, x_D: Tensor) -> Tensor:
+        """`row + forward(x)`, of one row."""
+        return row_plus_product(row_D, self.fc2, gated_silu(row_product(self.fc1, x_D)))
 
 
 @dataclass
@@ -85,9 +93,12 @@ class SlidingWindowAttention(nn.Module):
 
     def positions(self, length: int, device: torch.device, frames_B: Tensor | None = None) -> FramePositions:
         """Of `length` frames, at the start of a sequence or after `frames_B` `[B]` frames of a stream."""
-        positions_BT = torch.arange(length, device=device)[None]
-        if frames_B is not None:
-            positions_BT = positions_BT + frames_B[:, None]
+        if frames_B is None:
+            positions_BT = torch.arange(length, device=device)[None]
+        else:
+            positions_BT = frames_B[:, None]
+            if length > 1:
+                positions_BT = positions_BT + torch.arange(length, device=device)
         phases = rope_phases(positions_BT, self.head_dim, self.rope_theta)
         return frame_positions(positions_BT, self.window, phases, continues=frames_B is not None)
 
@@ -109,9 +120,13 @@ class SlidingWindowAttention(nn.Module):
         Returns:
             `[B, T, D]` and the ring after the last frame, None where none was given.
         """
-        qkv = self.qkv_proj(x_BTD).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         if positions is None:
             positions = self.positions(x_BTD.shape[1], x_BTD.device, None if cache is None else frames_B)
+        one_row = is_one_row(x_BTD)
+        if one_row:
+            qkv = row_product(self.qkv_proj, x_BTD.view(-1)).view(3, 1, self.num_heads, 1, self.head_dim)
+        else:
+            qkv = self.qkv_proj(x_BTD).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         (q, k), v = apply_rope(qkv[:2], positions.phases), qkv[2]
         if cache is None or frames_B is None:
             out = _attend(q, k, v, positions.bands)
@@ -119,6 +134,8 @@ class SlidingWindowAttention(nn.Module):
             out, cache = _attend_frame(q, k, v, cache, positions)
         else:
             out, cache = _attend_chunk(q, k, v, cache, positions)
+        if one_row:
+            return row_product(self.o_proj, out.view(-1)).view(x_BTD.shape), cache
         return self.o_proj(out.transpose(1, 2).flatten(-2)), cache
 
 

@@ -1,7 +1,8 @@
 """Linears of all codebooks as one batched product, where nothing but their weights decides what they compute.
 
 The depth transformer keeps an `nn.Linear` per codebook, so that adapters, quantization and offloading find each by its
-name. Where none of them has touched the linears, their weights are stacked for the call; otherwise each is called.
+name. Where none of them has touched the linears, their weights are stacked for the call; otherwise each is called. A
+CPU gains nothing from one product instead of eight, so there they are written side by side and no weight is copied.
 
 Legend: Q codebooks, N rows, I and O width in and out.
 """
@@ -10,39 +11,57 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from .gated_silu import gated_silu
+from .row_product import has_hooks, is_plain
 
 
 def linear_per_codebook(linears: Iterable[Any], x_QNI: Tensor) -> Tensor:
     """`[Q, N, O]`: row q through linear q."""
     linears = list(linears)
     if len(linears) > 1 and all(is_plain(linear) for linear in linears):
-        return torch.bmm(x_QNI, torch.stack([linear.weight for linear in linears]).mT)
+        weights = [linear.weight for linear in linears]
+        if _products_one_by_one(x_QNI):
+            return _Products.apply(x_QNI, *weights)
+        return torch.bmm(x_QNI, torch.stack(weights).mT)
     return torch.stack([linear(x) for linear, x in zip(linears, x_QNI.unbind(0), strict=True)])
 
 
 def mlp_per_codebook(mlps: Iterable[Any], x_QNI: Tensor) -> Tensor:
     """`[Q, N, I]`: row q through feed-forward (`GatedMLP`) q."""
     mlps = list(mlps)
-    if any(_has_hooks(mlp) for mlp in mlps):
+    if any(has_hooks(mlp) for mlp in mlps):
         return torch.stack([mlp(x) for mlp, x in zip(mlps, x_QNI.unbind(0), strict=True)])
-    gate, value = linear_per_codebook([mlp.fc1 for mlp in mlps], x_QNI).chunk(2, dim=-1)
-    return linear_per_codebook([mlp.fc2 for mlp in mlps], F.silu(gate) * value)
+    hidden = linear_per_codebook([mlp.fc1 for mlp in mlps], x_QNI)
+    return linear_per_codebook([mlp.fc2 for mlp in mlps], gated_silu(hidden))
 
 
-def is_plain(module: nn.Module) -> bool:
-    """Whether a module is an `nn.Linear` without bias that computes what its weight says and nothing else."""
-    return (
-        type(module) is nn.Linear
-        and module.bias is None
-        and type(module.weight) in (nn.Parameter, Tensor)
-        and not _has_hooks(module)
-    )
+def _products_one_by_one(x: Tensor) -> bool:
+    on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and not torch.is_autocast_enabled("cpu")
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than its class: hooks, or a forward of its own, as accelerate gives it."""
-    return "forward" in module.__dict__ or any(getattr(module, name) for name in _HOOKS)
+class _Products(torch.autograd.Function):
+    """`x_QNI[q] @ weight[q].T`; the gradient of each weight is a tensor of its own, which autograd takes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x_QNI: Tensor, *weights_OI: Tensor) -> Tensor:
+        ctx.save_for_backward(x_QNI, *weights_OI)
+        out = x_QNI.new_empty(*x_QNI.shape[:2], weights_OI[0].shape[0])
+        for x, weight, product in zip(x_QNI, weights_OI, out, strict=True):
+            torch.mm(x, weight.mT, out=product)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_QNO: Tensor) -> tuple[Tensor | None, ...]:
+        x_QNI, *weights_OI = ctx.saved_tensors
+        needs_x, *needs_weight = ctx.needs_input_grad
+        grad_x = torch.empty_like(x_QNI, memory_format=torch.contiguous_format) if needs_x else None
+        grad_weights: list[Tensor | None] = []
+        for q, (x, weight, grad) in enumerate(zip(x_QNI, weights_OI, grad_QNO, strict=True)):
+            if grad_x is not None:
+                torch.mm(grad, weight, out=grad_x[q])
+            grad_weights.append(torch.mm(grad.mT, x) if needs_weight[q] else None)
+        return grad_x, *grad_weights

@@ -7,7 +7,7 @@ Legend: B batch, T frames, N = B * T, Q codebooks, D depth width, V codebook siz
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from ..special_ids import FREE_ID, NO_INPUT_ID
 from .attention import GatedMLP, RMSNorm
 from .codebook_linears import linear_per_codebook, mlp_per_codebook
 from .losses import head_losses
+from .row_product import is_one_row, row_plus_product, row_product
 
 
 class CodeEmbedding(nn.Embedding):
@@ -67,7 +68,7 @@ class DepthLayer(GradientCheckpointingLayer):
     def forward(
         self, x: Tensor, codebook: int | None = None, past: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """All codebooks of `x` `[Q, N, D]`, or one codebook of `x` `[N, D]` after those before it.
+        """All codebooks of `x` `[Q, N, D]`, or one codebook of `x` `[N, D]`, or `[D]` of one row, after those before.
 
         Args:
             past: keys and values `[N, 2 * H, codebook, F]` of the codebooks before; given unless `codebook` is 0.
@@ -75,7 +76,9 @@ class DepthLayer(GradientCheckpointingLayer):
         Returns:
             x after the layer, and of one codebook the keys and values of all so far.
         """
-        return (self._all(x), None) if codebook is None else self._one(x, codebook, past)
+        if codebook is None:
+            return self._all(x), None
+        return (self._one_row if x.dim() == 1 else self._one)(x, codebook, past)
 
     def _all(self, x_QND: Tensor) -> Tensor:
         qkv = linear_per_codebook(self.qkv_proj, self.input_layernorm(x_QND))
@@ -91,6 +94,15 @@ class DepthLayer(GradientCheckpointingLayer):
         out = F.scaled_dot_product_attention(q, *past.chunk(2, dim=1))
         x_ND = x_ND + self.o_proj[codebook](out.flatten(1))
         return x_ND + self.mlp[codebook](self.post_attention_layernorm(x_ND)), past
+
+    def _one_row(self, x_D: Tensor, codebook: int, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As `_one`, in as few calls as it takes."""
+        heads = row_product(self.qkv_proj[codebook], self.input_layernorm(x_D)).view(1, 3 * self.num_heads, 1, -1)
+        q, new = heads.split([self.num_heads, 2 * self.num_heads], dim=1)
+        past = new if past is None else torch.cat([past, new], dim=2)
+        out = F.scaled_dot_product_attention(q, *past.chunk(2, dim=1))
+        x_D = row_plus_product(x_D, self.o_proj[codebook], out.view(-1))
+        return cast(GatedMLP, self.mlp[codebook]).added_to(x_D, self.post_attention_layernorm(x_D)), past
 
 
 class DepthTransformer(nn.Module):
@@ -144,6 +156,8 @@ class DepthTransformer(nn.Module):
         Returns:
             Logits `[B, Q, V]`, and the ids `[B, 1 + Q]`, given or drawn.
         """
+        if is_one_row(hidden_BD):
+            return self._step_of_one_row(hidden_BD[0], drawn_text_B, given_BR, draw)
         is_free, present = given_BR == FREE_ID, (given_BR != NO_INPUT_ID).to(hidden_BD.dtype)
         columns = [x.unbind(1) for x in (is_free, given_BR.clamp_min(0), present[:, :, None])]
         past: list[Tensor | None] = [None] * len(self.layers)
@@ -157,3 +171,29 @@ class DepthTransformer(nn.Module):
             logits.append(self.lm_heads[i](x))
             drawn.append(draw(logits[-1]))
         return torch.stack(logits, dim=1), torch.where(is_free, torch.stack(drawn, dim=1), given_BR)
+
+    def _step_of_one_row(
+        self, hidden_D: Tensor, drawn_text_1: Tensor, given_1R: Tensor, draw: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As `step`, in as few calls as it takes; where all codes are free, none is chosen or masked."""
+        is_free = given_1R == FREE_ID
+        all_free = bool(is_free.all())
+        if not all_free:
+            present = (given_1R != NO_INPUT_ID).to(hidden_D.dtype)[..., None]
+            columns = [x.unbind(1) for x in (is_free, given_1R.clamp_min(0), present)]
+        past: list[Tensor | None] = [None] * len(self.layers)
+        logits, drawn = [], [drawn_text_1]
+        for i in range(len(self.lm_heads)):
+            embed = self.embed_audio[i - 1] if i else self.embed_text
+            if all_free:
+                token = embed(drawn[-1], any_absent=False)
+            else:
+                free, given, factor = (column[i] for column in columns)
+                token = embed(torch.where(free, drawn[-1], given), any_absent=False) * factor
+            x = row_plus_product(token[0], self.input_projections[i], hidden_D)
+            for index, layer in enumerate(self.layers):
+                x, past[index] = layer(x, i, past[index])
+            logits.append(row_product(self.lm_heads[i], x)[None])
+            drawn.append(draw(logits[-1]))
+        codes = torch.stack(drawn, dim=1)
+        return torch.stack(logits, dim=1), codes if all_free else torch.where(is_free, codes, given_1R)

@@ -7,10 +7,13 @@ Legend: B batch, T frames, W window, S keys, F head width.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .rope import Phases
 
 _MIN_BLOCK_FRAMES = 128
 
@@ -36,15 +39,13 @@ class FramePositions(NamedTuple):
         write_slots: `[B, 1, min(T, W), 1]`, the slots that the last frames take; of a stream.
     """
 
-    phases: tuple[Tensor, Tensor]
+    phases: "Phases"
     bands: tuple[Band, ...] = ()
     read_slots: Tensor | None = None
     write_slots: Tensor | None = None
 
 
-def frame_positions(
-    positions_BT: Tensor, window: int, phases: tuple[Tensor, Tensor], continues: bool
-) -> FramePositions:
+def frame_positions(positions_BT: Tensor, window: int, phases: "Phases", continues: bool) -> FramePositions:
     """What attention needs to know of frames at these positions.
 
     Args:
@@ -57,7 +58,7 @@ def frame_positions(
     write = (positions_BT[:, -window:] % window)[:, None, :, None]
     if length == 1:
         in_use = torch.arange(window, device=device) <= positions_BT
-        mask = torch.where(in_use, 0.0, -torch.inf)[:, None, None]
+        mask = in_use.log()[:, None, None]  # 0 and -inf
         return FramePositions(phases, (Band(slice(0, 1), slice(0, window), mask),), None, write)
     before = positions_BT[:, :1] + torch.arange(-(window - 1), 0, device=device)  # [B, W - 1]
     exists_BS = torch.cat([before >= 0, torch.ones_like(positions_BT, dtype=torch.bool)], dim=1)

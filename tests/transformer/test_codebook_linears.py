@@ -8,7 +8,8 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import Tensor, nn
 
 from hf_moshi_ttt.transformer.attention import GatedMLP
-from hf_moshi_ttt.transformer.codebook_linears import is_plain, linear_per_codebook, mlp_per_codebook
+from hf_moshi_ttt.transformer.codebook_linears import linear_per_codebook, mlp_per_codebook
+from hf_moshi_ttt.transformer.row_product import is_plain
 
 
 def linears(count: int = 3) -> list[Any]:
@@ -29,6 +30,28 @@ def test_a_batched_product_is_each_linear_on_its_row() -> None:
     ]
     for found, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_frozen_linears_and_inputs_take_no_gradient() -> None:
+    modules, x = linears(), torch.randn(3, 5, 4, dtype=torch.float64)
+    modules[1].requires_grad_(False)
+    linear_per_codebook(modules, x).sum().backward()
+    assert [module.weight.grad is None for module in modules] == [False, True, False]
+    x.requires_grad_()
+    one_by_one(modules, x).sum().backward()
+    expected, x.grad = x.grad, None
+    for module in modules:
+        module.requires_grad_(False)
+    linear_per_codebook(modules, x).sum().backward()
+    torch.testing.assert_close(x.grad, expected)
+
+
+def test_the_product_in_one_call_is_that_of_each_codebook() -> None:
+    modules, x = linears(), torch.randn(3, 5, 4, dtype=torch.float64)
+    found = linear_per_codebook(modules, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # where the weights are stacked
+        stacked = linear_per_codebook([module.float() for module in modules], x.float())
+    torch.testing.assert_close(stacked.double(), found, rtol=2e-2, atol=2e-2)
 
 
 def test_batched_feed_forwards_are_each_on_its_row() -> None:

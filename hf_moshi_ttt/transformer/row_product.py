@@ -1,0 +1,67 @@
+"""Linears of a single row without gradients on a CPU: a live frame of one stream, whose cost is the calls it makes.
+
+`nn.Linear` turns its weight and its input around before each product. A row that is a vector needs neither. What has
+touched a linear (adapter, quantization, hook) is called as it wants to be.
+
+Legend: I and O width in and out.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_TENSORS = (nn.Parameter, Tensor)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_one_row(x: Tensor) -> bool:
+    """Whether `x` `[..., I]` is one row, and nothing asks more of its products than their values."""
+    return (
+        x.numel() == x.shape[-1]
+        and x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def row_product(linear: Any, x_I: Tensor) -> Tensor:
+    """`linear(x)`, `[O]`."""
+    if is_plain(linear, or_biased=True):
+        weight, bias = linear.weight, linear.bias
+        return torch.mv(weight, x_I) if bias is None else torch.addmv(bias, weight, x_I)
+    return linear(x_I[None])[0]
+
+
+def linear_of(linear: Any, x: Tensor) -> Tensor:
+    """`linear(x)`, `[..., O]` of `[..., I]`, in the way that is short for one row."""
+    if is_one_row(x):
+        return row_product(linear, x.view(-1)).view(*x.shape[:-1], -1)
+    return linear(x)
+
+
+def row_plus_product(row_O: Tensor, linear: Any, x_I: Tensor) -> Tensor:
+    """`row + linear(x)`, `[O]`."""
+    if is_plain(linear):
+        return torch.addmv(row_O, linear.weight, x_I)
+    return row_O + linear(x_I[None])[0]
+
+
+def is_plain(module: Any, or_biased: bool = False) -> bool:
+    """Whether a module is an `nn.Linear` that computes what its weight says and nothing else.
+
+    Args:
+        or_biased: whether it may have a bias.
+    """
+    if type(module).forward is not nn.Linear.forward:
+        return False
+    parameters = module._parameters
+    is_whole = type(parameters.get("weight")) in _TENSORS  # not where it is quantized or made of others
+    return is_whole and (or_biased or parameters["bias"] is None) and not has_hooks(module)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its class: hooks, or a forward of its own, as accelerate gives it."""
+    own = module.__dict__
+    return "forward" in own or any(own[name] for name in _HOOKS)
