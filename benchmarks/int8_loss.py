@@ -10,7 +10,6 @@ import argparse
 
 import torch
 from torch import Tensor
-from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from hf_moshi_ttt import MoshiTTTConfig, MoshiTTTForConditionalGeneration
 
@@ -47,6 +46,8 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
     trained = loss(model, held_out)
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
     quantize_(model, Int8WeightOnlyConfig(), lambda m, name: isinstance(m, torch.nn.Linear) and ".ttt." not in name)
     quantized = loss(model, held_out)
     print(f"trained {trained:.4f}   int8 {quantized:.4f}   difference {100 * (quantized / trained - 1):+.2f}%")

@@ -54,10 +54,13 @@ class _Products(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_QNO: Tensor) -> tuple[Tensor | None, ...]:
         x_QNI, *weights_OI = ctx.saved_tensors
         needs_x, *needs_weight = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # the gradients are themselves differentiated
+            of_x = torch.bmm(grad_QNO, torch.stack(weights_OI)) if needs_x else None
+            of_weights = torch.bmm(grad_QNO.mT, x_QNI).unbind(0)
+            return of_x, *(each if needed else None for each, needed in zip(of_weights, needs_weight, strict=True))
         grad_x = torch.empty_like(x_QNI, memory_format=torch.contiguous_format) if needs_x else None
         grad_weights: list[Tensor | None] = []
         for q, (x, weight, grad) in enumerate(zip(x_QNI, weights_OI, grad_QNO, strict=True)):

@@ -27,12 +27,20 @@ class _GatedSiLU(torch.autograd.Function):
         return F.silu(gate).mul_(value)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (hidden,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is itself differentiated
+            return _differentiable_gradient(hidden, grad)
         gate, value = hidden.chunk(2, dim=-1)
         grad_hidden = torch.empty_like(hidden)
         grad_gate, grad_value = grad_hidden.chunk(2, dim=-1)
         torch.mul(F.silu(gate), grad, out=grad_value)
         torch.ops.aten.silu_backward.grad_input(grad * value, gate, grad_input=grad_gate)
         return grad_hidden
+
+
+def _differentiable_gradient(hidden: Tensor, grad: Tensor) -> Tensor:
+    """The gradient as a function of both."""
+    gate, value = hidden.chunk(2, dim=-1)
+    share = torch.sigmoid(gate)
+    return torch.cat([grad * value * share * (1 + gate * (1 - share)), grad * gate * share], dim=-1)

@@ -56,13 +56,15 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         normed, denominators = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, denominators)
+        ctx.eps = eps
         return normed
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """With r = sqrt(D) / denominator: dx = r (w g) - x (r^3 / D) sum(w g x), dw = sum over rows of r g x."""
         x, weight, denominators = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradients are themselves differentiated
+            return (*_differentiable_gradients(x, weight, ctx.eps, grad), None)
         width = x.shape[-1]
         factors = math.sqrt(width) / denominators
         products = grad * x
@@ -70,6 +72,17 @@ class _RMSNorm(torch.autograd.Function):
             sums = products.sum(-1, keepdim=True) if weight is None else (products @ weight)[..., None]
             grad_weight = None
             if ctx.needs_input_grad[1]:
-                grad_weight = torch.mv(products.view(-1, width).mT, factors.view(-1))
+                grad_weight = torch.mv(products.reshape(-1, width).mT, factors.reshape(-1))
         grad_x = grad * factors if weight is None else (grad * weight).mul_(factors)
         return grad_x.addcmul_(x, factors.pow(3).mul_(sums), value=-1 / width), grad_weight, None
+
+
+def _differentiable_gradients(
+    x: Tensor, weight: Tensor | None, eps: float, grad: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The gradients to x and weight as functions of all three, by the same formula."""
+    width = x.shape[-1]
+    factors = math.sqrt(width) * torch.rsqrt(x.square().sum(-1, keepdim=True) + width * eps)
+    toward = grad if weight is None else grad * weight
+    of_x = factors * toward - x * factors.pow(3) * (toward * x).sum(-1, keepdim=True) / width
+    return of_x, None if weight is None else (factors * grad * x).flatten(0, -2).sum(0)

@@ -54,7 +54,7 @@ def test_a_proof_from_codes_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_dry_run_says_what_it_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prove", "--size", "cpu", "--dry-run", "--rungs", "motif", "--output", str(tmp_path / "out")]) == 0
-    assert "motif: 14 runs of about" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert "motif: 16 runs of about" in capsys.readouterr().out and not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

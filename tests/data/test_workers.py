@@ -51,8 +51,9 @@ def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
 def test_workers_say_nothing_after_ctrl_c(tmp_path: Path) -> None:
     """It goes to all processes of a terminal; the one that started the workers says what there is to say."""
     program = (
-        "import time\nfrom pathlib import Path\nfrom tqdm import tqdm\n"
+        "import signal\nimport time\nfrom pathlib import Path\nfrom tqdm import tqdm\n"
         "from hf_moshi_ttt.data.workers import run_jobs\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs lack\n"
         f"def job(name):\n    Path({str(tmp_path)!r}, name).touch()\n    time.sleep(60)\n"
         "if __name__ == '__main__':\n    try:\n"
         "        list(run_jobs(job, [('a',), ('b',)], 2, tqdm(disable=True)))\n"

@@ -54,6 +54,14 @@ def test_the_product_in_one_call_is_that_of_each_codebook() -> None:
     torch.testing.assert_close(stacked.double(), found, rtol=2e-2, atol=2e-2)
 
 
+def test_gradients_have_gradients() -> None:
+    torch.manual_seed(0)
+    linears = [nn.Linear(3, 2, bias=False, dtype=torch.float64) for _ in range(2)]
+    x_QNI = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    weights = [linear.weight for linear in linears]
+    torch.autograd.gradgradcheck(lambda x, *_: linear_per_codebook(linears, x).sin(), (x_QNI, *weights))
+
+
 def test_batched_feed_forwards_are_each_on_its_row() -> None:
     torch.manual_seed(0)
     mlps, x = [GatedMLP(4, 12).double() for _ in range(3)], torch.randn(3, 5, 4, dtype=torch.float64)

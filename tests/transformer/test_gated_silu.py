@@ -28,3 +28,8 @@ def test_the_input_alone_is_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.data_ptr()) or x, lambda x: x):
         gated_silu(hidden)
     assert kept == [hidden.data_ptr()]
+
+
+def test_the_gradient_has_a_gradient() -> None:
+    torch.manual_seed(0)
+    torch.autograd.gradgradcheck(gated_silu, (torch.randn(3, 8, dtype=torch.float64, requires_grad=True),))

@@ -67,3 +67,16 @@ def test_gradients_are_exact_to_float32_under_autocast() -> None:
 def test_bfloat16_is_computed_as_torch_computes_it() -> None:
     x, weight = rows(torch.bfloat16)
     assert torch.equal(rms_norm(x, weight, EPS), F.rms_norm(x, (8,), weight, EPS))
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_gradients_have_gradients(weighted: bool) -> None:
+    x, weight = rows()
+    x, weight = x[:, :1, :2].contiguous().requires_grad_(), weight.requires_grad_()
+    if weighted:
+        torch.autograd.gradgradcheck(lambda x, weight: rms_norm(x, weight, EPS), (x, weight))
+    else:
+        torch.autograd.gradgradcheck(lambda x: rms_norm(x, None, EPS), (x,))
+    for needed in (x, weight):
+        out = rms_norm(x if needed is x else x.detach(), weight if needed is weight else weight.detach(), EPS)
+        assert torch.autograd.grad(out.sin().sum(), needed, create_graph=True)[0].requires_grad
