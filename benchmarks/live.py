@@ -66,6 +66,9 @@ class NoCodec:
     def decode(self, codes_BKT: Tensor, active_B: Tensor) -> Tensor:
         return torch.zeros(len(codes_BKT), FRAME_SAMPLES)
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
 
 def random_mimi(config: MoshiTTTConfig) -> MimiModel:
     """Of the published size, but for the number of codebooks."""

@@ -28,15 +28,21 @@ class Undone:
         """
         written = list(tensors.values())
         self._before = self._before or [torch.empty_like(tensor) for tensor in written]
-        torch._foreach_copy_(self._before, written)
+        _copy(self._before, written)
         drawn = [generator.get_state() for generator in generators]
         unfinished = [text.unfinished for text in texts]
         try:
             yield
         except BaseException:
-            torch._foreach_copy_(written, self._before)
+            _copy(written, self._before)
             for generator, state in zip(generators, drawn, strict=True):
                 generator.set_state(state)
             for text, left in zip(texts, unfinished, strict=True):
                 text.resume(left)
             raise
+
+
+def _copy(to: list[Tensor], values: list[Tensor]) -> None:
+    """In one call; a codec may remember nothing."""
+    if to:
+        torch._foreach_copy_(to, values)

@@ -33,3 +33,12 @@ def test_tensors_draws_and_texts_are_put_back(error: type[BaseException] | None,
             step()
     assert tensors["a"].all() and not tensors["b"].any() and tensors["c"].all() and not text.unfinished
     assert torch.equal(torch.rand(3, generator=generator), expected)
+
+
+def test_a_codec_that_remembers_nothing_is_left_as_it_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    with pytest.raises(RuntimeError, match="failed"), Undone().on_failure({}, [generator], []):
+        torch.rand(3, generator=generator)
+        raise RuntimeError("failed")
+    assert torch.equal(generator.get_state(), before)
