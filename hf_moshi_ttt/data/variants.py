@@ -36,18 +36,6 @@ from ..codec.pretrained_codec import codec_sha256, load_codec
 from ..codec.samples import with_white_noise
 from .codes import encode_streams
 
-DEFAULT_FORMS = (
-    "same",
-    "phase_0.5",
-    "phase_0.25",
-    "noise_40db",
-    "noise_30db",
-    "noise_20db",
-    "noise_10db",
-    "rate_0.95",
-    "rate_0.9",
-    "rate_1.1",
-)
 ORIGINAL = "original"
 _FORM = re.compile(r"same|phase_(?P<phase>0?\.\d+)|noise_(?P<noise>\d+)db|rate_(?P<rate>\d*\.?\d+)")
 _RATES = (0.5, 2.0)
@@ -121,7 +109,7 @@ class Form:
 
 
 def make_variants(
-    paths: Sequence[str | Path], codec_name: str, output: Path, forms: Sequence[str] = DEFAULT_FORMS, seed: int = 0
+    paths: Sequence[str | Path], codec_name: str, output: Path, forms: Sequence[str], seed: int = 0
 ) -> VariantsOrigin:
     """Encodes recordings as they are and in every form, and writes the file.
 

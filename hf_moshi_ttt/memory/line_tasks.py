@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from .recall_tasks import OTHER, UNSCORED, RecallBatch, with_streams
+from .recall_tasks import OTHER, UNSCORED, RecallBatch, drawn, require_long
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,7 @@ class LinesTask:
     hearings: int = 2
 
     def __post_init__(self) -> None:
-        shortest = min((each.codes_QT.shape[1] for each in self.recordings), default=0)
-        if shortest <= self.frames:
-            raise ValueError(
-                f"A recording has {shortest} frames, but pieces of {self.frames} frames are cut from each: leave out "
-                f"what is not longer."
-            )
+        require_long([each.codes_QT for each in self.recordings], self.frames)
 
     @property
     def num_codebooks(self) -> int:
@@ -61,8 +56,7 @@ class LinesTask:
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; what lies between lines counts as other frames."""
-        audio, hearing = zip(*(self._row(generator) for _ in range(rows)), strict=True)
-        return RecallBatch(with_streams(torch.stack(audio)), torch.stack(hearing))
+        return drawn(self._row, rows, generator)
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
         for _ in range(_MOST_TRIES):

@@ -132,7 +132,7 @@ class PassageTask(_OfRecordings):
     repeats: bool = True
 
     def __post_init__(self) -> None:
-        _require_long(self.recordings, max(self.gap_frames * self.hearings, self.passage_frames))
+        require_long(self.recordings, max(self.gap_frames * self.hearings, self.passage_frames))
 
     @property
     def frames(self) -> int:
@@ -152,12 +152,12 @@ class PassageTask(_OfRecordings):
         return RecallBatch(with_streams(audio), hearing.repeat(rows, 1))
 
     def _row(self, generator: Generator) -> Tensor:
-        passage = _cut(self.recordings, self.passage_frames, generator)
-        base = _cut(self.recordings, self.gap_frames * self.hearings, generator)
+        passage = cut(self.recordings, self.passage_frames, generator)
+        base = cut(self.recordings, self.gap_frames * self.hearings, generator)
         parts = []
         for gap in base.split(self.gap_frames, dim=1):
             if not self.repeats:
-                passage = _cut(self.recordings, self.passage_frames, generator)
+                passage = cut(self.recordings, self.passage_frames, generator)
             parts += [gap, passage]
         return torch.cat(parts, dim=1)
 
@@ -172,15 +172,15 @@ class ScatteredPassageTask(_OfRecordings):
     skip_frames: int = 4
 
     def __post_init__(self) -> None:
-        _require_long(self.recordings, self.frames)
+        require_long(self.recordings, self.frames)
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; hearings beyond `hearings` count as the last."""
-        return _drawn(self._row, rows, generator)
+        return drawn(self._row, rows, generator)
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
-        audio = _cut(self.recordings, self.frames, generator).clone()
-        passage = _cut(self.recordings, self.passage_frames, generator)
+        audio = cut(self.recordings, self.frames, generator).clone()
+        passage = cut(self.recordings, self.passage_frames, generator)
         hearing, number = torch.full((self.frames,), OTHER), 1
         start = int(torch.randint(8, 60, (), generator=generator))
         while (end := start + self.passage_frames) <= self.frames:
@@ -219,7 +219,7 @@ class PairsTask:
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch."""
-        return _drawn(self._row, rows, generator)
+        return drawn(self._row, rows, generator)
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
         third = self.num_ids // 3
@@ -252,7 +252,7 @@ class NaturalTask(_OfRecordings):
     hearings: int = 0
 
     def __post_init__(self) -> None:
-        _require_long(self.recordings, self.frames)
+        require_long(self.recordings, self.frames)
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch."""
@@ -264,7 +264,7 @@ class NaturalTask(_OfRecordings):
         return RecallBatch(with_streams(audio), hearing.repeat(rows, 1))
 
     def _row(self, generator: Generator) -> Tensor:
-        return _cut(self.recordings, self.frames, generator)
+        return cut(self.recordings, self.frames, generator)
 
 
 @dataclass
@@ -280,7 +280,7 @@ class SplicedTask(NaturalTask):
         pair = torch.randperm(len(self.recordings), generator=generator)[:2].tolist()
         lengths = (self.frames // 2, self.frames - self.frames // 2)
         halves = zip(pair, lengths, strict=True)
-        return torch.cat([_cut([self.recordings[place]], length, generator) for place, length in halves], dim=1)
+        return torch.cat([cut([self.recordings[place]], length, generator) for place, length in halves], dim=1)
 
 
 def shuffle_frames(recordings: Sequence[Tensor]) -> list[Tensor]:
@@ -299,20 +299,25 @@ def with_streams(audio_BQT: Tensor) -> Tensor:
     return torch.cat([text, audio_BQT, torch.full_like(audio_BQT, NO_INPUT_ID)], dim=1)
 
 
-def _drawn(row: Callable[[Generator], tuple[Tensor, Tensor]], rows: int, generator: Generator) -> RecallBatch:
-    """A batch of rows, each of its audio `[Q, T]` and hearing `[T]`."""
+def drawn(row: Callable[[Generator], tuple[Tensor, Tensor]], rows: int, generator: Generator) -> RecallBatch:
+    """A batch of `rows` rows, each as `row` draws it: audio `[Q, T]` and hearing `[T]`."""
     audio, hearing = zip(*(row(generator) for _ in range(rows)), strict=True)
     return RecallBatch(with_streams(torch.stack(audio)), torch.stack(hearing))
 
 
-def _cut(recordings: Sequence[Tensor], frames: int, generator: Generator) -> Tensor:
+def cut(recordings: Sequence[Tensor], frames: int, generator: Generator) -> Tensor:
     """A piece `[Q, frames]` from a random place of a random recording."""
     recording = recordings[int(torch.randint(len(recordings), (), generator=generator))]
     start = int(torch.randint(recording.shape[1] - frames, (), generator=generator))
     return recording[:, start : start + frames]
 
 
-def _require_long(recordings: Sequence[Tensor], frames: int) -> None:
+def require_long(recordings: Sequence[Tensor], frames: int) -> None:
+    """Refuses recordings that pieces of `frames` frames cannot be cut from.
+
+    Raises:
+        ValueError: there is none, or one is not longer.
+    """
     if not recordings:
         raise ValueError(f"No recording: pieces of {frames} frames are cut from at least one.")
     shortest = min(recording.shape[1] for recording in recordings)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from .recall_tasks import OTHER, UNSCORED, RecallBatch, with_streams
+from .recall_tasks import OTHER, UNSCORED, RecallBatch, cut, drawn, require_long
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,7 @@ class VariantPassageTask:
         if not lengths or min(lengths) <= 2 * longest:
             found = f"the shortest has {min(lengths)} frames" if lengths else "none is given"
             raise ValueError(f"Recordings in two forms: {found}, but they need more than {2 * longest}.")
-        shortest = min((piece.shape[1] for piece in self._surroundings()), default=0)
-        if shortest <= self.frames:
-            raise ValueError(
-                f"A recording has {shortest} frames, but pieces of {self.frames} frames are cut from each: leave out "
-                f"what is not longer."
-            )
+        require_long(self._surroundings(), self.frames)
 
     @property
     def num_codebooks(self) -> int:
@@ -93,15 +88,14 @@ class VariantPassageTask:
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; the other frames are scored from the first return on."""
-        audio, hearing = zip(*(self._row(generator) for _ in range(rows)), strict=True)
-        return RecallBatch(with_streams(torch.stack(audio)), torch.stack(hearing))
+        return drawn(self._row, rows, generator)
 
     def _surroundings(self) -> Sequence[Tensor]:
         return [each.codes_QT for each in self.rendered] if self.recordings is None else self.recordings
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
         passages = self._passages(generator)
-        audio = _piece(self._surroundings(), self.frames, generator).clone()
+        audio = cut(self._surroundings(), self.frames, generator).clone()
         hearing = torch.full((self.frames,), UNSCORED)
         slot = self.passage_frames + self.gap_frames
         for number, passage_QP in enumerate(passages, start=1):
@@ -124,10 +118,3 @@ class VariantPassageTask:
             end = start + self.passage_frames
             if all(form.holds(end) for form in forms):
                 return [recording.codes_QT[:, start:end], *(form.piece(start, end) for form in forms)]
-
-
-def _piece(recordings: Sequence[Tensor], frames: int, generator: Generator) -> Tensor:
-    """A piece `[Q, frames]` from a random place of a random recording."""
-    recording = recordings[int(torch.randint(len(recordings), (), generator=generator))]
-    start = int(torch.randint(recording.shape[1] - frames, (), generator=generator))
-    return recording[:, start : start + frames]
