@@ -28,12 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .online import OnlineTokens, SlowLayer, features
-
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # delta_kernels.py does not come here then
-    triton = tl = None
+from .optional_triton import tl, triton
 
 _CHUNK_FRAMES = 32
 _COLUMNS = 16  # tl.dot takes no fewer

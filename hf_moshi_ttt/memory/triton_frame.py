@@ -10,25 +10,14 @@ Legend: B batch, H heads, H' heads with convolution and lag, F head width, I wid
 
 from __future__ import annotations  # the kernels name types of Triton
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .front_end import FrontEndState, Span
 from .online import SlowLayer
-
-try:
-    import triton
-    import triton.language as tl
-
-    _jit = triton.jit
-except ImportError:  # delta_kernels.py does not come here then
-    triton = tl = None
-
-    def _jit(kernel: Any) -> Any:
-        return kernel
-
+from .optional_triton import jit, tl, triton
 
 _COLUMNS = 16  # of S at once, so that they fit the registers beside all features
 _CHANNELS = 16  # of a query and key at once, for the same reason
@@ -126,7 +115,7 @@ def launch_frame(
     _frame_kernel[grid](*tensors, *sizes, *constants, num_warps=_WARPS, num_stages=1)
 
 
-@_jit
+@jit
 def _softplus(x):
     """log(1 + e^x), exact where e^x is small."""
     y = tl.exp(-tl.abs(x))
@@ -135,7 +124,7 @@ def _softplus(x):
     return tl.maximum(x, 0.0) + log1p
 
 
-@_jit
+@jit
 def _spanning(new, past, weights, head, row, f, mask, width, W: tl.constexpr, L: tl.constexpr):
     """Channels f of a query (L = 0) or a key: the convolution of the frames before and the new one, or the new one.
 
@@ -154,7 +143,7 @@ def _spanning(new, past, weights, head, row, f, mask, width, W: tl.constexpr, L:
     return tl.where(spans, total, new)
 
 
-@_jit
+@jit
 def _remember(new, past, target, row, f, mask, width, KEPT: tl.constexpr):
     """The last KEPT frames, the new one included."""
     for i in tl.static_range(KEPT):
@@ -162,7 +151,7 @@ def _remember(new, past, target, row, f, mask, width, KEPT: tl.constexpr):
         tl.store(target + (row * KEPT + i) * width + f, x, mask=mask)
 
 
-@_jit
+@jit
 def _frame_kernel(
     q, k, v, gates, answer_scale, mean_scale, write_bias, decay_bias, log_decay_scale, gate_bias, gate_scale,
     conv_q, conv_k, slow_weight, slow_bias,

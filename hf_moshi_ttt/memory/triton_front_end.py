@@ -20,18 +20,7 @@ import torch
 from torch import Tensor
 
 from .front_end import FrontEndState, Span
-
-try:
-    import triton
-    import triton.language as tl
-
-    _jit = triton.jit
-except ImportError:  # delta_kernels.py does not come here then
-    triton = tl = None
-
-    def _jit(kernel: Any) -> Any:
-        return kernel
-
+from .optional_triton import jit, tl, triton
 
 _FRAMES = 32
 _WARPS = 4
@@ -114,20 +103,20 @@ def launch(kernel: Any, rows: int, tensors: tuple[Tensor | None, ...], sizes: tu
     kernel[(rows,)](*tensors, *sizes, *constants, width, num_warps=_WARPS, num_stages=1)
 
 
-@_jit
+@jit
 def _normed(x, width):
     """Frames of RMS 1, and the factor of each."""
     factor = tl.rsqrt(tl.sum(x * x, 1) / width + 1e-6)[:, None]
     return x * factor, factor
 
 
-@_jit
+@jit
 def _normed_back(x, factor, grad, width):
     """The gradient of frames x of RMS 1 by what they were before."""
     return factor * (grad - x * (tl.sum(x * grad, 1) / width)[:, None])
 
 
-@_jit
+@jit
 def _mean_weights(heard, t, length, HORIZON: tl.constexpr):
     """w_ij and d_i; frames from `length` on change nothing."""
     counts = tl.minimum(heard + 1 + t, HORIZON).to(tl.float32)
@@ -138,13 +127,13 @@ def _mean_weights(heard, t, length, HORIZON: tl.constexpr):
     return tl.where(later, tl.exp(differences) * shares[None, :], 0.0), tl.exp(log_kept)[:, None]
 
 
-@_jit
+@jit
 def _last(x, C: tl.constexpr):
     """The last row of a block."""
     return tl.sum(tl.where((tl.arange(0, C) == C - 1)[:, None], x, 0.0), 0)
 
 
-@_jit
+@jit
 def _convolve(rows, weights, n, head, t, f, past, length, width, W: tl.constexpr):
     """A block of frames as the learner gets it: convolved, or for a head without convolution as they are."""
     total = past + length
@@ -161,7 +150,7 @@ def _convolve(rows, weights, n, head, t, f, past, length, width, W: tl.constexpr
     return tl.where(spans, found, own)
 
 
-@_jit
+@jit
 def _copy_rows(source, source_row, target, target_row, count, f, width):
     """`count` rows of `width` channels."""
     for i in range(count):
@@ -169,7 +158,7 @@ def _copy_rows(source, source_row, target, target_row, count, f, width):
         tl.store(target + (target_row + i) * width + f, x, mask=f < width)
 
 
-@_jit
+@jit
 def _forward_kernel(
     q, k, v, write, queries, keys, mean, value_mean, conv_q, conv_k, counts, rows_q, rows_k,
     spanning_q, spanning_k, values, means, queries_after, keys_after, mean_after, value_mean_after,
@@ -224,7 +213,7 @@ def _forward_kernel(
         _copy_rows(rows_k, n * total_k + length, keys_after, kept_row * (W - 1 + L), W - 1 + L, f, width)
 
 
-@_jit
+@jit
 def _convolve_back(grads, after, weights, n, head, kept_row, s, f, past, length, width, W: tl.constexpr):
     """The gradient of rows s, the past included, by what was made of them and by what is remembered of them."""
     mask = (s[:, None] < past + length) & (f[None, :] < width)
@@ -245,7 +234,7 @@ def _convolve_back(grads, after, weights, n, head, kept_row, s, f, past, length,
     return found
 
 
-@_jit
+@jit
 def _weights_back(grads, rows, target, n, kept_row, f, past, length, width, W: tl.constexpr, C: tl.constexpr):
     """The gradient of a head's taps."""
     for i in tl.static_range(W):
@@ -259,7 +248,7 @@ def _weights_back(grads, rows, target, n, kept_row, f, past, length, width, W: t
         tl.store(target + (kept_row * width + f) * W + i, total, mask=f < width)
 
 
-@_jit
+@jit
 def _backward_kernel(
     q, k, v, write, conv_q, conv_k, counts, rows_q, rows_k,
     grad_q, grad_k, grad_v, grad_means, grad_queries, grad_keys, grad_mean_after, grad_value_mean_after,
