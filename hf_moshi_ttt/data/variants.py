@@ -34,6 +34,7 @@ from ..codec.audio import BLOCK_FRAMES, FRAME_SAMPLES, SAMPLE_RATE_HZ, BadAudioE
 from ..codec.hub_files import lasting_name
 from ..codec.pretrained_codec import codec_sha256, load_codec
 from ..codec.samples import with_white_noise
+from ..whole_files import replacing
 from .codes import encode_streams
 
 ORIGINAL = "original"
@@ -139,9 +140,8 @@ def make_variants(
         codec.config.codebook_size, seed, {name: version(name) for name in _PACKAGES},
     )  # fmt: skip
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".part")
-    save_file(tensors, partial, metadata={"origin": json.dumps(asdict(origin))})
-    partial.replace(output)
+    with replacing(output) as beside:
+        save_file(tensors, beside, metadata={"origin": json.dumps(asdict(origin))})
     return origin
 
 
