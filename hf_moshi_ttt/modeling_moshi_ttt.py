@@ -111,10 +111,14 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
 
         `embedded_BTD` is what the first layer reads.
         """
-        attended, window = self.self_attn(self.input_layernorm(x_BTD), window, frames_B, positions)
-        x_BTD = x_BTD + attended
+        is_row = positions is not None and positions.row is not None
+        x = x_BTD.view(-1) if is_row else x_BTD
+        attended, window = self.self_attn(self.input_layernorm(x), window, frames_B, positions)
+        x = x + attended
         if not self.has_ttt:
-            return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, None, None
+            x = x + self.mlp(self.post_attention_layernorm(x))
+            return x.view(x_BTD.shape) if is_row else x, window, None, None
+        x_BTD = x.view(x_BTD.shape) if is_row else x
         if self.is_in_place:
             hidden = self.mlp.hidden(self.post_attention_layernorm(x_BTD))
             learned = self.ttt(hidden, embedded_BTD, memory, diagnostics, inner_lr_scale)
@@ -205,7 +209,7 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         windows = state.window if state else None
         frames = state.frames if state and windows else None
         attention: Any = self.layers[0].self_attn
-        positions = attention.positions(x.shape[1], x.device, frames)
+        positions = attention.positions(x, frames)
         new_memories, new_windows, memory_diagnostics = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None

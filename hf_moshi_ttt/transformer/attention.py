@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from .frame_positions import Band, FramePositions, frame_positions
 from .gated_silu import gated_silu
 from .rms_norm import rms_norm
-from .rope import apply_rope, rope_phases, wide_dtype
-from .row_product import is_one_row, row_plus_product, row_product
+from .rope import apply_rope, rope_phases, rotate_, wide_dtype
+from .row_buffers import RowHidden, row_heads
+from .row_product import is_one_row, linear_of, row_plus_product, row_product
 from .stream_state import StreamState
 
 
@@ -48,17 +49,16 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]`."""
-        if is_one_row(x):
-            return row_product(self.fc2, gated_silu(row_product(self.fc1, x.view(-1)))).view(x.shape)
-        return self.fc2(self.hidden(x))
+        return linear_of(self.fc2, self.hidden(x))
 
     def hidden(self, x: Tensor) -> Tensor:
         """What `fc2` reads."""
-        return gated_silu(self.fc1(x))
+        return gated_silu(linear_of(self.fc1, x))
 
-    def added_to(self, row_D: Tensor, x_D: Tensor) -> Tensor:
+    def added_to(self, row_D: Tensor, x_D: Tensor, hidden: RowHidden) -> Tensor:
         """`row + forward(x)`, of one row."""
-        return row_plus_product(row_D, self.fc2, gated_silu(row_product(self.fc1, x_D)))
+        row_product(self.fc1, x_D, out=hidden.whole)
+        return row_plus_product(row_D, self.fc2, F.silu(hidden.gate).mul_(hidden.value))
 
 
 @dataclass
@@ -91,8 +91,9 @@ class SlidingWindowAttention(nn.Module):
         zeros = torch.zeros(shape, dtype=dtype, device=device)
         return KVCache(zeros, zeros.clone())
 
-    def positions(self, length: int, device: torch.device, frames_B: Tensor | None = None) -> FramePositions:
-        """Of `length` frames, at the start of a sequence or after `frames_B` `[B]` frames of a stream."""
+    def positions(self, x_BTD: Tensor, frames_B: Tensor | None = None) -> FramePositions:
+        """Of the frames of x, at the start of a sequence or after `frames_B` `[B]` frames of a stream."""
+        length, device = x_BTD.shape[1], x_BTD.device
         if frames_B is None:
             positions_BT = torch.arange(length, device=device)[None]
         else:
@@ -100,7 +101,9 @@ class SlidingWindowAttention(nn.Module):
             if length > 1:
                 positions_BT = positions_BT + torch.arange(length, device=device)
         phases = rope_phases(positions_BT, self.head_dim, self.rope_theta)
-        return frame_positions(positions_BT, self.window, phases, continues=frames_B is not None)
+        heads = self.num_heads, self.head_dim
+        found = frame_positions(positions_BT, self.window, phases, continues=frames_B is not None, heads=heads)
+        return found._replace(row=row_heads(x_BTD, self.num_heads)) if is_one_row(x_BTD) else found
 
     def forward(
         self,
@@ -109,34 +112,41 @@ class SlidingWindowAttention(nn.Module):
         frames_B: Tensor | None = None,
         positions: FramePositions | None = None,
     ) -> tuple[Tensor, KVCache | None]:
-        """Attends over `x` `[B, T, D]` and, where there is one, the stream before it.
+        """Attends over `x` `[B, T, D]`, or a row `[D]`, and, where there is one, the stream before it.
 
         Args:
             cache: the ring of a stream to continue, or None for a sequence that starts here. One frame without
                 gradients is written into the ring in place; otherwise a new ring is returned.
             frames_B: `[B]` int64, frames of each row so far; given with `cache`.
-            positions: what `self.positions` gives for these frames, where it is known.
+            positions: what `self.positions` gives for these frames, where it is known, as of a row it must be.
 
         Returns:
-            `[B, T, D]` and the ring after the last frame, None where none was given.
+            What is added to x, in its shape, and the ring after the last frame, None where none was given.
         """
         if positions is None:
-            positions = self.positions(x_BTD.shape[1], x_BTD.device, None if cache is None else frames_B)
-        one_row = is_one_row(x_BTD)
-        if one_row:
-            qkv = row_product(self.qkv_proj, x_BTD.view(-1)).view(3, 1, self.num_heads, 1, self.head_dim)
-        else:
-            qkv = self.qkv_proj(x_BTD).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        (q, k), v = apply_rope(qkv[:2], positions.phases), qkv[2]
+            positions = self.positions(x_BTD, None if cache is None else frames_B)
+        q, k, v = self._heads(x_BTD, positions)
         if cache is None or frames_B is None:
             out = _attend(q, k, v, positions.bands)
-        elif x_BTD.shape[1] == 1:
+        elif q.shape[2] == 1:
             out, cache = _attend_frame(q, k, v, cache, positions)
         else:
             out, cache = _attend_chunk(q, k, v, cache, positions)
-        if one_row:
-            return row_product(self.o_proj, out.view(-1)).view(x_BTD.shape), cache
+        if x_BTD.dim() == 1:
+            return row_product(self.o_proj, out.view(-1)), cache
         return self.o_proj(out.transpose(1, 2).flatten(-2)), cache
+
+    def _heads(self, x_BTD: Tensor, positions: FramePositions) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, which are rotated, and values, `[B, H, T, F]`."""
+        if x_BTD.dim() == 1:
+            row = positions.row
+            assert row is not None
+            row_product(self.qkv_proj, x_BTD, out=row.projected)
+            rotate_(row.turning, positions.phases)
+            return row.q, row.k, row.v
+        qkv = self.qkv_proj(x_BTD).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        q, k = apply_rope(qkv[:2], positions.phases)
+        return q, k, qkv[2]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bands: tuple[Band, ...]) -> Tensor:
@@ -157,7 +167,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bands: tuple[Band, ...]) -> Tensor:
 def _attend_frame(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: FramePositions) -> tuple[Tensor, KVCache]:
     """One frame: its key takes the slot of the one that left the window, and the query sees every slot in use."""
     assert positions.write_slots is not None
-    slot = positions.write_slots.expand_as(k)
+    slot = positions.write_slots
     if torch.is_grad_enabled() or _is_frozen(cache.keys):
         cache = KVCache(_put(cache.keys, slot, k), _put(cache.values, slot, v))
     else:
@@ -176,7 +186,7 @@ def _is_frozen(tensor: Tensor) -> bool:
 def _attend_chunk(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: FramePositions) -> tuple[Tensor, KVCache]:
     """Several frames: the ring is laid out in order of time before them."""
     assert positions.read_slots is not None and positions.write_slots is not None
-    read, write = (x.expand(-1, k.shape[1], -1, k.shape[3]) for x in (positions.read_slots, positions.write_slots))
+    read, write = positions.read_slots, positions.write_slots
     keys = torch.cat([cache.keys.gather(2, read).to(k.dtype), k], dim=2)
     values = torch.cat([cache.values.gather(2, read).to(v.dtype), v], dim=2)
     kept = write.shape[2]

@@ -19,7 +19,8 @@ from ..special_ids import FREE_ID, NO_INPUT_ID
 from .attention import GatedMLP, RMSNorm
 from .codebook_linears import linear_per_codebook, mlp_per_codebook
 from .losses import head_losses
-from .row_product import is_one_row, row_plus_product, row_product
+from .row_buffers import RowCodebooks, row_codebooks, row_hidden
+from .row_product import has_hooks, is_one_row, row_plus_product, row_product
 
 
 class CodeEmbedding(nn.Embedding):
@@ -66,19 +67,22 @@ class DepthLayer(GradientCheckpointingLayer):
         self.mlp = nn.ModuleList(GatedMLP(width, depth.ffn_dim) for _ in range(count))
 
     def forward(
-        self, x: Tensor, codebook: int | None = None, past: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, codebook: int | None = None, past: Tensor | RowCodebooks | None = None
+    ) -> tuple[Tensor, Tensor | RowCodebooks | None]:
         """All codebooks of `x` `[Q, N, D]`, or one codebook of `x` `[N, D]`, or `[D]` of one row, after those before.
 
         Args:
-            past: keys and values `[N, 2 * H, codebook, F]` of the codebooks before; given unless `codebook` is 0.
+            past: keys and values `[N, 2 * H, codebook, F]` of the codebooks before; given unless `codebook` is 0. Of
+                one row always what holds them.
 
         Returns:
             x after the layer, and of one codebook the keys and values of all so far.
         """
         if codebook is None:
             return self._all(x), None
-        return (self._one_row if x.dim() == 1 else self._one)(x, codebook, past)
+        if isinstance(past, RowCodebooks):
+            return self._one_row(x, codebook, past), past
+        return self._one(x, codebook, past)
 
     def _all(self, x_QND: Tensor) -> Tensor:
         qkv = linear_per_codebook(self.qkv_proj, self.input_layernorm(x_QND))
@@ -95,14 +99,14 @@ class DepthLayer(GradientCheckpointingLayer):
         x_ND = x_ND + self.o_proj[codebook](out.flatten(1))
         return x_ND + self.mlp[codebook](self.post_attention_layernorm(x_ND)), past
 
-    def _one_row(self, x_D: Tensor, codebook: int, past: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _one_row(self, x_D: Tensor, codebook: int, row: RowCodebooks) -> Tensor:
         """As `_one`, in as few calls as it takes."""
-        heads = row_product(self.qkv_proj[codebook], self.input_layernorm(x_D)).view(1, 3 * self.num_heads, 1, -1)
-        q, new = heads.split([self.num_heads, 2 * self.num_heads], dim=1)
-        past = new if past is None else torch.cat([past, new], dim=2)
-        out = F.scaled_dot_product_attention(q, *past.chunk(2, dim=1))
+        row_product(self.qkv_proj[codebook], self.input_layernorm(x_D), out=row.projected[codebook])
+        query, seen = row.queries[codebook], row.seen[codebook]
+        out = F.scaled_dot_product_attention(query, row.keys, row.values, attn_mask=seen)
         x_D = row_plus_product(x_D, self.o_proj[codebook], out.view(-1))
-        return cast(GatedMLP, self.mlp[codebook]).added_to(x_D, self.post_attention_layernorm(x_D)), past
+        normed, mlp = self.post_attention_layernorm(x_D), cast(GatedMLP, self.mlp[codebook])
+        return x_D + mlp(normed) if has_hooks(mlp) else mlp.added_to(x_D, normed, row.hidden)
 
 
 class DepthTransformer(nn.Module):
@@ -110,12 +114,13 @@ class DepthTransformer(nn.Module):
 
     def __init__(self, config: MoshiTTTConfig) -> None:
         super().__init__()
-        width, count = config.depth_decoder_config.hidden_size, config.num_codebooks
+        self.sizes = config.depth_decoder_config
+        width, count = self.sizes.hidden_size, config.num_codebooks
         self.codebook_size = config.codebook_size
         self.input_projections = nn.ModuleList(nn.Linear(config.hidden_size, width, bias=False) for _ in range(count))
         self.embed_text = CodeEmbedding(config.text_vocab_size, width)
         self.embed_audio = nn.ModuleList(CodeEmbedding(config.codebook_size, width) for _ in range(count - 1))
-        self.layers = nn.ModuleList(DepthLayer(config) for _ in range(config.depth_decoder_config.num_hidden_layers))
+        self.layers = nn.ModuleList(DepthLayer(config) for _ in range(self.sizes.num_hidden_layers))
         self.lm_heads = nn.ModuleList(nn.Linear(width, config.codebook_size, bias=False) for _ in range(count))
 
     def forward(
@@ -181,9 +186,9 @@ class DepthTransformer(nn.Module):
         if not all_free:
             present = (given_1R != NO_INPUT_ID).to(hidden_D.dtype)[..., None]
             columns = [x.unbind(1) for x in (is_free, given_1R.clamp_min(0), present)]
-        past: list[Tensor | None] = [None] * len(self.layers)
-        logits, drawn = [], [drawn_text_1]
-        for i in range(len(self.lm_heads)):
+        past, drawn = self._row_codebooks(hidden_D), [drawn_text_1]
+        logits_1QV = hidden_D.new_empty(1, len(self.lm_heads), self.codebook_size)
+        for i, (logits_V, logits_1V) in enumerate(zip(logits_1QV[0].unbind(0), logits_1QV.unbind(1), strict=True)):
             embed = self.embed_audio[i - 1] if i else self.embed_text
             if all_free:
                 token = embed(drawn[-1], any_absent=False)
@@ -191,9 +196,15 @@ class DepthTransformer(nn.Module):
                 free, given, factor = (column[i] for column in columns)
                 token = embed(torch.where(free, drawn[-1], given), any_absent=False) * factor
             x = row_plus_product(token[0], self.input_projections[i], hidden_D)
-            for index, layer in enumerate(self.layers):
-                x, past[index] = layer(x, i, past[index])
-            logits.append(row_product(self.lm_heads[i], x)[None])
-            drawn.append(draw(logits[-1]))
+            for layer, row in zip(self.layers, past, strict=True):
+                x, _ = layer(x, i, row)
+            row_product(self.lm_heads[i], x, out=logits_V)
+            drawn.append(draw(logits_1V))
         codes = torch.stack(drawn, dim=1)
-        return torch.stack(logits, dim=1), codes if all_free else torch.where(is_free, codes, given_1R)
+        return logits_1QV, codes if all_free else torch.where(is_free, codes, given_1R)
+
+    def _row_codebooks(self, like: Tensor) -> list[RowCodebooks]:
+        """What each layer writes its codebooks to, in the dtype of `like`."""
+        hidden = row_hidden(like, self.sizes.ffn_dim)
+        projected = like.new_zeros(len(self.layers), len(self.lm_heads), 3 * self.sizes.hidden_size)
+        return [row_codebooks(one, self.sizes.num_attention_heads, hidden) for one in projected.unbind(0)]

@@ -3,7 +3,7 @@
 Every layer of a transformer needs the same, so it is computed once a call. Positions are exact at any length of a
 stream: what is computed from them is reduced first.
 
-Legend: B batch, T frames, W window, S keys, F head width.
+Legend: B batch, H heads, T frames, W window, S keys, F head width.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from .rope import Phases
+    from .row_buffers import RowHeads
 
 _MIN_BLOCK_FRAMES = 128
 
@@ -35,27 +36,32 @@ class FramePositions(NamedTuple):
     Args:
         phases: of `rope_phases`.
         bands: blocks of queries with what they see; none where every query sees every key up to its own.
-        read_slots: `[B, 1, W - 1, 1]`, the ring's slots in order of time; of several frames of a stream.
-        write_slots: `[B, 1, min(T, W), 1]`, the slots that the last frames take; of a stream.
+        read_slots: `[B, H, W - 1, F]`, the ring's slots in order of time; of several frames of a stream.
+        write_slots: `[B, H, min(T, W), F]`, the slots that the last frames take; of a stream.
+        row: what the layers write over, where the frames are one row that is without gradients on a CPU.
     """
 
     phases: "Phases"
     bands: tuple[Band, ...] = ()
     read_slots: Tensor | None = None
     write_slots: Tensor | None = None
+    row: "RowHeads | None" = None
 
 
-def frame_positions(positions_BT: Tensor, window: int, phases: "Phases", continues: bool) -> FramePositions:
+def frame_positions(
+    positions_BT: Tensor, window: int, phases: "Phases", continues: bool, heads: tuple[int, int] = (1, 1)
+) -> FramePositions:
     """What attention needs to know of frames at these positions.
 
     Args:
         phases: their rotary phases.
         continues: whether they are the next frames of a stream, whose ring holds those before.
+        heads: H and F of the ring.
     """
     length, device = positions_BT.shape[1], positions_BT.device
     if not continues:
         return FramePositions(phases, () if length <= window else tuple(_bands(length, 0, window, device)))
-    write = (positions_BT[:, -window:] % window)[:, None, :, None]
+    write = _slots(positions_BT[:, -window:], window, heads)
     if length == 1:
         in_use = torch.arange(window, device=device) <= positions_BT
         mask = in_use.log()[:, None, None]  # 0 and -inf
@@ -63,7 +69,11 @@ def frame_positions(positions_BT: Tensor, window: int, phases: "Phases", continu
     before = positions_BT[:, :1] + torch.arange(-(window - 1), 0, device=device)  # [B, W - 1]
     exists_BS = torch.cat([before >= 0, torch.ones_like(positions_BT, dtype=torch.bool)], dim=1)
     bands = _bands(length, window - 1, window, device, exists_BS)
-    return FramePositions(phases, tuple(bands), (before % window)[:, None, :, None], write)
+    return FramePositions(phases, tuple(bands), _slots(before, window, heads), write)
+
+
+def _slots(positions_BT: Tensor, window: int, heads: tuple[int, int]) -> Tensor:
+    return (positions_BT % window)[:, None, :, None].expand(-1, heads[0], -1, heads[1])
 
 
 def _bands(

@@ -41,6 +41,11 @@ def apply_rope(x_BHTF: Tensor, phases: Phases) -> Tensor:
     return rotated.to(x_BHTF.dtype)
 
 
+def rotate_(x: Tensor, phases: Phases) -> Tensor:
+    """`apply_rope` of a single frame in place, of x `[..., F]` or of its pairs as complex numbers `[..., F / 2]`."""
+    return x.mul_(phases) if x.is_complex() else x.copy_(apply_rope(x, phases))
+
+
 @cache
 def _numbers(head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """1 and the frequencies as tensors, which nobody may write to."""

@@ -26,19 +26,24 @@ def is_one_row(x: Tensor) -> bool:
     )
 
 
-def row_product(linear: Any, x_I: Tensor) -> Tensor:
-    """`linear(x)`, `[O]`."""
+def row_product(linear: Any, x_I: Tensor, out: Tensor | None = None) -> Tensor:
+    """`linear(x)`, `[O]`.
+
+    Args:
+        out: where to write it, in the dtype of x.
+    """
     if is_plain(linear, or_biased=True):
         weight, bias = linear.weight, linear.bias
-        return torch.mv(weight, x_I) if bias is None else torch.addmv(bias, weight, x_I)
-    return linear(x_I[None])[0]
+        return torch.mv(weight, x_I, out=out) if bias is None else torch.addmv(bias, weight, x_I, out=out)
+    product = linear(x_I[None])[0]
+    return product if out is None else out.copy_(product)
 
 
 def linear_of(linear: Any, x: Tensor) -> Tensor:
     """`linear(x)`, `[..., O]` of `[..., I]`, in the way that is short for one row."""
-    if is_one_row(x):
-        return row_product(linear, x.view(-1)).view(*x.shape[:-1], -1)
-    return linear(x)
+    if not is_one_row(x):
+        return linear(x)
+    return row_product(linear, x) if x.dim() == 1 else row_product(linear, x.view(-1)).view(*x.shape[:-1], -1)
 
 
 def row_plus_product(row_O: Tensor, linear: Any, x_I: Tensor) -> Tensor:
