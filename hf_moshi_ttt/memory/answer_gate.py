@@ -17,7 +17,7 @@ from transformers import initialization as init
 from .projections import fp32
 
 _INITIAL_BIAS, _INITIAL_SCALE = -9.0, 20.0  # half open at a cosine of 0.45
-_SMALLEST_NORM = 1e-4
+SMALLEST_NORM = 1e-4
 
 
 class AnswerGate(nn.Module):
@@ -53,6 +53,6 @@ def gate_factors(
     """
     before = torch.cat([answer_before[:, :, None], answers[:, :, :-1]], dim=2)
     v, before = (x[:, same_frame_heads:] for x in (v, before))
-    agreement = F.cosine_similarity(v, before, dim=-1, eps=_SMALLEST_NORM).mean(1, keepdim=True)
+    agreement = F.cosine_similarity(v, before, dim=-1, eps=SMALLEST_NORM).mean(1, keepdim=True)
     bias, scale = (x[:, None] for x in weights)
     return torch.sigmoid(torch.addcmul(bias, scale, agreement))[..., None]

@@ -1,4 +1,4 @@
-"""When a live frame of an online learner runs in the one kernel of `triton_frame.py`, and what the kernel is given.
+"""When a live frame of an online learner runs in one kernel or in few calls of torch, and what these are given.
 
 The learner is an `OnlineLearner`, whose module imports this one. Under `auto` the kernel is compared once per device,
 sizes and options with the learner's own frame in torch.
@@ -15,18 +15,28 @@ from .delta_kernels import chosen_kernel, is_chosen_by_trial, largest_difference
 from .projections import fp32
 
 if TYPE_CHECKING:
-    from .triton_frame import FrameParameters, FrameState
+    from .front_end import Span
+    from .short_frame import FrameInput, FrameParameters, FrameState
 
 _verdicts: dict[tuple[Any, ...], bool] = {}
 
 
 def is_one_kernel(learner: Any, state: Any) -> bool:
-    """Whether a frame after `state` does: with a front end before one slow layer, without gradients, on Triton."""
-    if learner.front_end is None or len(learner.slow_weights) != 1 or torch.is_grad_enabled():
-        return False
-    if torch.compiler.is_compiling() or chosen_kernel(state.fast_weights) != "triton":
+    """Whether a frame after `state` is one: with a front end before one slow layer, without gradients, on Triton."""
+    if not _is_usual(learner) or chosen_kernel(state.fast_weights) != "triton":
         return False
     return not is_chosen_by_trial() or _is_sound(learner, state)
+
+
+def is_short(learner: Any, state: Any) -> bool:
+    """Whether a frame after `state` has a short way in torch: as `is_one_kernel`, of one stream on a CPU."""
+    fast = state.fast_weights
+    return _is_usual(learner) and len(fast) == 1 and fast.device.type == "cpu" and chosen_kernel(fast) == "torch"
+
+
+def _is_usual(learner: Any) -> bool:
+    is_plain = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return is_plain and learner.front_end is not None and len(learner.slow_weights) == 1
 
 
 def in_one_kernel(
@@ -37,16 +47,33 @@ def in_one_kernel(
     Args:
         projections: q, k, v `[B, H, 1, F]` and gates `[B, H, 1, R]`.
     """
-    from .triton_frame import FrameInput, FrameState, triton_frame
+    from .triton_frame import triton_frame
+
+    return triton_frame(*_given(learner, projections, state, lr_scale))
+
+
+def in_few_calls(
+    learner: Any, projections: tuple[Tensor, Tensor, Tensor, Tensor], state: Any, lr_scale: float
+) -> "tuple[Tensor, FrameState]":
+    """As `in_one_kernel`, of one row."""
+    from .short_frame import short_frame
+
+    return short_frame(*_given(learner, projections, state, lr_scale))
+
+
+def _given(
+    learner: Any, projections: tuple[Tensor, Tensor, Tensor, Tensor], state: Any, lr_scale: float
+) -> "tuple[Span, FrameInput, FrameParameters, FrameState]":
+    from .short_frame import FrameInput, FrameState
 
     q, k, v, gates = (fp32(x) for x in projections)
     frame = FrameInput(q, k, v, gates, lr_scale * learner.config.base_lr)
     before = FrameState(state.fast_weights, state.front_end, state.value_mean, state.answer)
-    return triton_frame(learner.front_end.span, frame, _parameters(learner), before)
+    return learner.front_end.span, frame, _parameters(learner), before
 
 
 def _parameters(learner: Any) -> "FrameParameters":
-    from .triton_frame import FrameParameters
+    from .short_frame import FrameParameters
 
     forgets, gate = learner.config.forget == "learned", learner.answer_gate
     gate_bias, gate_scale = (None, None) if gate is None else gate()

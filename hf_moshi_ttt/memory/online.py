@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_NORM_EPS = 1e-6
+NORM_EPS = 1e-6
 
 
 class OnlineTokens(NamedTuple):
@@ -53,11 +53,11 @@ def features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> tuple[Tensor, Tenso
     """
     present = x.square().mean(-1)
     for weight, bias in slow_layers:
-        normed = F.rms_norm(x, x.shape[-1:], eps=_NORM_EPS).transpose(0, 1)
+        normed = F.rms_norm(x, x.shape[-1:], eps=NORM_EPS).transpose(0, 1)
         hidden = torch.baddbmm(bias, normed.flatten(1, 2), weight)
         x = F.gelu(hidden, approximate="tanh").unflatten(1, normed.shape[1:3]).transpose(0, 1)
     square = torch.linalg.vector_norm(x, dim=-1).square()
-    return x, torch.rsqrt(square + _NORM_EPS) * present / (present + _NORM_EPS)
+    return x, torch.rsqrt(square + NORM_EPS) * present / (present + NORM_EPS)
 
 
 def unit_features(x: Tensor, slow_layers: Sequence[SlowLayer]) -> Tensor:

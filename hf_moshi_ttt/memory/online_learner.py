@@ -172,11 +172,12 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         """z `[B, H, T, F]` of q, k, v `[B, H, T, F]` and gates `[B, H, T, 2]`, with the state after the last frame."""
         state = _at_least_fp32(self.init_state(len(q), q.device) if state is None else state)
         if v.shape[2] == 1 and not diagnostics and not torch.is_grad_enabled():
-            from .live_frame import in_one_kernel, is_one_kernel
+            from .live_frame import in_few_calls, in_one_kernel, is_one_kernel, is_short
 
-            if is_one_kernel(self, state):
+            form = in_one_kernel if is_one_kernel(self, state) else in_few_calls if is_short(self, state) else None
+            if form is not None:
                 self._require_bounded(lr_scale)
-                z, frame_after = in_one_kernel(self, (q, k, v, gates_BHTR), state, lr_scale)
+                z, frame_after = form(self, (q, k, v, gates_BHTR), state, lr_scale)
                 return z, OnlineState(*frame_after), None
         tokens = self.inner_tokens(q, k, v, gates_BHTR, lr_scale)
         parts, parameters = self._parts(), self._step_parameters()

@@ -30,7 +30,7 @@ def walk(
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         outputs, states = _run(step, frames, state, parameters, segment_frames)
-        return torch.cat(outputs, dim=2), states[-1]
+        return _joined(outputs), states[-1]
     sizes = (len(frames), len(state), segment_frames)
     output, *after = _Walk.apply(step, sizes, *frames, *state, *parameters)
     return output, tuple(after)
@@ -48,7 +48,13 @@ def _run(
     return outputs, states
 
 
+def _joined(outputs: list[Tensor]) -> Tensor:
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
 def _segments(frames: Sequence[Tensor], segment_frames: int) -> list[Tensors]:
+    if frames[0].shape[2] <= segment_frames:
+        return [tuple(frames)]
     return list(zip(*(x.split(segment_frames, dim=2) for x in frames), strict=True))
 
 
@@ -62,7 +68,7 @@ class _Walk(torch.autograd.Function):
         ctx.step, ctx.sizes = step, (num_frames, num_state, len(outputs))
         ctx.save_for_backward(*frames, *parameters, *(x for before in states[:-1] for x in before))
         ctx.mark_non_differentiable(*(x for x in states[-1] if not x.is_floating_point()))
-        return torch.cat(outputs, dim=2), *states[-1]
+        return _joined(outputs), *states[-1]
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -10,63 +10,17 @@ Legend: B batch, H heads, H' heads with convolution and lag, F head width, I wid
 
 from __future__ import annotations  # the kernels name types of Triton
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from .front_end import FrontEndState, Span
-from .online import SlowLayer
+from .front_end import Span
 from .optional_triton import jit, tl, triton
+from .short_frame import FrameInput, FrameParameters, FrameState
 
 _COLUMNS = 16  # of S at once, so that they fit the registers beside all features
 _CHANNELS = 16  # of a query and key at once, for the same reason
 _PROGRAMS_PER_HEAD = 4  # 128 for one stream of the 7B, of an H100's 132
 _WARPS = 8
-
-
-class FrameInput(NamedTuple):
-    """Projections q, k, v `[B, H, 1, F]` and gates `[B, H, 1, 2]`: logit of the write, logarithm of the decay's scale.
-
-    Args:
-        lr: what the sigmoid of the write's logit is multiplied by.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    gates: Tensor
-    lr: float
-
-
-class FrameParameters(NamedTuple):
-    """Parameters of a learner in float32; what it has not is None.
-
-    Args:
-        answer_scale, mean_scale: `[H, F]`.
-        write_bias, decay_bias, log_decay_scale, gate_bias, gate_scale: `[H]`.
-        convolutions: of queries and keys, `[H', F, W]`; empty with W = 1.
-        slow_layer: weight `[H, F, I]` and bias `[H, 1, I]`.
-    """
-
-    answer_scale: Tensor
-    mean_scale: Tensor | None
-    write_bias: Tensor
-    decay_bias: Tensor | None
-    log_decay_scale: Tensor | None
-    gate_bias: Tensor | None
-    gate_scale: Tensor | None
-    convolutions: tuple[Tensor, ...]
-    slow_layer: SlowLayer
-
-
-class FrameState(NamedTuple):
-    """What a layer remembers: the tensors of `OnlineState`."""
-
-    fast_weights: Tensor
-    front_end: FrontEndState
-    value_mean: Tensor | None
-    answer: Tensor | None
 
 
 def triton_frame(

@@ -43,7 +43,9 @@ def apply_rope(x_BHTF: Tensor, phases: Phases) -> Tensor:
 
 def rotate_(x: Tensor, phases: Phases) -> Tensor:
     """`apply_rope` of a single frame in place, of x `[..., F]` or of its pairs as complex numbers `[..., F / 2]`."""
-    return x.mul_(phases) if x.is_complex() else x.copy_(apply_rope(x, phases))
+    if x.is_complex() and isinstance(phases, Tensor):
+        return x.mul_(phases)
+    return x.copy_(apply_rope(x, phases))
 
 
 @cache

@@ -1,7 +1,7 @@
 """Memory that a live frame of one row writes over, with the views that it needs of it.
 
-On a CPU such a frame costs the calls it makes, and a view is a call: those here are made once a frame, for all layers of
-the temporal transformer and all codebooks of the depth transformer. Nothing in them outlives the frame.
+On a CPU such a frame costs the calls it makes, and a view is a call: those here are made once a frame, for all layers
+of the temporal transformer and all codebooks of the depth transformer. Nothing in them outlives the frame.
 
 Legend: D width, H heads, F head width, Q codebooks, I hidden width of a feed-forward.
 """

@@ -11,11 +11,11 @@ LAUNCHES = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "launch
 # Preset small on a CPU, where an RMS norm is four operations and the depth transformer's linears of a training step are
 # a product each: calls, kernels and MiB of results at most. A change that needs more than these has to say why.
 BOUNDS = {
-    "live frame, plain": (600, 415, 1),
-    "live frame, with TTT": (791, 527, 1),
+    "live frame, plain": (453, 363, 1),
+    "live frame, with TTT": (562, 436, 1),
     "training step 2 x 250, plain": (2063, 967, 149),
-    "training step 2 x 250, with TTT": (4862, 2695, 154),
-    "TTT layer 2 x 250, forward + backward": (2770, 1709, 36),
+    "training step 2 x 250, with TTT": (4845, 2694, 154),
+    "TTT layer 2 x 250, forward + backward": (2753, 1708, 36),
 }
 
 

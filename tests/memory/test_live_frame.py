@@ -1,4 +1,4 @@
-"""Which live frames run in one kernel, and the trial that comes before it under `auto`."""
+"""Which live frames run in one kernel or in few calls, and the trial that comes before the kernel under `auto`."""
 
 from typing import Any
 from unittest import mock
@@ -8,23 +8,31 @@ import torch
 
 from hf_moshi_ttt.memory import live_frame, triton_frame
 from hf_moshi_ttt.memory.delta_kernels import use_memory_kernel
-from hf_moshi_ttt.memory.live_frame import is_one_kernel
+from hf_moshi_ttt.memory.live_frame import is_one_kernel, is_short
 
 from ..fixtures.online_cases import make_input, make_layer
 
-pytestmark = pytest.mark.skipif(triton_frame.triton is None, reason="triton is not installed")
+with_triton = pytest.mark.skipif(triton_frame.triton is None, reason="triton is not installed")
+LAYERS: list[tuple[dict[str, Any], bool]] = [
+    ({}, True),
+    ({"ttt_mlp_layers": 1}, False),
+    ({"ttt_mlp_layers": 3}, False),
+    ({"key_convolution_width": 1, "key_lag_frames": 0, "centering_horizon_frames": 0, "base_lr": 0.5}, False),
+]
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, True),
-        ({"ttt_mlp_layers": 1}, False),
-        ({"ttt_mlp_layers": 3}, False),
-        ({"key_convolution_width": 1, "key_lag_frames": 0, "centering_horizon_frames": 0, "base_lr": 0.5}, False),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("options", "expected"), LAYERS, ids=str)
+def test_which_layers_have_a_frame_in_few_calls(options: dict[str, Any], expected: bool) -> None:
+    learner = make_layer(**options).learner
+    assert not is_short(learner, learner.init_state(1))  # with gradients
+    with torch.no_grad():
+        assert is_short(learner, learner.init_state(1)) == expected
+        assert not is_short(learner, learner.init_state(2))
+        assert not is_short(learner, learner.init_state(1, device="meta"))
+
+
+@with_triton
+@pytest.mark.parametrize(("options", "expected"), LAYERS, ids=str)
 def test_which_layers_have_a_frame_in_one_kernel(options: dict[str, Any], expected: bool) -> None:
     learner = make_layer(torch.float32, **options).learner
     state = learner.init_state(1)
@@ -36,6 +44,7 @@ def test_which_layers_have_a_frame_in_one_kernel(options: dict[str, Any], expect
         assert not is_one_kernel(learner, state)  # auto, on a CPU
 
 
+@with_triton
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_auto_compares_it_once(monkeypatch: pytest.MonkeyPatch, is_broken: bool) -> None:
     monkeypatch.setattr(live_frame, "_verdicts", {})
@@ -67,6 +76,7 @@ def _only(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
     return use_memory_kernel(name)
 
 
+@with_triton
 def test_a_frame_with_diagnostics_runs_in_torch() -> None:
     layer, x = make_layer(torch.float32), make_input(1, dtype=torch.float32)
     with torch.no_grad(), use_memory_kernel("triton"), mock.patch.object(triton_frame, "launch_frame") as launched:

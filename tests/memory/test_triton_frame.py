@@ -5,44 +5,15 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
 
 from hf_moshi_ttt.memory import triton_frame
-from hf_moshi_ttt.memory.delta_kernels import use_memory_kernel
 
-from ..fixtures.online_cases import make_input, make_layer
+from ..fixtures.online_cases import FRAMES, live_frames, make_input, make_layer, require_equal_frames
 
 pytestmark = pytest.mark.skipif(triton_frame.triton is None, reason="triton is not installed")
-OPTIONS: list[dict[str, Any]] = [
-    dict(),
-    dict(answer_gate="none", output_bias=False, forget="none"),
-    dict(key_convolution_width=2, key_lag_frames=0, same_frame_heads=1, centering_horizon_frames=3),
-    dict(key_convolution_width=1, key_lag_frames=1, centering_horizon_frames=0, ttt_mlp_expansion_factor=3),
-    dict(key_convolution_width=1, key_lag_frames=0, answer_gate="none"),
-]
 
 
-def live(layer: Any, x: Tensor, state: Any, kernel: str, **options: Any) -> tuple[list[Tensor], Any]:
-    outputs = []
-    with torch.no_grad(), use_memory_kernel(kernel):
-        for frame in x.split(1, dim=1):
-            step = layer(frame, state, **options)
-            state = step.state
-            outputs.append(step.output)
-    return outputs, state
-
-
-def require_equal(own: Any, true: Any) -> None:
-    for found, truth in zip(own[0], true[0], strict=True):
-        torch.testing.assert_close(found, truth, rtol=1e-4, atol=2e-5)
-    after = own[1].named_tensors()
-    assert after.keys() == true[1].named_tensors().keys()
-    for name, tensor in true[1].named_tensors().items():
-        assert after[name].dtype == tensor.dtype
-        torch.testing.assert_close(after[name], tensor, rtol=1e-4, atol=2e-5, msg=lambda text, name=name: name + text)
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options", FRAMES, ids=str)
 def test_frames_equal_those_in_torch(options: dict[str, Any]) -> None:
     """From a memory that has heard something, in two rows, the second of which starts later."""
     layer, x = make_layer(torch.float32, **options), make_input(9, dtype=torch.float32)
@@ -52,26 +23,26 @@ def test_frames_equal_those_in_torch(options: dict[str, Any]) -> None:
     state = heard.map(lambda name, own: torch.stack([own[0], fresh[name][1]]))
     kept = {name: tensor.clone() for name, tensor in state.named_tensors().items()}
     with mock.patch.object(triton_frame, "launch_frame", wraps=triton_frame.launch_frame) as launched:
-        own = live(layer, x[:, 5:], state, "triton")
+        own = live_frames(layer, x[:, 5:], state, "triton")
     assert launched.call_count == 4
-    require_equal(own, live(layer, x[:, 5:], state, "torch"))
+    require_equal_frames(own, live_frames(layer, x[:, 5:], state, "torch"))
     assert all(torch.equal(tensor, kept[name]) for name, tensor in state.named_tensors().items())
 
 
 def test_without_inner_steps_nothing_is_learned() -> None:
     layer, x = make_layer(torch.float32), make_input(2, dtype=torch.float32)
-    own = live(layer, x, layer.init_state(2), "triton", inner_lr_scale=0.0)
-    require_equal(own, live(layer, x, layer.init_state(2), "torch", inner_lr_scale=0.0))
+    own = live_frames(layer, x, layer.init_state(2), "triton", inner_lr_scale=0.0)
+    require_equal_frames(own, live_frames(layer, x, layer.init_state(2), "torch", inner_lr_scale=0.0))
     assert not own[1].fast_weights.any() and not own[1].value_mean.any()
     with pytest.raises(ValueError, match="lr_scale=3 with base_lr="):
-        live(layer, x, layer.init_state(2), "triton", inner_lr_scale=3)
+        live_frames(layer, x, layer.init_state(2), "triton", inner_lr_scale=3)
 
 
 @pytest.mark.parametrize("options", [dict(ttt_mlp_layers=1), dict(ttt_mlp_layers=3)], ids=str)
 def test_other_depths_run_the_delta_step_alone_as_a_kernel(options: dict[str, Any]) -> None:
     layer, x = make_layer(torch.float32, **options), make_input(2, dtype=torch.float32)
     with mock.patch.object(triton_frame, "launch_frame") as launched:
-        require_equal(live(layer, x, None, "triton"), live(layer, x, None, "torch"))
+        require_equal_frames(live_frames(layer, x, None, "triton"), live_frames(layer, x, None, "torch"))
     assert not launched.called
 
 
@@ -86,4 +57,4 @@ def test_real_widths_on_a_gpu() -> None:
     x = torch.randn(2, 40, 4096, device="cuda")
     with torch.no_grad():
         state = layer(x[:, :32]).state
-    require_equal(live(layer, x[:, 32:], state, "triton"), live(layer, x[:, 32:], state, "torch"))
+    require_equal_frames(live_frames(layer, x[:, 32:], state, "triton"), live_frames(layer, x[:, 32:], state, "torch"))

@@ -46,6 +46,17 @@ def test_stream_equals_the_definition(chunks: list[int]) -> None:
 
 
 @torch.no_grad()
+def test_a_stream_of_rows_equals_the_definition() -> None:
+    module, x = make_attention(), torch.randn(1, 40, 16, dtype=torch.float64)
+    cache, outputs = module.init_cache(1, torch.float64, "cpu"), []
+    for index in range(40):
+        frame, frames = x[:, index : index + 1], torch.tensor([index])
+        out, cache = module(frame.view(-1), cache, frames, module.positions(frame, frames))
+        outputs.append(out)
+    torch.testing.assert_close(torch.stack(outputs)[None], masked_attention(module, x), rtol=1e-6, atol=1e-7)
+
+
+@torch.no_grad()
 def test_rows_at_different_positions() -> None:
     module, x = make_attention(), torch.randn(2, 30, 16, dtype=torch.float64)
     _, cache = module(x[:, :13], module.init_cache(2, torch.float64, "cpu"), torch.zeros(2, dtype=torch.int64))

@@ -18,14 +18,25 @@ def logits_of(decoder: DepthTransformer, hidden: torch.Tensor, codes: torch.Tens
 
 
 @torch.no_grad()
-def test_steps_equal_the_parallel_pass(decoder: DepthTransformer) -> None:
-    hidden, codes = torch.randn(3, 1, 32, dtype=torch.float64), torch.randint(32, (3, 9, 1))
-    codes[1, 4] = -1
+@pytest.mark.parametrize("batch", [1, 3])
+def test_steps_equal_the_parallel_pass(decoder: DepthTransformer, batch: int) -> None:
+    hidden, codes = torch.randn(batch, 1, 32, dtype=torch.float64), torch.randint(32, (batch, 9, 1))
+    codes[-1, 4] = -1
     whole = logits_of(decoder, hidden, codes[:, :8])[:, :, 0]
     given = codes[:, :, 0]
-    logits, chosen = decoder.step(hidden[:, 0], torch.zeros(3, dtype=torch.int64), given, lambda x: x.argmax(-1))
+    logits, chosen = decoder.step(hidden[:, 0], torch.zeros(batch, dtype=torch.int64), given, lambda x: x.argmax(-1))
     torch.testing.assert_close(logits, whole, rtol=1e-12, atol=1e-12)
     assert torch.equal(chosen, given)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hooked", ["layers.0", "layers.1.mlp.3", "layers.0.qkv_proj.2", "lm_heads.5"])
+def test_a_step_of_one_row_calls_what_is_hooked(decoder: DepthTransformer, hooked: str) -> None:
+    hidden, given, text = torch.randn(1, 32, dtype=torch.float64), torch.full((1, 9), -2), torch.tensor([3])
+    calls: list[object] = []
+    decoder.get_submodule(hooked).register_forward_hook(lambda *_: calls.append(_))
+    decoder.step(hidden, text, given, lambda x: x.argmax(-1))
+    assert len(calls) == (8 if hooked == "layers.0" else 1)
 
 
 @torch.no_grad()

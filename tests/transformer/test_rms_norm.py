@@ -33,6 +33,17 @@ def test_outputs_and_gradients_are_those_of_torch(weighted: bool) -> None:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-14), (torch.float32, 5e-7)], ids=str)
+def test_one_row_without_gradients_equals_many(dtype: torch.dtype, rtol: float, weighted: bool) -> None:
+    x, weight = rows(dtype)
+    given, many = weight if weighted else None, rms_norm(x, weight if weighted else None, EPS)
+    with torch.no_grad():
+        for row, normed in zip(x.view(-1, 8), many.view(-1, 8), strict=True):
+            for shape in ((8,), (1, 1, 8)):
+                torch.testing.assert_close(rms_norm(row.view(shape), given, EPS), normed.view(shape), rtol=rtol, atol=0)
+
+
 def test_a_frozen_weight_gets_no_gradient_and_a_frozen_input_needs_none() -> None:
     x, weight = rows()
     (grad,) = torch.autograd.grad(rms_norm(x, weight.requires_grad_(), EPS).square().sum(), [weight])

@@ -49,6 +49,10 @@ def test_a_row_has_the_values_of_the_call(linear: nn.Linear, how: str) -> None:
     torch.testing.assert_close(row_product(module, x[0, 0]), expected[0, 0])
     torch.testing.assert_close(row_plus_product(row, module, x[0, 0]), row + expected[0, 0])
     torch.testing.assert_close(linear_of(module, x), expected)
+    torch.testing.assert_close(linear_of(module, x[0, 0]), expected[0, 0])
+    out = torch.empty(4).double()
+    assert row_product(module, x[0, 0], out=out) is out
+    torch.testing.assert_close(out, expected[0, 0])
 
 
 @torch.no_grad()
