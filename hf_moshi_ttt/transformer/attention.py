@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .frame_positions import Band, FramePositions, frame_positions
 from .gated_silu import gated_silu
-from .rms_norm import rms_norm
+from .rms_norm import rms_norm, row_norm
 from .rope import apply_rope, rope_phases, rotate_, wide_dtype
 from .row_buffers import RowHidden, row_heads
 from .row_product import is_one_row, linear_of, row_plus_product, row_product
@@ -34,7 +34,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` -> `[..., D]` in the input's dtype."""
         if x.dtype == self.weight.dtype:
-            return rms_norm(x, self.weight, self.eps)
+            norm = row_norm if is_one_row(x) else rms_norm
+            return norm(x, self.weight, self.eps)
         dtype = wide_dtype(x.dtype)
         return rms_norm(x.to(dtype), self.weight.to(dtype), self.eps).to(x.dtype)
 

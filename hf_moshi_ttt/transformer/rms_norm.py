@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .row_product import is_one_row
-
 _DTYPES = (torch.float32, torch.float64)  # torch computes narrower ones in float32
 
 
@@ -27,11 +25,20 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], weight, eps)
     if torch.compiler.is_compiling():  # which decides by itself what it keeps
         return _normed(x, weight, eps)[0]
-    if is_one_row(x):
-        return _normed_row(x, weight, eps)
     if torch.is_grad_enabled() and (x.requires_grad or (weight is not None and weight.requires_grad)):
         return _RMSNorm.apply(x, weight, eps)
     return _normed(x, weight, eps)[0]
+
+
+def row_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`rms_norm` of one row on a CPU without gradients, whose denominator is a number."""
+    if x.dtype not in _DTYPES:
+        return rms_norm(x, weight, eps)
+    width = x.shape[-1]
+    smallest = math.sqrt(width * eps)
+    zero, _ = _numbers(smallest, x.dtype)
+    scale = math.sqrt(width) / math.hypot(torch.linalg.vector_norm(x).item(), smallest)
+    return torch.addcmul(zero, x, weight, value=scale)
 
 
 def _normed(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
@@ -46,16 +53,6 @@ def _normed(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tenso
         denominators = torch.hypot(norms, smallest)
         normed = torch.addcdiv(zero, x, denominators, value=factor)
     return (normed if weight is None else normed * weight), denominators
-
-
-def _normed_row(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """As `_normed`, of one row, whose denominator is a number."""
-    width = x.shape[-1]
-    scale = math.sqrt(width) / math.hypot(torch.linalg.vector_norm(x).item(), math.sqrt(width * eps))
-    if weight is None:
-        return x * scale
-    zero, _ = _numbers(math.sqrt(width * eps), x.dtype)
-    return torch.addcmul(zero, x, weight, value=scale)
 
 
 @cache
