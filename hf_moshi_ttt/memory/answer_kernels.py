@@ -27,9 +27,9 @@ def outputs(parts: AnswerParts, same_frame_heads: int, fast: Tensor) -> Outputs:
     Args:
         fast: the memory, which decides on the kernel.
     """
-    if chosen_kernel(fast) == "triton" and not torch.compiler.is_compiling():
-        if not is_chosen_by_trial() or _is_sound(parts, same_frame_heads):
-            return triton_outputs(parts, same_frame_heads)
+    is_triton = chosen_kernel(fast) == "triton" and not torch.compiler.is_compiling()
+    if is_triton and (not is_chosen_by_trial() or _is_sound(parts, same_frame_heads)):
+        return triton_outputs(parts, same_frame_heads)
     return _torch_form(parts, same_frame_heads)
 
 

@@ -172,7 +172,9 @@ def _gate_back_kernel(
         row = b * heads + head
         offsets, mask = _rows(t, row, f, length, width)
         scale = tl.load(answer_scale + head * width + f, mask=f < width, other=0.0)[None, :]
-        grad = scale * tl.load(grad_z + offsets, mask=mask, other=0.0) * tl.load(answers + offsets, mask=mask, other=0.0)
+        grad = (
+            scale * tl.load(grad_z + offsets, mask=mask, other=0.0) * tl.load(answers + offsets, mask=mask, other=0.0)
+        )
         scale = tl.load(gate_scale + head)
         gate = tl.sigmoid(tl.load(gate_bias + head) + scale * agreed)
         of_logit = tl.sum(grad, 1) * gate * (1.0 - gate)

@@ -18,6 +18,8 @@ from torch import Tensor
 from .chunks import CHUNK_FRAMES, Chunks
 from .online import OnlineTokens, SlowLayer
 from .optional_triton import jit, tl, triton
+from .triton_chunks_back import backward_kernel
+from .triton_features import frame_sizes, gelu, hidden_frames, pair_factors
 
 _BLOCK = 32  # features and channels at once: operands of more do not fit the registers of a warp
 _WARPS = 4
@@ -49,8 +51,6 @@ class _Prepare(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        from .triton_chunks_back import backward_kernel
-
         *given, values, readers, inverse = ctx.saved_tensors
         q, _, _, log_retention, write, weight, bias = given
         batch, heads, length, width = q.shape
@@ -63,58 +63,11 @@ class _Prepare(torch.autograd.Function):
         return (*frames, torch.bmm(normed.mT, hidden), hidden.sum(1, keepdim=True).view_as(bias))
 
 
-def launch(
-    kernel: Any, grid: tuple[int, ...], tensors: tuple[Tensor, ...], sizes: tuple[int, int, int, int]
-) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], tensors: tuple[Tensor, ...], sizes: tuple[int, int, int, int]) -> None:
     """Starts a kernel for rows and chunks `grid`, of T frames, H heads, F channels and I features."""
     width, features = (max(16, triton.next_power_of_2(x)) for x in sizes[2:])
     constants = CHUNK_FRAMES, width, min(_BLOCK, width), min(_BLOCK, features), _PRECISION
     kernel[tuple(grid)](*tensors, *sizes, *constants, num_warps=_WARPS, num_stages=1)
-
-
-@jit
-def frame_sizes(x, n, t, length, width, BF: tl.constexpr):
-    """The factor that gives each frame RMS 1, and its mean square."""
-    f = tl.arange(0, BF)
-    mask = (t[:, None] < length) & (f[None, :] < width)
-    frames = tl.load(x + (n * length + t[:, None]) * width + f[None, :], mask=mask, other=0.0)
-    present = tl.sum(frames * frames, 1) / width
-    return tl.rsqrt(present + 1e-6), present
-
-
-@jit
-def hidden_frames(
-    x, size, weight, bias, n, head, t, i, length, width, features,
-    C: tl.constexpr, BX: tl.constexpr, BI: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """x U + b for features i, of frames t with RMS 1."""
-    start = tl.load(bias + head * features + i, mask=i < features, other=0.0)
-    hidden = tl.zeros((C, BI), tl.float32) + start[None, :]
-    for first in range(0, width, BX):
-        f = first + tl.arange(0, BX)
-        mask = (t[:, None] < length) & (f[None, :] < width)
-        frames = tl.load(x + (n * length + t[:, None]) * width + f[None, :], mask=mask, other=0.0)
-        slow_mask = (f[:, None] < width) & (i[None, :] < features)
-        slow = tl.load(weight + (head * width + f[:, None]) * features + i[None, :], mask=slow_mask, other=0.0)
-        hidden += tl.dot(frames * size[:, None], slow, input_precision=PRECISION)
-    return hidden
-
-
-@jit
-def gelu(x):
-    """The tanh form."""
-    return x * tl.sigmoid(1.5957691216057308 * x * (1.0 + 0.044715 * x * x))
-
-
-@jit
-def pair_factors(log_retention, write, factor_k, n, t, length, C: tl.constexpr):
-    """d_i, d_ij (0 for later j), what each frame writes, and d_ij times that."""
-    c = tl.arange(0, C)
-    log_kept = tl.cumsum(tl.load(log_retention + n * length + t, mask=t < length, other=0.0), 0)
-    writes = tl.load(write + n * length + t, mask=t < length, other=0.0)
-    later = c[:, None] >= c[None, :]
-    decay = tl.where(later, tl.exp(tl.where(later, log_kept[:, None] - log_kept[None, :], 0.0)), 0.0)
-    return tl.exp(log_kept), decay, writes, decay * (writes * factor_k)[None, :]
 
 
 @jit

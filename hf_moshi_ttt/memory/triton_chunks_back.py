@@ -11,14 +11,7 @@ Legend: T frames, C frames of a chunk, F head width, I width of the features.
 from __future__ import annotations  # the kernels name types of Triton
 
 from .optional_triton import jit, tl
-from .triton_chunks import frame_sizes, gelu, hidden_frames, pair_factors
-
-
-@jit
-def _gelu_slope(x):
-    """The derivative of the tanh form."""
-    share = tl.sigmoid(1.5957691216057308 * x * (1.0 + 0.044715 * x * x))
-    return share + x * share * (1.0 - share) * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
+from .triton_features import frame_sizes, gelu, gelu_slope, hidden_frames, pair_factors
 
 
 @jit
@@ -142,7 +135,7 @@ def backward_kernel(
         phi_q, phi_k = gelu(hidden_q), gelu(hidden_k)
         grad_phi = tl.load(grad_queries + wide, mask=wide_mask, other=0.0) * (kept * factor_q)[:, None]
         grad_phi += tl.dot(grad_qk, phi_k, input_precision=PRECISION) + along_q[:, None] * phi_q
-        grad_hidden = grad_phi * _gelu_slope(hidden_q)
+        grad_hidden = grad_phi * gelu_slope(hidden_q)
         tl.store(hidden + wide_q, grad_hidden, mask=wide_mask)
         grad_q += tl.dot(grad_hidden, tl.trans(slow), input_precision=PRECISION)
         grad_y = tl.load(grad_readers + wide, mask=wide_mask, other=0.0)
@@ -150,7 +143,7 @@ def backward_kernel(
         grad_phi += tl.load(grad_keys + wide, mask=wide_mask, other=0.0) * written[:, None]
         grad_phi += tl.dot(tl.trans(grad_qk), phi_q, input_precision=PRECISION) + along_k[:, None] * phi_k
         grad_phi += tl.dot(grad_both, phi_k, input_precision=PRECISION)
-        grad_hidden = grad_phi * _gelu_slope(hidden_k)
+        grad_hidden = grad_phi * gelu_slope(hidden_k)
         tl.store(hidden + wide_k, grad_hidden, mask=wide_mask)
         grad_k += tl.dot(grad_hidden, tl.trans(slow), input_precision=PRECISION)
     present = grad_factor_q * unit_q * 1e-6 / ((present_q + 1e-6) * (present_q + 1e-6))

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def"
 """The delta rule on features in Triton: a kernel that walks the chunks, its backward pass, and one for a live frame.
 
-What does not depend on the fast weights is computed before, for all chunks at once (`chunks.py`). With its notation only
-this is left to be done in order, with S in float32 on the chip:
+What does not depend on the fast weights is computed before, for all chunks at once (`chunks.py`). With its notation
+only this is left to be done in order, with S in float32 on the chip:
 
     E = U - R S;   z = Q S + P E;   S' = a S + K^T E
     dE = P^T dz + K dS';   dS = a dS' + Q^T dz - R^T dE;   da = sum of S . dS'

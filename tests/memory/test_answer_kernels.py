@@ -1,4 +1,4 @@
-"""Which form of a layer's output runs: torch on CPUs, kernels that were named, and those a trial found equal to torch."""
+"""Which form of an output runs: torch on CPUs, kernels that were named, and those a trial found equal to torch."""
 
 from typing import Any
 from unittest import mock
