@@ -15,6 +15,7 @@ from typing import Any
 from .model_folder import model_folder
 from .parser import SEED, UsageError, add_device, add_json, device_of, number, whole
 
+USER_STREAMS = ("duplicate", "silence", "none")
 _CODES_PROMPT_SEC = 60.0
 
 
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "prompt", nargs="?", type=Path, help="audio of Moshi's voice to continue; a second channel is the user's"
     )
     parser.add_argument("--user", type=Path, help="audio of the user's voice; it goes on beside the continuation")
+    parser.add_argument(
+        "--user-stream", choices=USER_STREAMS, help="what the user's rows hold where no user is heard (the model's own)"
+    )
     parser.add_argument("--codes", help="folder of encoded recordings (hf-moshi-ttt prepare) in place of audio")
     parser.add_argument("--recording", type=whole(0), default=0, help="which of them to continue (%(default)s)")
     parser.add_argument(
@@ -59,6 +63,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     device = device_of(arguments.device)
     path = model_folder(arguments.model)
     model: Any = MoshiTTTForConditionalGeneration.from_pretrained(path).eval().to(device)
+    if arguments.user_stream is not None:
+        model.config.user_stream = arguments.user_stream
     processor = MoshiTTTProcessor.from_pretrained(path)
     processor.codec.to(device)
     sampling = saved or Sampling.from_generation_config(model.generation_config)
@@ -143,7 +149,8 @@ def _check_files(arguments: argparse.Namespace) -> None:
 def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[Any, str | None, Any]:
     """The prompt, its name (None where there is none), and what the user's rows hold where no user is heard.
 
-    That is what mono recordings have in training, and silence after a prompt of two speakers.
+    That is what `--user-stream` says; else what mono recordings have in training, and silence after a prompt of two
+    speakers.
     """
     from ..codec.audio import frames_from_sec
     from ..live.from_files import Prompt, read_prompt
@@ -167,7 +174,7 @@ def _prompt(arguments: argparse.Namespace, model: Any, processor: Any) -> tuple[
     prompt = row["codes"][:, : frames_from_sec(prompt_sec)].astype("int64")
     frames_KT, _ = MoshiTTTCollator(model.config, provenance.silence_codes).frame_codes(prompt)
     is_mono = len(prompt) == model.config.num_codebooks
-    user_stream = model.config.user_stream if is_mono else "silence"
+    user_stream = arguments.user_stream or (model.config.user_stream if is_mono else "silence")
     return Prompt(torch.from_numpy(frames_KT)[None], None), row["path"], user_stream
 
 

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 
+from hf_moshi_ttt.codec import stream_rows
 from hf_moshi_ttt.commands.console import main
+from hf_moshi_ttt.commands.generate import USER_STREAMS
+from hf_moshi_ttt.live import from_files
 from hf_moshi_ttt.live.memory_file import inspect
 from hf_moshi_ttt.live.session import MoshiTTTSession
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
+from hf_moshi_ttt.special_ids import NO_INPUT_ID
 from hf_moshi_ttt.streaming.generation_moshi_ttt import Sampling
 
 from ..conftest import chirps_S, save_codes
@@ -107,16 +111,35 @@ def test_a_whole_stream_goes_on_as_it_was_drawn(
         assert f"{message}: {tmp_path / 'stream'} holds a whole stream, which goes on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("rows", "user_stream"), [(8, "duplicate"), (17, "silence")])
+@pytest.mark.parametrize(
+    ("rows", "option", "user_stream"),
+    [(8, [], "duplicate"), (17, [], "silence"), *((17, ["--user-stream", name], name) for name in USER_STREAMS)],
+)
 def test_who_is_heard_where_nobody_is(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, user_stream: str
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, option: list[str], user_stream: str
 ) -> None:
-    """Mono prompts go on with the model's own `user_stream`, prompts of two speakers with a silent user."""
+    """As the option says; else mono prompts go on with the model's own, prompts of two speakers with silence."""
     sessions: list[Any] = []
     monkeypatch.setattr(MoshiTTTSession, "set_memory_on", lambda session, row, on: sessions.append(session))
     words = ["--codes", str(save_codes(tmp_path / "codes", [30], rows)), "--prompt-sec", "1.6", "--new-sec", "0.16"]
-    assert main(["generate", model, *words, "--output", str(tmp_path / "out.wav")]) == 0
+    assert main(["generate", model, *words, *option, "--output", str(tmp_path / "out.wav")]) == 0
     assert [session.user_stream for session in sessions] == [user_stream]
+
+
+def test_the_user_streams_are_those_of_training(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option has all names, and the user's rows of a mono prompt follow it too."""
+    assert USER_STREAMS == stream_rows.USER_STREAMS
+    prompts: list[Any] = []
+    real = from_files.continue_prompt
+
+    def spy(session: MoshiTTTSession, prompt: from_files.Prompt, *rest: Any, **more: Any) -> Any:
+        prompts.append(prompt)
+        return real(session, prompt, *rest, **more)
+
+    monkeypatch.setattr(from_files, "continue_prompt", spy)
+    words = ["--codes", str(save_codes(tmp_path / "codes", [30], 8)), "--prompt-sec", "1.6", "--new-sec", "0.16"]
+    assert main(["generate", model, *words, "--user-stream", "none", "--output", str(tmp_path / "out.wav")]) == 0
+    assert (prompts[0].codes_BKT[:, 9:] == NO_INPUT_ID).all()
 
 
 @pytest.mark.parametrize(
