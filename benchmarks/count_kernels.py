@@ -26,7 +26,16 @@ from torch.utils._pytree import tree_leaves
 
 from hf_moshi_ttt import MoshiTTTConfig, MoshiTTTForConditionalGeneration, Sampling, TTTConfig, TTTLayer
 from hf_moshi_ttt.checkpoints.adapters import make_trainable
-from hf_moshi_ttt.memory import delta_kernels, front_end_kernels, triton_delta_rule, triton_frame, triton_front_end
+from hf_moshi_ttt.memory import (
+    answer_kernels,
+    delta_kernels,
+    front_end_kernels,
+    triton_answers,
+    triton_chunks,
+    triton_delta_rule,
+    triton_frame,
+    triton_front_end,
+)
 from hf_moshi_ttt.memory import live_frame as frames_in_one_kernel
 from hf_moshi_ttt.memory.online import features
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTDecoderLayer
@@ -119,6 +128,15 @@ def counting(kernel: str = "torch") -> Iterator[Counts]:
     def whole_frame(grid: Any, tensors: tuple[Tensor | None, ...], *sizes: Any) -> None:
         counts.add("_whole_frame_kernel", _bytes([x for x in tensors if x is not None]), 0, torch.float32)
 
+    def chunks(function: Any, grid: Any, tensors: tuple[Tensor, ...], sizes: tuple[int, int, int, int]) -> None:
+        (length, _, width, features), (rows, _) = sizes, grid
+        products = 2 if "back" in function.__name__ else 1
+        flops = products * rows * length * 2 * features * (2 * width + 5 * triton_chunks.CHUNK_FRAMES)
+        counts.add(f"chunks_{function.__name__}", _bytes(list(tensors)), flops, torch.float32)
+
+    def answers(function: Any, grid: Any, tensors: tuple[Tensor | None, ...], sizes: Any) -> None:
+        counts.add(f"answers{function.__name__}", _bytes([x for x in tensors if x is not None]), 0, torch.float32)
+
     def front_end(function: Any, rows: int, tensors: tuple[Tensor | None, ...], *sizes: Any) -> None:
         counts.add(f"front_end{function.__name__}", _bytes([x for x in tensors if x is not None]), 0, torch.float32)
 
@@ -131,6 +149,10 @@ def counting(kernel: str = "torch") -> Iterator[Counts]:
         mock.patch.object(frames_in_one_kernel, "is_chosen_by_trial", lambda: False),
         mock.patch.object(front_end_kernels, "chosen_kernel", lambda _: kernel),
         mock.patch.object(front_end_kernels, "is_chosen_by_trial", lambda: False),
+        mock.patch.object(answer_kernels, "chosen_kernel", lambda _: kernel),
+        mock.patch.object(answer_kernels, "is_chosen_by_trial", lambda: False),
+        mock.patch.object(triton_answers, "launch", answers),
+        mock.patch.object(triton_chunks, "launch", chunks),
         mock.patch.object(triton_front_end, "launch", front_end),
         mock.patch.object(triton_frame, "launch_frame", whole_frame),
         _Counting(counts),

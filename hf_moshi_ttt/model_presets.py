@@ -35,7 +35,7 @@ _PUBLISHED: dict[str, Any] = {
 _SECTIONS: dict[str, dict[str, Any]] = {
     "default": {
         "update": "last", "step": "online", "forget": "learned", "key_convolution_width": 4, "key_lag_frames": 1,
-        "centering_horizon_frames": 1500, "query_start": "key", "output_gate": "none", "initial_gating_alpha": 1.0,
+        "centering_horizon_frames": 64, "query_start": "key", "output_gate": "none", "initial_gating_alpha": 1.0,
     },
     "mini_batch": {**_PUBLISHED, "forget": "learned"},
     "paper": {**_PUBLISHED, "forget": "none"},

@@ -24,7 +24,7 @@ KEYS = ("update", "step", "base_lr", "key_convolution_width", "key_lag_frames", 
 @pytest.mark.parametrize(
     ("preset", "values"),
     [
-        ("default", ("last", "online", 1.0, 4, 1, 1500, "key", "none", "agreement", 1.0)),
+        ("default", ("last", "online", 1.0, 4, 1, 64, "key", "none", "agreement", 1.0)),
         ("mini_batch", ("all", "mean", 3.0, 1, 0, 0, "own", "none", "none", 0.1)),
         ("paper", ("all", "mean", 0.1, 1, 0, 0, "own", "none", "none", 0.1)),
     ],

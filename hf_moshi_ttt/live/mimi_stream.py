@@ -1,9 +1,10 @@
 """Kyutai's Mimi on streams: whole frames in, as many out, each row of the batch at its own place.
 
 It is the module of Kyutai's package with the weights of transformers' `MimiModel`: that one decodes whole recordings
-only. One thing is mended on the way: Mimi's transformers take two steps a frame over a ring of keys as long as their
-window, so the second step's key would take the slot of a key that the first one still sees. Here the ring is one key
-longer, and streams equal whole recordings for as long as they last.
+only. On CPUs its widest convolutions are matrix products (`frame_convolutions.py`). One thing is mended on the way:
+Mimi's transformers take two steps a frame over a ring of keys as long as their window, so the second step's key would
+take the slot of a key that the first one still sees. Here the ring is one key longer, and streams equal whole
+recordings for as long as they last.
 
 Axes: B batch, K codebooks, T frames, S samples.
 """
@@ -17,6 +18,7 @@ from transformers import MimiModel
 
 from ..checkpoints.kyutai_mimi import kyutai_mimi, without_compiling
 from ..codec.audio import FRAME_SAMPLES
+from .frame_convolutions import use_products
 
 
 class MimiStream:
@@ -32,6 +34,7 @@ class MimiStream:
 
     def __init__(self, codec: MimiModel, batch_size: int, num_quantizers: int) -> None:
         self.batch_size, self.mimi = batch_size, kyutai_mimi(codec)
+        use_products(self.mimi)
         self.mimi.set_num_codebooks(num_quantizers)
         self.mimi.streaming_forever(batch_size)
         steps_per_frame = round(self.mimi.encoder_frame_rate / self.mimi.frame_rate)

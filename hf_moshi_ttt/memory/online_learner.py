@@ -22,7 +22,7 @@ from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.stream_state import StreamState
-from .answer_gate import AnswerGate, gate_factors
+from .answer_gate import AnswerGate
 from .delta_kernels import learn
 from .delta_rule import delta_rule
 from .front_end import FrontEnd, FrontEndState, Span, normed_values, value_means
@@ -264,7 +264,9 @@ def _step(
     parts: _Parts, frames: tuple[Tensor, ...], state: tuple[Tensor, ...], parameters: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One segment of `recomputation.walk`: front end and mean where there are any, the rule, the gate."""
+    from .answer_kernels import outputs
     from .front_end_kernels import span_frames
+    from .triton_answers import AnswerParts
 
     tokens, before, (answer_scale, *rest) = OnlineTokens(*frames), _state(parts, state), parameters
     front_end, means, value_mean, span = None, None, None, parts.span
@@ -277,17 +279,14 @@ def _step(
         tokens = tokens._replace(q=q, k=k, v=v)
     else:
         tokens = tokens._replace(v=normed_values(tokens.v))
-    gate = (rest.pop(0), rest.pop(0)) if parts.has_gate else None
+    gate_bias, gate_scale = (rest.pop(0), rest.pop(0)) if parts.has_gate else (None, None)
     mean_scale = rest.pop(0) if parts.has_mean else None
     layers = [SlowLayer(weight, bias) for weight, bias in zip(rest[::2], rest[1::2], strict=True)]
     answers, fast_weights = learn(layers, tokens, before.fast_weights)
-    after = OnlineState(fast_weights, front_end, value_mean)
-    if gate is not None and before.answer is not None and span is not None:
-        after.answer = answers[:, :, -1].clone()
-        answers = answers * gate_factors(answers, tokens.v, before.answer, gate, span.same_frame_heads)
-    if means is not None and mean_scale is not None:
-        answers = torch.addcmul(answers, means, mean_scale[:, None])
-    return answers * answer_scale[:, None], tuple(after.named_tensors().values())
+    said = AnswerParts(answers, tokens.v, means, before.answer, answer_scale, mean_scale, gate_bias, gate_scale)
+    z, answer = outputs(said, 0 if span is None else span.same_frame_heads, before.fast_weights)
+    after = OnlineState(fast_weights, front_end, value_mean, answer)
+    return z, tuple(after.named_tensors().values())
 
 
 @dataclass

@@ -77,8 +77,12 @@ class _Walk(torch.autograd.Function):
         saved = ctx.saved_tensors
         first_state = len(saved) - count * num_state
         frames, parameters, states = saved[:num_frames], saved[num_frames:first_state], saved[first_state:]
+        if count == 1:
+            inputs = _leaves((*frames, *states, *parameters))
+            found, grad_state = _back(ctx.step, inputs, (num_frames, num_state), grad_output, grad_state)
+            return None, None, *found[:num_frames], *grad_state, *found[num_frames:]
         grad_frames = [torch.empty_like(x) for x in frames]
-        grad_parameters = [torch.zeros_like(x) for x in parameters]
+        grad_parameters: list[Tensor] = []
         pieces = list(
             zip(
                 _segments(frames, ctx.segment_frames),
@@ -89,13 +93,21 @@ class _Walk(torch.autograd.Function):
         for index in reversed(range(count)):
             part, (grad, *grads) = pieces[index]
             before = states[index * num_state : (index + 1) * num_state]
-            inputs = [x.detach().requires_grad_(x.is_floating_point()) for x in (*part, *before, *parameters)]
+            inputs = _leaves((*part, *before, *parameters))
             found, grad_state = _back(ctx.step, inputs, (num_frames, num_state), grad, grad_state)
             for target, value in zip(grads, found[:num_frames], strict=True):
                 target.copy_(value)
-            for target, value in zip(grad_parameters, found[num_frames:], strict=True):
-                target.add_(value)
+            grad_parameters = _sums(grad_parameters, found[num_frames:])
         return None, None, *grad_frames, *grad_state, *grad_parameters
+
+
+def _leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [x.detach().requires_grad_(x.is_floating_point()) for x in tensors]
+
+
+def _sums(totals: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    """Of each pair; the values where there is nothing to add them to."""
+    return [a + b for a, b in zip(totals, values, strict=True)] if totals else values
 
 
 def _back(

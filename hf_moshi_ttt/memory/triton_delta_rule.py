@@ -1,15 +1,11 @@
 # mypy: disable-error-code="no-untyped-def"
 """The delta rule on features in Triton: a kernel that walks the chunks, its backward pass, and one for a live frame.
 
-What does not depend on the fast weights is computed by torch for all chunks at once, with its own derivative. With the
-notation of `delta_rule.py`, one triangular system per chunk gives
+What does not depend on the fast weights is computed before, for all chunks at once (`chunks.py`). With its notation
+only this is left to be done in order, with S in float32 on the chip:
 
-    (1 + tril(d_ij (k_i . k_j) b_j, -1)) [U | R] = [v | d_i k_i]
-
-so that only this is left to be done in order, with S in float32 on the chip:
-
-    E = U - R S;   z = Q S + P E;   S' = a S + K^T E                               Q = d_i q_i, K = d_Ci b_i k_i
-    dE = P^T dz + K dS';   dS = a dS' + Q^T dz - R^T dE                            P = d_ij (q_i . k_j) b_j, j <= i
+    E = U - R S;   z = Q S + P E;   S' = a S + K^T E
+    dE = P^T dz + K dS';   dS = a dS' + Q^T dz - R^T dE;   da = sum of S . dS'
 
 A program owns `_COLUMNS` columns of S of one row and head; columns do not need each other. Products are float32 in
 three TF32 terms. The kernels are plain functions until they first run: the module loads where Triton is absent.
@@ -21,30 +17,19 @@ from __future__ import annotations  # the kernels name types of Triton
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .chunks import Chunks, prepared_chunks
 from .online import OnlineTokens, SlowLayer, features
 from .optional_triton import tl, triton
+from .triton_chunks import triton_prepared_chunks
 
-_CHUNK_FRAMES = 32
 _COLUMNS = 16  # tl.dot takes no fewer
 _BLOCK = 64  # features whose products are one warp's, so that their operands fit its registers
 _PRECISION = "tf32x3"
-
-
-class _Chunks(NamedTuple):
-    """What is walked: U `[N, M, C, F]`, R, Q, K `[N, M, C, I]`, P `[N, M, C, C]` and a `[N, M]`."""
-
-    values: Tensor
-    readers: Tensor
-    queries: Tensor
-    keys: Tensor
-    mixing: Tensor
-    kept: Tensor
 
 
 def triton_chunks(
@@ -73,32 +58,15 @@ def triton_single_frame(
     return answers, after
 
 
-def _chunks(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens) -> _Chunks:
-    """What is walked; frames that fill the last chunk write nothing and forget nothing.
-
-    A frame of zeros has no features, as its factor is 0.
-    """
-    missing = -tokens.v.shape[2] % _CHUNK_FRAMES
-    q, k, v = (F.pad(x, (0, 0, 0, missing)) for x in tokens[:3])
-    log_retention, write = (F.pad(x, (0, missing)).flatten(0, 1).unflatten(1, (-1, _CHUNK_FRAMES)) for x in tokens[3:])
-    both = (x.flatten(0, 1) for x in features(torch.cat([q, k], dim=2), slow_layers))
-    (q, k), (factor_q, factor_k) = (x.unflatten(1, (2, -1, _CHUNK_FRAMES)).unbind(1) for x in both)
-    log_kept = log_retention.cumsum(-1)
-    decay = (log_kept[..., :, None] - log_kept[..., None, :]).tril().exp().tril()
-    kept, writes = log_kept.exp(), write * factor_k
-    pairs = decay * writes[..., None, :]
-    overlaps = torch.matmul(k, k.mT) * (pairs * factor_k[..., None])
-    v = v.flatten(0, 1).unflatten(1, (-1, _CHUNK_FRAMES))
-    start = torch.cat([v, k * (kept * factor_k)[..., None]], dim=-1)
-    solved = torch.linalg.solve_triangular(overlaps.tril(-1), start, upper=False, unitriangular=True)
-    values, readers = solved.split([v.shape[-1], k.shape[-1]], dim=-1)
-    queries, keys = q * (kept * factor_q)[..., None], k * pairs[..., -1, :, None]
-    mixing = torch.matmul(q, k.mT) * (pairs * factor_q[..., None])
-    return _Chunks(values, readers, queries, keys, mixing, kept[..., -1])
+def _chunks(slow_layers: Sequence[SlowLayer], tokens: OnlineTokens) -> Chunks:
+    """What is walked, by one kernel where there is one slow layer."""
+    if len(slow_layers) == 1:
+        return triton_prepared_chunks(slow_layers[0], tokens)
+    return prepared_chunks(slow_layers, tokens)
 
 
 class _Walk(torch.autograd.Function):
-    """Answers `[N, M, C, F]` and S `[N, I, F]` after the last chunk, of the tensors of `_Chunks` and S before them."""
+    """Answers `[N, M, C, F]` and S `[N, I, F]` after the last chunk, of the tensors of `Chunks` and S before them."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,18 +86,21 @@ class _Walk(torch.autograd.Function):
         readers, queries, keys, mixing, kept, errors, before = ctx.saved_tensors
         grad_answers, grad_after = grad_answers.contiguous(), grad_after.contiguous()
         grad_errors, grad_fast, grad_before = (torch.empty_like(x) for x in (grad_answers, before, grad_after))
+        grad_kept = kept.new_empty(*kept.shape, -(-before.shape[-1] // _COLUMNS))  # by columns
         chunks = (readers, queries, keys, mixing, kept)
         _launch(
             _walk_back_kernel, readers, grad_after,
-            (*chunks, grad_answers, grad_after, grad_errors, grad_fast, grad_before),
+            (*chunks, before, grad_answers, grad_after, grad_errors, grad_fast, grad_before, grad_kept),
         )  # fmt: skip
+        fast = before.flatten(0, 1).mT
+        grad_readers = torch.baddbmm(fast[:, :1, :1], grad_errors.flatten(0, 1), fast, beta=0, alpha=-1)
         return (
             grad_errors,
-            -torch.matmul(grad_errors, before.mT),
+            grad_readers.view_as(readers),
             torch.matmul(grad_answers, before.mT),
             torch.matmul(errors, grad_fast.mT),
             torch.matmul(grad_answers, errors.mT),
-            (before * grad_fast).sum((-2, -1)),
+            grad_kept.sum(-1),
             grad_before,
         )
 
@@ -188,11 +159,12 @@ def _walk_kernel(
 
 
 def _walk_back_kernel(
-    readers, queries, keys, mixing, kept, grad_answers, grad_after, grad_errors, grad_fast, grad_before,
+    readers, queries, keys, mixing, kept, before, grad_answers, grad_after,
+    grad_errors, grad_fast, grad_before, grad_kept,
     num_chunks, features, width,
     C: tl.constexpr, NB: tl.constexpr, BI: tl.constexpr, BF: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dE of each chunk, dS' after each and dS before the first, for `BF` columns of a row and head."""
+    """dE of each chunk, dS' after each, dS before the first and da, for `BF` columns of a row and head."""
     n = tl.program_id(0).to(tl.int64)
     c, f = tl.arange(0, C), tl.program_id(1) * BF + tl.arange(0, BF)
     i = tl.arange(0, NB)[:, None] * BI + tl.arange(0, BI)[None, :]
@@ -205,6 +177,8 @@ def _walk_back_kernel(
     for step in range(num_chunks):
         chunk = n * num_chunks + num_chunks - 1 - step
         tl.store(grad_fast + chunk * features * width + fast_offsets, dS, mask=fast_mask)
+        S = tl.load(before + chunk * features * width + fast_offsets, mask=fast_mask, other=0.0)
+        tl.store(grad_kept + chunk * tl.num_programs(1) + tl.program_id(1), tl.sum(tl.sum(tl.sum(S * dS, 2), 1), 0))
         dz = tl.load(grad_answers + chunk * C * width + narrow, mask=narrow_mask, other=0.0)
         P = tl.load(mixing + chunk * C * C + square)
         K = tl.load(keys + chunk * C * features + wide, mask=wide_mask, other=0.0)

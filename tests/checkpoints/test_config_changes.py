@@ -46,7 +46,7 @@ def test_ttt_may_be_added_to_plain_moshi() -> None:
         ({"ttt": {"preset": "paper"}}, "ttt.preset is 'default', asked for 'paper'"),
         ({"ttt": {"step": "constant"}}, "ttt.step is 'online', asked for 'constant'"),
         ({"ttt": {"key_convolution_width": 8}}, "ttt.key_convolution_width is 4, asked for 8"),
-        ({"ttt": {"centering_horizon_frames": 0}}, "ttt.centering_horizon_frames is 1500, asked for 0"),
+        ({"ttt": {"centering_horizon_frames": 0}}, "ttt.centering_horizon_frames is 64, asked for 0"),
         ({"ttt": {"forget": "none"}}, "ttt.forget is 'learned', asked for 'none'"),
         ({"ttt": {"output_bias": False}}, "ttt.output_bias is True, asked for False"),
         ({"ttt": {"initial_retention": 0.9}}, r"ttt.initial_retention is 0\.\d+, asked for 0.9"),

@@ -70,6 +70,6 @@ def test_a_state_is_small_and_copies_nothing_of_long_calls() -> None:
     front_end, (q, k) = make_front_end(), make_inputs(500)
     state = front_end(q, k, None)[2]
     assert state.queries.shape == (2, HEADS, 3, WIDTH) and state.keys.shape == (2, HEADS, 4, WIDTH)
-    assert state.frames.tolist() == [500, 500]
+    assert state.frames.tolist() == [front_end.span.horizon_frames] * 2
     for name, tensor in state.named_tensors().items():
         assert tensor.untyped_storage().nbytes() == tensor.nbytes, name

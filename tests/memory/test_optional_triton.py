@@ -6,8 +6,11 @@ import sys
 WITHOUT_TRITON = """
 import sys
 sys.modules["triton"] = None  # importing it fails
-from hf_moshi_ttt.memory import optional_triton, triton_delta_rule, triton_frame, triton_front_end
+from hf_moshi_ttt.memory import optional_triton, triton_answers, triton_chunks, triton_chunks_back, triton_features
+from hf_moshi_ttt.memory import triton_delta_rule, triton_frame, triton_front_end
 assert optional_triton.triton is None and optional_triton.jit(len) is len
+assert callable(triton_answers._backward_kernel) and callable(triton_chunks_back.backward_kernel)
+assert callable(triton_features.gelu)
 assert callable(triton_frame._frame_kernel) and callable(triton_front_end._forward_kernel)
 """
 
