@@ -1,8 +1,8 @@
 """Convolutions over the few positions of one frame as matrix products, for streams on CPUs.
 
-torch's own convolutions on CPUs rearrange their weights at each call, or walk over them in an order that they do not lie
-in. Over a whole recording that is nothing, over the one or two positions that a wide layer has in a frame it is most of
-the time. A product reads every weight once, as it lies.
+torch's own convolutions on CPUs rearrange their weights at each call, or walk over them in an order that is not theirs.
+Over a whole recording that is nothing; over the one or two positions that a wide layer has in a frame it is most of the
+time. A product reads every weight once, as it lies.
 
 Axes: B batch, C channels in, O channels out, K width of the kernel, T positions.
 """
