@@ -1,8 +1,9 @@
 """Linears of all codebooks as one batched product, where nothing but their weights decides what they compute.
 
 The depth transformer keeps an `nn.Linear` per codebook, so that adapters, quantization and offloading find each by its
-name. Where none of them has touched the linears, their weights are stacked for the call; otherwise each is called. A
-CPU gains nothing from one product instead of eight, so there they are written side by side and no weight is copied.
+name. Where none of them has touched the linears, or the same plain LoRA adapter has (`codebook_lora.py`), their weights
+are stacked for the call; otherwise each is called. A CPU gains nothing from one product instead of eight, so there they
+are written side by side and no weight is copied.
 
 Legend: Q codebooks, N rows, I and O width in and out.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .codebook_lora import adapted_products, plain_adapters
 from .gated_silu import gated_silu
 from .row_product import has_hooks, is_plain
 
@@ -25,6 +27,10 @@ def linear_per_codebook(linears: Iterable[Any], x_QNI: Tensor) -> Tensor:
         if _products_one_by_one(x_QNI):
             return _Products.apply(x_QNI, *weights)
         return torch.bmm(x_QNI, torch.stack(weights).mT)
+    if len(linears) > 1 and not _products_one_by_one(x_QNI):
+        adapters = plain_adapters(linears)
+        if adapters is not None:
+            return adapted_products(adapters, x_QNI)
     return torch.stack([linear(x) for linear, x in zip(linears, x_QNI.unbind(0), strict=True)])
 
 
