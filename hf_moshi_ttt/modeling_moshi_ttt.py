@@ -39,6 +39,7 @@ from .transformer.depth_transformer import CodeEmbedding, DepthTransformer, embe
 from .transformer.frame_positions import FramePositions
 from .transformer.losses import head_losses, target_weights, weighted_mean
 from .transformer.own_random_numbers import own_random_numbers
+from .transformer.row_product import is_compiled
 from .transformer.stream_state import StreamState
 
 
@@ -210,6 +211,10 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         frames = state.frames if state and windows else None
         attention: Any = self.layers[0].self_attn
         positions = attention.positions(x, frames)
+        if positions.row is not None and any(
+            is_compiled(layer) or is_compiled(layer.self_attn) for layer in self.layers
+        ):
+            positions = positions._replace(row=None)
         new_memories, new_windows, memory_diagnostics = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None

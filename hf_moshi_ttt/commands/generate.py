@@ -63,9 +63,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     device = device_of(arguments.device)
     path = model_folder(arguments.model)
     model: Any = MoshiTTTForConditionalGeneration.from_pretrained(path).eval().to(device)
-    if arguments.user_stream is not None:
-        model.config.user_stream = arguments.user_stream
     processor = MoshiTTTProcessor.from_pretrained(path)
+    if arguments.user_stream is not None:
+        model.config.user_stream = processor.config.user_stream = arguments.user_stream
     processor.codec.to(device)
     sampling = saved or Sampling.from_generation_config(model.generation_config)
     if arguments.temperature is not None:

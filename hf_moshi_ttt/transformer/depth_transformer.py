@@ -20,7 +20,7 @@ from .attention import GatedMLP, RMSNorm
 from .codebook_linears import linear_per_codebook, mlp_per_codebook
 from .losses import head_losses
 from .row_buffers import RowCodebooks, row_codebooks, row_hidden
-from .row_product import has_hooks, is_one_row, row_plus_product, row_product
+from .row_product import has_hooks, is_compiled, is_one_row, row_plus_product, row_product
 
 
 class CodeEmbedding(nn.Embedding):
@@ -161,7 +161,7 @@ class DepthTransformer(nn.Module):
         Returns:
             Logits `[B, Q, V]`, and the ids `[B, 1 + Q]`, given or drawn.
         """
-        if is_one_row(hidden_BD):
+        if is_one_row(hidden_BD) and not any(map(is_compiled, self.layers)):
             return self._step_of_one_row(hidden_BD[0], drawn_text_B, given_BR, draw)
         is_free, present = given_BR == FREE_ID, (given_BR != NO_INPUT_ID).to(hidden_BD.dtype)
         columns = [x.unbind(1) for x in (is_free, given_BR.clamp_min(0), present[:, :, None])]

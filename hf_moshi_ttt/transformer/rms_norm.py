@@ -59,7 +59,7 @@ def _normed(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tenso
 def _numbers(smallest: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """0 and the smallest denominator as tensors, which nobody may write to."""
     with torch.inference_mode(False):
-        return torch.zeros((), dtype=dtype), torch.tensor(smallest, dtype=dtype)
+        return torch.zeros((), dtype=dtype, device="cpu"), torch.tensor(smallest, dtype=dtype, device="cpu")
 
 
 class _RMSNorm(torch.autograd.Function):

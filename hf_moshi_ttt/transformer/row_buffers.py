@@ -90,5 +90,5 @@ def row_hidden(like: Tensor, width: int) -> RowHidden:
 def _seen(num_codebooks: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """What nobody may write to."""
     with torch.inference_mode(False):
-        later = torch.full((num_codebooks, num_codebooks), -math.inf, dtype=dtype).triu(1)
+        later = torch.full((num_codebooks, num_codebooks), -math.inf, dtype=dtype, device="cpu").triu(1)
         return later[:, None, None, None].unbind(0)

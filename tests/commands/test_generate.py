@@ -139,7 +139,10 @@ def test_the_user_streams_are_those_of_training(model: str, tmp_path: Path, monk
     monkeypatch.setattr(from_files, "continue_prompt", spy)
     words = ["--codes", str(save_codes(tmp_path / "codes", [30], 8)), "--prompt-sec", "1.6", "--new-sec", "0.16"]
     assert main(["generate", model, *words, "--user-stream", "none", "--output", str(tmp_path / "out.wav")]) == 0
-    assert (prompts[0].codes_BKT[:, 9:] == NO_INPUT_ID).all()
+    soundfile.write(tmp_path / "own.wav", chirps_S(1.6, 0), 24_000)
+    words = [str(tmp_path / "own.wav"), "--new-sec", "0.16"]
+    assert main(["generate", model, *words, "--user-stream", "none", "--output", str(tmp_path / "out.wav")]) == 0
+    assert all((prompt.codes_BKT[:, 9:] == NO_INPUT_ID).all() for prompt in prompts) and len(prompts) == 2
 
 
 @pytest.mark.parametrize(

@@ -16,3 +16,10 @@ def test_hashes_follow_values_and_the_portable_one_not_the_dtype() -> None:
         model.lm_head.weight[0, 0] += 1
     other = fingerprint(model)
     assert other.exact != own.exact and other.portable != own.portable
+
+
+def test_hashes_follow_what_a_state_depends_on() -> None:
+    model, own = awake_model(), fingerprint(awake_model())
+    model.config.ttt.centering_horizon_frames += 1
+    other = fingerprint(model)
+    assert other.exact != own.exact and other.portable != own.portable
