@@ -26,7 +26,7 @@ def is_one_row(x: Tensor) -> bool:
     )
 
 
-def is_compiled(module: nn.Module) -> bool:
+def is_compiled(module: Any) -> bool:
     """Whether a module is compiled by itself, so that what it is given must not be made for a row."""
     return module._compiled_call_impl is not None or "_orig_mod" in module._modules
 
