@@ -181,8 +181,12 @@ def _judge_equal(criterion: Any, gap: Gap | None, less: Interval) -> tuple[bool 
     return passes, "the difference to static contains 0", f"{less} nats"
 
 
+def _judge_ahead(criterion: Any, gap: Gap | None, less: Interval) -> tuple[bool | None, str, str]:
+    return None if less.high is None else less.high < 0, "the difference to static is surely below 0", f"{less} nats"
+
+
 def _judge_harmless(criterion: Any, gap: Gap | None, less: Interval) -> tuple[bool | None, str, str]:
     return None if less.low is None else less.low <= 0, "the difference to static is not surely above 0", f"{less} nats"
 
 
-_JUDGES = {"gap": _judge_gap, "equal": _judge_equal, "harmless": _judge_harmless}
+_JUDGES = {"gap": _judge_gap, "ahead": _judge_ahead, "equal": _judge_equal, "harmless": _judge_harmless}

@@ -79,7 +79,7 @@ def test_the_commands_of_a_recipe_are_those_of_its_arms() -> None:
     [
         (("least: 0.5", "most: 0.5"), r"rung 'a': criteria: most is no key; the keys are test, at, rule"),
         (("test: motif, ", ""), "rung 'a': criteria: .* missing 1 required positional argument: 'test'"),
-        (("rule: equal", "rule: same"), "rule='same' of test 'control', but the rules are gap, equal, harmless"),
+        (("rule: equal", "rule: same"), "rule='same' of test 'control', but the rules are gap, ahead, equal, harmless"),
         (("least: 0.5", "at: third"), "at='third' of test 'motif', but it is last, other or a hearing's number"),
         (("full, ", ""), r"arms=\['static', 'ttt'\] of rung 'a': full must be among them"),
         (("seeds: 1", "seeds: 0"), "seeds=0 of rung 'b', but it must be at least 1"),
