@@ -20,7 +20,8 @@ class Criterion:
     Args:
         test: name of the test.
         at: number of the hearing, `last`, or `other` for the frames outside of what returns.
-        rule: `gap` (it closes enough of the gap), `ahead` (better than `static`), `equal` (no different from `static`) or `harmless` (no worse).
+        rule: `gap` (it closes enough of the gap), `ahead` (better than `static`), `equal` (no different from it) or
+            `harmless` (no worse).
         least: of rule `gap`, the least gap closed.
         low_above: of rule `gap`, what the lower end of its interval must lie above.
     """
