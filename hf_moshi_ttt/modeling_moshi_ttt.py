@@ -32,14 +32,13 @@ from .memory.projections import TTTGate, TTTProjection
 from .special_ids import FREE_ID, NO_INPUT_ID
 from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin, Sampling
 from .streaming.state import MoshiTTTState
-from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention
+from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention, shared_positions
 from .transformer.constants import constant
 from .transformer.delays import delayed, delayed_after, late_logits, undelayed, undelayed_logits
 from .transformer.depth_transformer import CodeEmbedding, DepthTransformer, embed_codes
 from .transformer.frame_positions import FramePositions
 from .transformer.losses import head_losses, target_weights, weighted_mean
 from .transformer.own_random_numbers import own_random_numbers
-from .transformer.row_product import is_compiled
 from .transformer.stream_state import StreamState
 
 
@@ -201,20 +200,12 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         diagnostics: bool = False,
         inner_lr_scale: float = 1.0,
     ) -> tuple[Tensor, tuple[StreamState, ...], tuple[KVCache, ...], tuple[MemoryDiagnostics, ...]]:
-        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, with the memories and windows after the last frame.
-
-        The last value holds what the memories did, where asked for.
-        """
+        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, memories and windows after the last frame, diagnostics."""
         embedded = x = embed_codes([self.embed_text, *self.embed_audio], inputs_BKT).sum(0)
         memories = iter(state.memory) if state else None
         windows = state.window if state else None
         frames = state.frames if state and windows else None
-        attention: Any = self.layers[0].self_attn
-        positions = attention.positions(x, frames)
-        if positions.row is not None and any(
-            is_compiled(layer) or is_compiled(layer.self_attn) for layer in self.layers
-        ):
-            positions = positions._replace(row=None)
+        positions = shared_positions(self.layers, x, frames)
         new_memories, new_windows, memory_diagnostics = [], [], []
         for index, layer in enumerate(self.layers):
             memory = next(memories) if memories and layer.has_ttt else None

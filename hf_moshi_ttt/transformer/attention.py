@@ -8,7 +8,9 @@ its own position.
 Legend: B batch, H heads, T frames, W window, F head width, D model width.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from .gated_silu import gated_silu
 from .rms_norm import rms_norm, row_norm
 from .rope import apply_rope, rope_phases, rotate_, wide_dtype
 from .row_buffers import RowHidden, row_heads
-from .row_product import is_one_row, linear_of, row_plus_product, row_product
+from .row_product import is_compiled, is_one_row, linear_of, row_plus_product, row_product
 from .stream_state import StreamState
 
 
@@ -177,6 +179,15 @@ def _attend_frame(q: Tensor, k: Tensor, v: Tensor, cache: KVCache, positions: Fr
     mask = positions.bands[0].mask.to(q.dtype)
     keys, values = cache.keys.to(q.dtype), cache.values.to(q.dtype)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask), cache
+
+
+def shared_positions(layers: Iterable[Any], x_BTD: Tensor, frames_B: Tensor | None) -> FramePositions:
+    """What `positions` of their attention gives for all decoder layers; of no row where one is compiled by itself."""
+    attentions = [layer.self_attn for layer in layers]
+    positions: FramePositions = attentions[0].positions(x_BTD, frames_B)
+    if positions.row is not None and any(map(is_compiled, [*layers, *attentions])):
+        return positions._replace(row=None)
+    return positions
 
 
 def _is_frozen(tensor: Tensor) -> bool:

@@ -41,7 +41,7 @@ def test_the_check_sees_a_wrong_block(make_model: MakeModel, monkeypatch: pytest
     whole = type(model.model.layers[0].self_attn).forward
 
     def forgetful(self: Any, x: Any, cache: Any = None, frames: Any = None, *rest: Any) -> Any:
-        if cache is not None and x.shape[1] > 1:
+        if cache is not None and x.dim() > 1 and x.shape[1] > 1:
             cache = replace(cache, keys=torch.zeros_like(cache.keys))
         return whole(self, x, cache, frames, *rest)
 
