@@ -200,7 +200,7 @@ class MoshiTTTModel(MoshiTTTPreTrainedModel):
         diagnostics: bool = False,
         inner_lr_scale: float = 1.0,
     ) -> tuple[Tensor, tuple[StreamState, ...], tuple[KVCache, ...], tuple[MemoryDiagnostics, ...]]:
-        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, memories and windows after the last frame, diagnostics."""
+        """Hidden states `[B, T, D]` of delayed codes `[B, K, T]`, memories, windows and diagnostics after them."""
         embedded = x = embed_codes([self.embed_text, *self.embed_audio], inputs_BKT).sum(0)
         memories = iter(state.memory) if state else None
         windows = state.window if state else None
