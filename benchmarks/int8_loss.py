@@ -1,56 +1,52 @@
-"""What int8 weights cost in loss: a small model is trained on streams that return, and evaluated before and after.
+"""What int8 weights cost in loss: a trained model on held-out recordings, as it is and quantized.
 
-    python benchmarks/int8_loss.py                # needs torchao; minutes on one core
+    python benchmarks/int8_loss.py runs/demo/pretrain runs/demo/codes/librilight_heldout    # needs torchao
 
-Linear layers outside of TTT layers are quantized by torchao's weight-only int8, as `from_pretrained` with
-`TorchAoConfig(Int8WeightOnlyConfig())` does. Losses are nats a code of the held-out streams.
+The weights of linear layers outside of TTT layers are quantized by torchao, as in docs/gpu.md. Losses are nats a code.
 """
 
 import argparse
 
 import torch
-from torch import Tensor
 
-from hf_moshi_ttt import MoshiTTTConfig, MoshiTTTForConditionalGeneration
-
-
-def streams(config: MoshiTTTConfig, rows: int, frames: int, generator: torch.Generator) -> Tensor:
-    """Codes `[B, K, T]` that repeat themselves every 12 frames and are drawn from few."""
-    cycle = torch.randint(0, 24, (rows, config.num_streams, 12), generator=generator)
-    return cycle.repeat(1, 1, -(-frames // 12))[:, :, :frames]
+from hf_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.data.codes import load_codes
+from hf_moshi_ttt.data.collator import MoshiTTTCollator
 
 
 @torch.no_grad()
-def loss(model: MoshiTTTForConditionalGeneration, codes: Tensor) -> float:
-    found = model.eval()(codes=codes, labels=codes).loss
-    assert found is not None
-    return found.item()
+def losses(model: MoshiTTTForConditionalGeneration, codes: str, recordings: int, frames: int) -> torch.Tensor:
+    """The mean loss of each recording's first frames, `[recordings]`."""
+    dataset, provenance = load_codes(codes)
+    collator = MoshiTTTCollator(model.config, provenance.silence_codes, only_model_inputs=True)
+    found = []
+    for index in range(min(recordings, len(dataset))):
+        batch = collator([{"codes": dataset[index]["codes"][:, :frames]}])
+        loss = model.eval()(**batch).loss
+        assert loss is not None
+        found.append(loss)
+    return torch.stack(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("model", help="folder of a trained model")
+    parser.add_argument("codes", help="folder of encoded recordings that it was not trained on")
+    parser.add_argument("--recordings", type=int, default=20, help="how many (%(default)s)")
+    parser.add_argument("--frames", type=int, default=500, help="the first ones of each (%(default)s)")
     arguments = parser.parse_args()
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(1)
-    model = MoshiTTTForConditionalGeneration(MoshiTTTConfig.from_preset(arguments.preset, ttt={}))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    held_out = streams(model.config, 8, 96, generator)
-    print(f"untrained {loss(model, held_out):.4f}", flush=True)
-    for _ in range(arguments.steps):
-        codes = streams(model.config, 4, 96, generator)
-        found = model.train()(codes=codes, labels=codes).loss
-        assert found is not None
-        found.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    trained = loss(model, held_out)
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
 
-    quantize_(model, Int8WeightOnlyConfig(), lambda m, name: isinstance(m, torch.nn.Linear) and ".ttt." not in name)
-    quantized = loss(model, held_out)
-    print(f"trained {trained:.4f}   int8 {quantized:.4f}   difference {100 * (quantized / trained - 1):+.2f}%")
+    given = arguments.codes, arguments.recordings, arguments.frames
+    whole = losses(MoshiTTTForConditionalGeneration.from_pretrained(arguments.model), *given)
+    config = TorchAoConfig(Int8WeightOnlyConfig())
+    quantized = losses(
+        MoshiTTTForConditionalGeneration.from_pretrained(arguments.model, quantization_config=config), *given
+    )
+    less, spread = (quantized - whole).mean().item(), (quantized - whole).std().item()
+    print(f"{len(whole)} recordings: float32 {whole.mean():.4f}   int8 {quantized.mean():.4f}")
+    print(f"int8 less float32 {less:+.5f} ({100 * less / whole.mean():+.3f}%), spread over recordings {spread:.5f}")
 
 
 if __name__ == "__main__":
