@@ -6,17 +6,14 @@ Under `auto` the kernels are compared with torch once per device and sizes, grad
 Legend: B batch, H heads, T frames, F head width.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from .answer_gate import gate_factors
-from .delta_kernels import chosen_kernel, is_chosen_by_trial, largest_difference, passes_trial
+from .delta_kernels import chosen_kernel, is_chosen_by_trial, largest_difference, passes_one_trial, with_gradients
 from .triton_answers import AnswerParts, triton_outputs
 
 _TRIAL_FRAMES = 20
-_verdicts: dict[tuple[Any, ...], bool] = {}
 
 Outputs = tuple[Tensor, Tensor | None]
 
@@ -44,12 +41,9 @@ def _torch_form(parts: AnswerParts, same_frame_heads: int) -> Outputs:
 
 
 def _is_sound(parts: AnswerParts, same_frame_heads: int) -> bool:
+    case = (*parts.answer_scale.shape, same_frame_heads, *(x is None for x in parts))
     device = str(parts.answers.device)
-    key = (device, *parts.answer_scale.shape, same_frame_heads, *(x is None for x in parts))
-    if key not in _verdicts:
-        trial = lambda: _difference(parts, same_frame_heads)  # noqa: E731
-        _verdicts[key] = passes_trial("The kernel of the answers", device, trial)
-    return _verdicts[key]
+    return passes_one_trial("The kernel of the answers", device, case, lambda: _difference(parts, same_frame_heads))
 
 
 def _difference(parts: AnswerParts, same_frame_heads: int) -> float:
@@ -66,8 +60,6 @@ def _difference(parts: AnswerParts, same_frame_heads: int) -> float:
     found = []
     for form in (triton_outputs, _torch_form):
         with torch.enable_grad():
-            tensors = [x for x in form(AnswerParts(*random), same_frame_heads) if x is not None]  # type: ignore[arg-type]
-            total = torch.stack([x.sin().sum() for x in tensors]).sum()
-            grads = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
-        found.append([x.detach() for x in (*tensors, *grads)])
+            made = form(AnswerParts(*random), same_frame_heads)  # type: ignore[arg-type]
+            found.append(with_gradients(made, leaves))
     return largest_difference(*found)

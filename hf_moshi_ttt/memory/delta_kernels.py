@@ -37,6 +37,7 @@ _WIDEST_FEATURES = {"fla": 256, "triton": 512}
 _TRIAL_FRAMES = 70
 _TRIAL_TOLERANCE = 2e-2  # the products of fla's kernels have the 10 bits of TF32
 _names = [os.environ.get(_VARIABLE, "auto")]
+_verdicts: dict[tuple[Any, ...], bool] = {}
 
 Answered = tuple[Tensor, Tensor]
 
@@ -143,6 +144,14 @@ def passes_trial(what: str, device: str, trial: Callable[[], float]) -> bool:
     return False
 
 
+def passes_one_trial(what: str, device: str, case: tuple[Any, ...], trial: Callable[[], float]) -> bool:
+    """As `passes_trial`, which is asked once for each device and case."""
+    key = (what, device, *case)
+    if key not in _verdicts:
+        _verdicts[key] = passes_trial(what, device, trial)
+    return _verdicts[key]
+
+
 def _trial_difference(name: str, device: str, widths: tuple[int, int]) -> float:
     """The largest difference of answers, fast weights and gradients, each by the largest value of torch's."""
     width, head_dim = widths
@@ -163,6 +172,15 @@ def largest_difference(own: Iterable[Tensor], true: Iterable[Tensor]) -> float:
     """Of pairs of tensors, each by the largest value of the true one."""
     pairs = zip(own, true, strict=True)
     return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-20)).item() for a, b in pairs)
+
+
+def with_gradients(tensors: Iterable[Tensor | None], leaves: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors that are there and not empty, and the gradients of all of them together by `leaves`."""
+    given = [x for x in tensors if x is not None and x.numel()]
+    total = torch.stack([x.sin().sum() for x in given]).sum()
+    used = [x for x in leaves if x.numel()]
+    grads = torch.autograd.grad(total, used, allow_unused=True, materialize_grads=True)
+    return [x.detach() for x in (*given, *grads)]
 
 
 def _with_gradients(rule: Any, slow: Sequence[SlowLayer], tokens: OnlineTokens, fast: Tensor) -> list[Tensor]:

@@ -5,16 +5,15 @@ Under `auto` the kernels are compared with torch once per device and sizes, grad
 Legend: B batch, H heads, H' heads with convolution and lag, T frames, F head width.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .delta_kernels import chosen_kernel, is_chosen_by_trial, largest_difference, passes_trial
+from .delta_kernels import chosen_kernel, is_chosen_by_trial, largest_difference, passes_one_trial, with_gradients
 from .front_end import FrontEndState, Span, normed_values, spanning, value_means
 
 _TRIAL_FRAMES = 40
-_verdicts: dict[tuple[Any, ...], bool] = {}
 
 
 class Spanned(NamedTuple):
@@ -75,12 +74,9 @@ def _triton_form(
 def _is_sound(
     frames: Frames, state: FrontEndState, value_mean: Tensor | None, convolutions: Weights, span: Span
 ) -> bool:
+    case, given = (*state.mean.shape[1:], span, value_mean is None), (state, value_mean, convolutions, span)
     device = str(state.mean.device)
-    key = (device, *state.mean.shape[1:], span, value_mean is None)
-    if key not in _verdicts:
-        given = state, value_mean, convolutions, span
-        _verdicts[key] = passes_trial("The kernel of the front end", device, lambda: _difference(frames, *given))
-    return _verdicts[key]
+    return passes_one_trial("The kernel of the front end", device, case, lambda: _difference(frames, *given))
 
 
 def _difference(
@@ -106,10 +102,5 @@ def _difference(
             state = FrontEndState(queries, keys, key_mean, torch.full_like(state.frames[:1], 3))
             out = form((q, k, v, write), state, rest[0] if mean else None, tuple(rest[len(mean) :]), span)
             after = out.state.queries, out.state.keys, out.state.mean
-            every = (out.q, out.k, out.v, out.means, *after, out.value_mean)
-            tensors = [x for x in every if x is not None and x.numel()]
-            total = torch.stack([x.sin().sum() for x in tensors]).sum()
-            used = [x for x in leaves if x.numel()]
-            grads = torch.autograd.grad(total, used, allow_unused=True, materialize_grads=True)
-        found.append([x.detach() for x in (*tensors, *grads)])
+            found.append(with_gradients((out.q, out.k, out.v, out.means, *after, out.value_mean), leaves))
     return largest_difference(*found)

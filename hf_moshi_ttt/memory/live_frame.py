@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .delta_kernels import chosen_kernel, is_chosen_by_trial, largest_difference, passes_trial, use_memory_kernel
+from .delta_kernels import chosen_kernel, is_chosen_by_trial, largest_difference, passes_one_trial, use_memory_kernel
 from .projections import fp32
 
 if TYPE_CHECKING:
     from .front_end import Span
     from .short_frame import FrameInput, FrameParameters, FrameState
-
-_verdicts: dict[tuple[Any, ...], bool] = {}
 
 
 def is_one_kernel(learner: Any, state: Any) -> bool:
@@ -93,10 +91,8 @@ def _parameters(learner: Any) -> "FrameParameters":
 def _is_sound(learner: Any, state: Any) -> bool:
     device = str(state.fast_weights.device)
     parts = learner.front_end.span, learner.has_mean, learner.answer_gate is None, learner.config.forget
-    key = (device, *state.fast_weights.shape[1:], *parts)
-    if key not in _verdicts:
-        _verdicts[key] = passes_trial("The kernel of a live frame", device, lambda: _difference(learner, state))
-    return _verdicts[key]
+    case = (*state.fast_weights.shape[1:], *parts)
+    return passes_one_trial("The kernel of a live frame", device, case, lambda: _difference(learner, state))
 
 
 def _difference(learner: Any, state: Any) -> float:

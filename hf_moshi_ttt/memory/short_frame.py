@@ -8,14 +8,13 @@ Legend: B batch, H heads, H' heads with convolution and lag, F head width, I wid
 """
 
 import math
-from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..transformer.rms_norm import rms_norm
+from ..transformer.rms_norm import norm_numbers, rms_norm
 from .answer_gate import SMALLEST_NORM
 from .front_end import FrontEndState, Span, normed_values
 from .online import NORM_EPS, SlowLayer
@@ -126,7 +125,8 @@ def _unit_features(x_H2F: Tensor, slow_layer: SlowLayer) -> Tensor:
     normed = rms_norm(x_H2F, None, NORM_EPS)
     found = F.gelu(torch.baddbmm(slow_layer.bias, normed, slow_layer.weight), approximate="tanh")
     present = normed.square().mean(-1, keepdim=True)
-    size = torch.hypot(torch.linalg.vector_norm(found, dim=-1, keepdim=True), _smallest_size(found.dtype))
+    _, smallest = norm_numbers(math.sqrt(NORM_EPS), found.dtype)
+    size = torch.hypot(torch.linalg.vector_norm(found, dim=-1, keepdim=True), smallest)
     return found * (present / size)
 
 
@@ -152,10 +152,3 @@ def _answer_gate(v_1HF: Tensor, answer_before: Tensor, parameters: FrameParamete
     total = (pair / sizes).prod(0).sum()
     share = 1 / pair.shape[2]
     return torch.sigmoid(torch.addcmul(parameters.gate_bias, parameters.gate_scale, total, value=share))[:, None]
-
-
-@cache
-def _smallest_size(dtype: torch.dtype) -> Tensor:
-    """The size below which features count as none; nobody may write to it."""
-    with torch.inference_mode(False):
-        return torch.tensor(math.sqrt(NORM_EPS), dtype=dtype)

@@ -36,7 +36,7 @@ def row_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return rms_norm(x, weight, eps)
     width = x.shape[-1]
     smallest = math.sqrt(width * eps)
-    zero, _ = _numbers(smallest, x.dtype)
+    zero, _ = norm_numbers(smallest, x.dtype)
     scale = math.sqrt(width) / math.hypot(torch.linalg.vector_norm(x).item(), smallest)
     return torch.addcmul(zero, x, weight, value=scale)
 
@@ -49,14 +49,14 @@ def _normed(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tenso
         denominators = torch.hypot(norms, torch.full_like(norms, math.sqrt(width * eps)))
         normed = x * factor / denominators
     else:
-        zero, smallest = _numbers(math.sqrt(width * eps), x.dtype)
+        zero, smallest = norm_numbers(math.sqrt(width * eps), x.dtype)
         denominators = torch.hypot(norms, smallest)
         normed = torch.addcdiv(zero, x, denominators, value=factor)
     return (normed if weight is None else normed * weight), denominators
 
 
 @cache
-def _numbers(smallest: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def norm_numbers(smallest: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """0 and the smallest denominator as tensors, which nobody may write to."""
     with torch.inference_mode(False):
         return torch.zeros((), dtype=dtype, device="cpu"), torch.tensor(smallest, dtype=dtype, device="cpu")

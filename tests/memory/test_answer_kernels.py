@@ -10,6 +10,7 @@ from hf_moshi_ttt.memory import answer_kernels, triton_answers
 from hf_moshi_ttt.memory.answer_kernels import outputs
 from hf_moshi_ttt.memory.delta_kernels import use_memory_kernel
 
+from ..fixtures.kernel_trials import one_trial
 from .test_triton_answers import make_parts
 
 pytestmark = pytest.mark.skipif(triton_answers.triton is None, reason="triton is not installed")
@@ -33,16 +34,9 @@ def test_auto_compares_the_kernels_once(monkeypatch: pytest.MonkeyPatch, is_brok
         z, last = true(*case)
         return (1.1 * z if is_broken else z), last
 
-    monkeypatch.setattr(answer_kernels, "_verdicts", {})
-    monkeypatch.setattr(answer_kernels, "chosen_kernel", lambda _: "triton")
     monkeypatch.setattr(answer_kernels, "triton_outputs", form)
     monkeypatch.setattr(answer_kernels, "_TRIAL_FRAMES", 3)
-    with mock.patch.object(answer_kernels, "_difference", wraps=answer_kernels._difference) as tried:
-        if is_broken:
-            with pytest.warns(UserWarning, match="The kernel of the answers is not used on cpu: .* differ"):
-                found, _ = outputs(PARTS, 0, MEMORY)
-        else:
-            found, _ = outputs(PARTS, 0, MEMORY)
+    with one_trial(monkeypatch, answer_kernels, "the answers", is_broken):
+        found, _ = outputs(PARTS, 0, MEMORY)
         assert torch.equal(outputs(PARTS, 0, MEMORY)[0], found)
-    assert tried.call_count == 1
     assert torch.equal(found, (answer_kernels._torch_form if is_broken else true)(PARTS, 0)[0])

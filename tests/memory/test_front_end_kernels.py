@@ -11,6 +11,7 @@ from hf_moshi_ttt.memory.delta_kernels import use_memory_kernel
 from hf_moshi_ttt.memory.front_end import Span
 from hf_moshi_ttt.memory.front_end_kernels import span_frames
 
+from ..fixtures.kernel_trials import one_trial
 from .test_triton_front_end import make_case
 
 pytestmark = pytest.mark.skipif(triton_front_end.triton is None, reason="triton is not installed")
@@ -36,17 +37,10 @@ def test_auto_compares_the_kernels_once(monkeypatch: pytest.MonkeyPatch, is_brok
         found = true(*case)
         return found._replace(k=1.1 * found.k) if is_broken else found
 
-    monkeypatch.setattr(front_end_kernels, "_verdicts", {})
-    monkeypatch.setattr(front_end_kernels, "chosen_kernel", lambda _: "triton")
     monkeypatch.setattr(front_end_kernels, "_triton_form", form)
     monkeypatch.setattr(front_end_kernels, "_TRIAL_FRAMES", 5)
-    with mock.patch.object(front_end_kernels, "_difference", wraps=front_end_kernels._difference) as tried:
-        if is_broken:
-            with pytest.warns(UserWarning, match="The kernel of the front end is not used on cpu: .* differ"):
-                found = span_frames(*CASE, MEMORY)
-        else:
-            found = span_frames(*CASE, MEMORY)
+    with one_trial(monkeypatch, front_end_kernels, "the front end", is_broken):
+        found = span_frames(*CASE, MEMORY)
         assert torch.equal(span_frames(*CASE, MEMORY).k, found.k)
-    assert tried.call_count == 1
     expected = front_end_kernels._torch_form if is_broken else true
     assert torch.equal(found.k, expected(*CASE).k)

@@ -10,6 +10,7 @@ from hf_moshi_ttt.memory import live_frame, triton_frame
 from hf_moshi_ttt.memory.delta_kernels import use_memory_kernel
 from hf_moshi_ttt.memory.live_frame import is_one_kernel, is_short
 
+from ..fixtures.kernel_trials import one_trial
 from ..fixtures.online_cases import make_input, make_layer
 
 with_triton = pytest.mark.skipif(triton_frame.triton is None, reason="triton is not installed")
@@ -47,8 +48,6 @@ def test_which_layers_have_a_frame_in_one_kernel(options: dict[str, Any], expect
 @with_triton
 @pytest.mark.parametrize("is_broken", [False, True])
 def test_auto_compares_it_once(monkeypatch: pytest.MonkeyPatch, is_broken: bool) -> None:
-    monkeypatch.setattr(live_frame, "_verdicts", {})
-    monkeypatch.setattr(live_frame, "chosen_kernel", lambda _: "triton")
     true = live_frame.in_one_kernel
 
     def kernel(*given: Any) -> Any:
@@ -58,17 +57,13 @@ def test_auto_compares_it_once(monkeypatch: pytest.MonkeyPatch, is_broken: bool)
     learner = make_layer(torch.float32).learner
     with (
         torch.no_grad(),
-        mock.patch.object(live_frame, "_difference", wraps=live_frame._difference) as tried,
+        one_trial(monkeypatch, live_frame, "a live frame", is_broken),
         mock.patch.object(live_frame, "in_one_kernel", kernel if is_broken else true),
         mock.patch.object(live_frame, "use_memory_kernel", lambda name: _only(monkeypatch, name)),
     ):
-        if is_broken:
-            with pytest.warns(UserWarning, match="The kernel of a live frame is not used on cpu: .* differ"):
-                assert not is_one_kernel(learner, learner.init_state(1))
-        else:
-            assert is_one_kernel(learner, learner.init_state(1))
+        assert is_one_kernel(learner, learner.init_state(1)) != is_broken
         monkeypatch.setattr(live_frame, "chosen_kernel", lambda _: "triton")
-        assert is_one_kernel(learner, learner.init_state(2)) != is_broken and tried.call_count == 1
+        assert is_one_kernel(learner, learner.init_state(2)) != is_broken
 
 
 def _only(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:

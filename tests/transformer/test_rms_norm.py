@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_moshi_ttt.transformer.rms_norm import rms_norm, row_norm
+from hf_moshi_ttt.transformer.rms_norm import norm_numbers, rms_norm, row_norm
 
 EPS = 1e-3
 
@@ -92,3 +92,9 @@ def test_gradients_have_gradients(weighted: bool) -> None:
     for needed in (x, weight):
         out = rms_norm(x if needed is x else x.detach(), weight if needed is weight else weight.detach(), EPS)
         assert torch.autograd.grad(out.sin().sum(), needed, create_graph=True)[0].requires_grad
+
+
+def test_numbers_that_are_kept_are_the_cpus_whoever_asks_first() -> None:
+    with torch.device("meta"):
+        found = norm_numbers(0.123, torch.float64)
+    assert {number.device.type for number in found} == {"cpu"}

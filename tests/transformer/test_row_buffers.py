@@ -41,3 +41,10 @@ def test_halves_of_a_feed_forward() -> None:
     hidden.whole.copy_(torch.arange(10))
     assert hidden.gate.tolist() == [0, 1, 2, 3, 4] and hidden.value.tolist() == [5, 6, 7, 8, 9]
     assert hidden.whole.dtype == torch.float64
+
+
+def test_masks_that_are_kept_are_the_cpus_whoever_asks_first() -> None:
+    hidden = row_hidden(torch.empty(WIDTH), 8)
+    with torch.device("meta"):
+        found = row_codebooks(torch.zeros(11, 3 * WIDTH, device="cpu"), HEADS, hidden)
+    assert {mask.device.type for mask in found.seen} == {"cpu"}
