@@ -8,14 +8,13 @@ only this is left to be done in order, with S in float32 on the chip:
     dE = P^T dz + K dS';   dS = a dS' + Q^T dz - R^T dE;   da = sum of S . dS'
 
 A program owns `_COLUMNS` columns of S of one row and head; columns do not need each other. Products are float32 in
-three TF32 terms. The kernels are plain functions until they first run: the module loads where Triton is absent.
+three TF32 terms. The module loads where Triton is absent.
 
 Legend: B batch, H heads, N = B * H, T frames, M chunks, C frames of a chunk, F head width, I width of the features.
 """
 
 from __future__ import annotations  # the kernels name types of Triton
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from .chunks import Chunks, prepared_chunks
 from .online import OnlineTokens, SlowLayer, features
-from .optional_triton import tl, triton
+from .optional_triton import jit, tl, triton
 from .triton_chunks import triton_prepared_chunks
 
 _COLUMNS = 16  # tl.dot takes no fewer
@@ -54,7 +53,7 @@ def triton_single_frame(
     frame = [x.contiguous() for x in (phi, factor, *tokens[2:], fast_weights)]
     answers, after = torch.empty_like(frame[2]), torch.empty_like(frame[-1])
     grid = (shape[0] * shape[1], triton.cdiv(columns, _COLUMNS))
-    _jit(_frame_kernel)[grid](*frame, answers, after, width, columns, _power_of_two(width), _COLUMNS)
+    _frame_kernel[grid](*frame, answers, after, width, columns, _power_of_two(width), _COLUMNS)
     return answers, after
 
 
@@ -111,7 +110,7 @@ def _launch(kernel: Any, readers: Tensor, fast: Tensor, tensors: tuple[Tensor, .
     block = min(_BLOCK, _power_of_two(features))
     blocks = _power_of_two(features) // block
     sizes = (chunks, features, width, frames, blocks, block, _COLUMNS)
-    _jit(kernel)[grid](*tensors, *sizes, _PRECISION, *flags, num_warps=max(4, blocks), num_stages=1)
+    kernel[grid](*tensors, *sizes, _PRECISION, *flags, num_warps=max(4, blocks), num_stages=1)
 
 
 def _power_of_two(size: int) -> int:
@@ -119,11 +118,7 @@ def _power_of_two(size: int) -> int:
     return max(16, triton.next_power_of_2(size))
 
 
-@functools.cache
-def _jit(kernel: Any) -> Any:
-    return triton.jit(kernel)
-
-
+@jit
 def _walk_kernel(
     values, readers, queries, keys, mixing, kept, fast, answers, errors, before, after,
     num_chunks, features, width,
@@ -158,6 +153,7 @@ def _walk_kernel(
     tl.store(after + n * features * width + fast_offsets, S, mask=fast_mask)
 
 
+@jit
 def _walk_back_kernel(
     readers, queries, keys, mixing, kept, before, grad_answers, grad_after,
     grad_errors, grad_fast, grad_before, grad_kept,
@@ -193,6 +189,7 @@ def _walk_back_kernel(
     tl.store(grad_before + n * features * width + fast_offsets, dS, mask=fast_mask)
 
 
+@jit
 def _frame_kernel(
     phi, factor, values, log_retention, write, fast, answers, after,
     features, width, BI: tl.constexpr, BF: tl.constexpr,
