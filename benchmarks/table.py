@@ -2,10 +2,12 @@
 
     python benchmarks/table.py                        # everything, about four minutes on a quiet core
     python benchmarks/table.py --only live training --json table.json
+    python benchmarks/table.py --only live training --compile  # and ours compiled by inductor, which takes ten minutes
 
 Baselines are `python -c "import torch"`, and Kyutai's own package with the same weights: its LMGen for live frames, its
 LMModel with the losses of moshi-finetune for training. The cases of a row take turns, so that a machine that becomes
-slow slows them all, and times are CPU seconds of this process on one thread, so that other programs count less.
+slow slows them all, and times are CPU seconds of this process on one thread, so that other programs count less. What
+compiling took is the time of the first frames or steps, until one is as fast as those after it.
 """
 
 import argparse
@@ -39,6 +41,7 @@ START_UPS = {
     "hf-moshi-ttt --help": ["-m", "hf_moshi_ttt.commands.console", "--help"],
     "hf-moshi-ttt train --help": ["-m", "hf_moshi_ttt.commands.console", "train", "--help"],
 }
+COMPILED = ("ours, plain", "ours, with TTT")  # mini-batches are unrolled, which takes a compiler too long
 WARM_UP_FRAMES = 10
 Case = Callable[[], Any]
 
@@ -113,31 +116,46 @@ def start_up(repeats: int) -> list[Row]:
     return rows_of("start-up", seconds)
 
 
-def live(kyutai: Any, ours: dict[str, Any], repeats: int) -> list[Row]:
+def warmed_up(name: str, case: Case) -> Row:
+    """Runs a compiled case until two calls in a row take less than half a second or a tenth of the slowest."""
+    seconds: list[float] = []
+    while len(seconds) < 3 or max(seconds[-2:]) > max(0.5, max(seconds) / 10):
+        start = time.perf_counter()
+        case()
+        seconds.append(time.perf_counter() - start)
+    return Row("compiling", name, sum(seconds), "s", sum(seconds) / seconds[-1], seconds)
+
+
+def live(kyutai: Any, ours: dict[str, Any], repeats: int, compiles: bool) -> list[Row]:
     """Single frames of one stream, most likely codes taken."""
     from moshi.models.lm import LMGen
 
     generator = LMGen(kyutai.eval(), use_sampling=False)
     generator.streaming_forever(1)
     config = next(iter(ours.values())).config
-    user = random_codes(config, 1, repeats + WARM_UP_FRAMES)[:, 1 + config.num_codebooks :]
+    user = random_codes(config, 1, repeats + 3 * WARM_UP_FRAMES)[:, 1 + config.num_codebooks :]
 
     def kyutais_frames() -> Case:
         frames = iter(user.split(1, dim=2))
         return lambda: generator.step(next(frames))
 
-    def our_frames(model: Any) -> Case:
-        stream, frames = [model.eval().init_state(1)], iter(user.unbind(2))
+    def our_frames(model: Any, step: Any) -> Case:
+        stream, frames = [model.init_state(1)], iter(user.unbind(2))
         own = torch.full((1, 1 + config.num_codebooks), -2)
 
         def frame() -> None:
-            stream[0] = model.step_with_logits(torch.cat([own, next(frames)], 1), stream[0], GREEDY).state
+            stream[0] = step(torch.cat([own, next(frames)], 1), stream[0], GREEDY).state
 
         return frame
 
-    cases = {"Kyutai's LMGen": kyutais_frames(), **{name: our_frames(model) for name, model in ours.items()}}
+    cases, compiling = {"Kyutai's LMGen": kyutais_frames()}, []
     with torch.no_grad():
-        return in_turns("live frame", cases, repeats, WARM_UP_FRAMES)
+        for name, model in ours.items():
+            cases[name] = our_frames(model.eval(), model.step_with_logits)
+            if compiles and name in COMPILED:
+                cases[f"{name}, compiled"] = our_frames(model, torch.compile(model.step_with_logits))
+                compiling.append(warmed_up(f"live frame, {name}", cases[f"{name}, compiled"]))
+        return in_turns("live frame", cases, repeats, WARM_UP_FRAMES) + compiling
 
 
 def kyutais_training_step(lm: Any, codes: Tensor) -> Case:
@@ -156,12 +174,17 @@ def kyutais_training_step(lm: Any, codes: Tensor) -> Case:
     return step
 
 
-def training(kyutai: Any, ours: dict[str, Any], repeats: int) -> list[Row]:
+def training(kyutai: Any, ours: dict[str, Any], repeats: int, compiles: bool) -> list[Row]:
     """One step of 2 x 250 frames, and the memory that its results hold at most (see launches.py)."""
     codes = random_codes(next(iter(ours.values())).config, 2, 250)
-    cases = {"Kyutai's LMModel": kyutais_training_step(kyutai, codes)}
-    cases |= {name: training_step(model, codes) for name, model in ours.items()}
-    rows = in_turns("training step", cases, repeats, 1)
+    cases, compiling = {"Kyutai's LMModel": kyutais_training_step(kyutai, codes)}, []
+    for name, model in ours.items():
+        cases[name] = training_step(model, codes)
+        if compiles and name in COMPILED:
+            any_model: Any = torch.compile(model)
+            cases[f"{name}, compiled"] = training_step(any_model, codes)
+            compiling.append(warmed_up(f"training step, {name}", cases[f"{name}, compiled"]))
+    rows = in_turns("training step", cases, repeats, 1) + compiling
     peaks = {name: count(case).peak_mib for name, case in cases.items()}
     baseline = next(iter(peaks.values()))
     return rows + [Row("memory of it", name, peak, "MiB", peak / baseline, []) for name, peak in peaks.items()]
@@ -174,19 +197,20 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=150, help="live frames a case (%(default)s)")
     parser.add_argument("--steps", type=int, default=7, help="training steps a case (%(default)s)")
     parser.add_argument("--starts", type=int, default=3, help="processes a case (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="also our models compiled by inductor")
     parser.add_argument("--json", type=Path, help="where to write the rows with every single time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = start_up(arguments.starts) if "start-up" in arguments.only else []
+    rows: list[Row] = start_up(arguments.starts) if "start-up" in arguments.only else []
     if {"live", "training"} & set(arguments.only):
         kyutai, ours = models()
     if "training" in arguments.only:
-        rows += training(kyutai, ours, arguments.steps)
+        rows += training(kyutai, ours, arguments.steps, arguments.compile)
     if "live" in arguments.only:
-        rows += live(kyutai, ours, arguments.frames)
+        rows += live(kyutai, ours, arguments.frames, arguments.compile)
     print(f"{platform.processor() or platform.machine()}, one thread, torch {torch.__version__}")
     for row in rows:
-        print(f"{row.group:<14} {row.name:<32} {row.value:>9.1f} {row.unit:<7} {row.ratio:>6.2f}")
+        print(f"{row.group:<14} {row.name:<48} {row.value:>9.1f} {row.unit:<7} {row.ratio:>6.2f}")
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
 

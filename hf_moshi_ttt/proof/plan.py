@@ -54,6 +54,7 @@ class Rung:
         memory: the arm that is judged.
         corpus: of tasks of speech, `librilight` or one of `corpora.PROGRAMMES`; its codes are in CORPUS_train and
             CORPUS_heldout, and other forms of its recordings in CORPUS_heldout_variants.safetensors.
+        apart: speakers of the held-out codes whose recordings are tested apart too.
         train_variants: of the task `variants`, whether returns in other forms are trained on; else it is those that
             return as they are.
         num_ids: groups of codebook 0's ids.
@@ -72,6 +73,7 @@ class Rung:
     size: dict[str, Any] = field(default_factory=dict)
     memory: str = "ttt"
     corpus: str = "librilight"
+    apart: list[str] = field(default_factory=list)
     train_variants: bool = False
     num_ids: int = 64
     seeds: int | None = None

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from ..data.collator import MoshiTTTCollator
 from ..data.segments import SegmentDataset
 from ..evaluation.loss_curve import estimate_mean
-from ..memory.recall_tasks import OTHER, RecallBatch, RecallTask
+from ..memory.recall_tasks import OTHER, NaturalTask, RecallBatch, RecallTask, with_streams
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from ..rivals.configuration_end_to_end import EndToEndConfig
 from .arguments import MoshiTTTTrainingArguments
@@ -112,18 +112,22 @@ def draw_test(task: RecallTask, rows: int) -> RecallBatch:
 
 
 def make_trainer(model: RecallModel, setup: RecallSetup, seed: int, folder: str) -> MoshiTTTTrainer:
-    """A trainer on as many sequences as its steps take, each seen once."""
+    """A trainer on as many sequences as its steps take, each seen once; in lanes on recordings from start to end."""
     size, generator = setup.size, torch.Generator().manual_seed(_TRAIN_SEED + seed)
     steps = [size.steps // len(setup.stages)] * (len(setup.stages) - 1)
     steps.append(size.steps - sum(steps))
     segments = [
-        _segments(task, count * size.batch_size, generator) for task, count in zip(setup.stages, steps, strict=True)
+        _in_lanes(task)
+        if size.lanes and isinstance(task, NaturalTask)
+        else _segments(task, count * size.batch_size, generator)
+        for task, count in zip(setup.stages, steps, strict=True)
     ]
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
     arguments = training_arguments(size, seed, folder, setup.device)
     collator = MoshiTTTCollator(model.config)
     any_model: Any = model  # the trainer asks of it what both have
-    trainer = MoshiTTTTrainer(any_model, arguments, dataset, collator, stage_steps=[*steps[:-1], None])
+    order = "lanes" if size.lanes else "shuffled"
+    trainer = MoshiTTTTrainer(any_model, arguments, dataset, collator, order, stage_steps=[*steps[:-1], None])
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -141,9 +145,21 @@ def training_arguments(size: RecallSize, seed: int, folder: str, device: str = "
 
 
 def _segments(task: RecallTask, rows: int, generator: torch.Generator) -> SegmentDataset:
-    codes_BKT = task.draw(rows, generator).codes_BKT.numpy().astype(np.int16)
-    recordings = {"codes": list(codes_BKT), "frames": [task.frames] * rows}
-    return SegmentDataset(Dataset.from_dict(recordings, features=_FEATURES), task.frames)
+    return _cut(list(task.draw(rows, generator).codes_BKT), task.frames)
+
+
+def _in_lanes(task: NaturalTask) -> SegmentDataset:
+    """All pieces of whole recordings."""
+    return _cut([with_streams(codes_QT[None])[0] for codes_QT in task.recordings], task.frames)
+
+
+def _cut(recordings: list[torch.Tensor], frames: int) -> SegmentDataset:
+    """Segments of recordings `[K, T]`."""
+    columns = {
+        "codes": [codes_KT.numpy().astype(np.int16) for codes_KT in recordings],
+        "frames": [codes_KT.shape[1] for codes_KT in recordings],
+    }
+    return SegmentDataset(Dataset.from_dict(columns, features=_FEATURES), frames)
 
 
 @torch.no_grad()

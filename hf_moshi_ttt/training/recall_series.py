@@ -19,12 +19,13 @@ from ..evaluation.results_file import made_with
 from ..whole_files import write_whole
 from .recall_report import summarise
 from .recall_setup import SPEECH_TASKS, RecallSetup, Speech, arm_config, make_setup
-from .recall_speech import load_recordings, load_said
+from .recall_speech import load_recordings, load_said, load_speakers
 from .run_files import commit, hardware
 
 RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
 _POLL_SEC = 0.5
-_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "also", "device", "variants", "train_variants")
+_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "also", "device", "variants", "train_variants",
+    "apart")  # fmt: skip
 _steps_done: Any = None
 
 
@@ -41,6 +42,7 @@ class RecallRequest:
         codec: name or path of their codec; as their provenance names it, if None.
         variants: file of held-out recordings in other forms, for the task of that name; with `train_variants` models
             are trained on passages that return in other forms, and else on some that return as they are.
+        apart: speakers of `test_codes` whose recordings are tested apart too.
         jobs: runs side by side.
         device: where the models are trained.
     """
@@ -59,6 +61,7 @@ class RecallRequest:
     device: str = "cpu"
     first_seed_arms: Sequence[str] = ()
     also: Sequence[str] = ()
+    apart: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, given in (("arms", [*self.arms, *self.first_seed_arms]), ("seeds", list(self.seeds))):
@@ -100,14 +103,23 @@ class RecallRequest:
             return None
         from .recall_variants import load_renderings, with_all_forms
 
-        asked, how = (self.task, *self.also), (self.num_ids, self.codec)
+        asks_lines, how = bool({"lines", "long_pieces"} & {self.task, *self.also}), (self.num_ids, self.codec)
         train, heldout = (load_recordings(codes, *how) for codes in (self.train_codes, self.test_codes))
         return Speech(
             self.num_ids, train, heldout,
             variants=load_renderings(self.variants, *how) if self.variants else {},
             train_variants=with_all_forms(load_renderings(self.train_variants, *how)) if self.train_variants else (),
-            said=load_said(self.test_codes, heldout) if "lines" in asked else (),
+            said=load_said(self.test_codes, heldout) if asks_lines else (),
+            apart=self._apart(self.test_codes, heldout),
         )  # fmt: skip
+
+    def _apart(self, codes: str, recordings: Sequence[Any]) -> dict[str, list[Any]]:
+        speakers = load_speakers(codes) if self.apart else []
+        for missing in sorted(set(self.apart) - set(speakers)):
+            known = ", ".join(sorted(set(speakers)))
+            raise ValueError(f"apart={missing!r}, but the speakers of {codes} are {known}.")
+        pairs = list(zip(speakers, recordings, strict=bool(self.apart)))
+        return {name: [recording for speaker, recording in pairs if speaker == name] for name in self.apart}
 
     def runs(self) -> list[tuple[str, int]]:
         """Every run, by arm and seed."""

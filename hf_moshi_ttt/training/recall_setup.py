@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
-from ..memory.line_tasks import LinesTask, SaidRecording
+from ..memory.line_tasks import LinesTask, LongLinesTask, SaidRecording
 from ..memory.recall_tasks import (
     MotifTask,
     NaturalTask,
@@ -42,8 +42,9 @@ _END_TO_END = {"chunk_frames": 24}  # the sequences of the tasks are short
 CONTROL = "static"
 TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled")
 SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
-TEST_SETS = ("speech_controls",)
+TEST_SETS = ("speech_controls", "long_pieces")
 GAPS_WINDOWS = (2, 4, 8, 30, 62.5)
+_PIECES_BEFORE = 3
 _OPEN_GATE = 1.0
 _RANDOM_DEPTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64}
 _SPEECH_DEPTH = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 256}
@@ -58,6 +59,8 @@ class RecallSize:
         piece_frames: length of the pieces of recordings that are taken as they are.
         recall_first: of `lines`, whether two thirds of the steps are on passages that return, at one distance and then
             at any, before the recordings as they are.
+        lanes: of `lines` and `natural`, whether recordings are read from start to end, piece by piece, so that an arm
+            with `persistent_states=true` carries its memory from piece to piece; else pieces are drawn at random.
         last_rate: learning rate at the end of the cosine, in units of `learning_rate`.
         test_rows: sequences of each test.
     """
@@ -69,6 +72,7 @@ class RecallSize:
     window_frames: int = 8
     piece_frames: int = 384
     recall_first: bool = False
+    lanes: bool = False
     batch_size: int = 8
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
@@ -115,6 +119,7 @@ class Speech:
     Args:
         variants: held-out recordings in another form, by form; `train_variants` those to train on, in all their forms.
         said: held-out recordings with what is said in them.
+        apart: held-out recordings of single speakers, by speaker, which are tested apart too.
     """
 
     num_ids: int
@@ -123,6 +128,7 @@ class Speech:
     variants: Mapping[str, Sequence[RenderedRecording]] = field(default_factory=dict)
     train_variants: Sequence[RenderedRecording] = ()
     said: Sequence[SaidRecording] = ()
+    apart: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,8 @@ def make_setup(
     stages, tests = _made(task, speech, size)
     for name in also:
         tests = tests | _tests(name, speech, size)
+    for speaker, recordings in ({} if speech is None else speech.apart).items():
+        tests = tests | _tests_of(speaker, recordings, _required(task, speech).num_ids, size)
     kinds = {(made.num_ids, made.num_codebooks) for made in [*stages, *tests.values()]}
     if len(kinds) > 1:
         raise ValueError(f"also={list(also)}, but only tests with the ids and codebooks of {task!r} suit its models.")
@@ -190,13 +198,39 @@ def _tests(name: str, speech: Speech | None, size: RecallSize) -> dict[str, Reca
     """The tests of a task or of one of the `TEST_SETS`."""
     if name in TASKS:
         return _made(name, speech, size)[1]
-    if name != "speech_controls":
+    if name not in TEST_SETS:
         raise ValueError(f"also={name!r}, but further tests are those of {', '.join((*TASKS, *TEST_SETS))}.")
     speech = _required(name, speech)
+    if name == "long_pieces":
+        return _long_pieces(speech, size)
     return {
         "nothing returns": PassageTask(speech.heldout, speech.num_ids, repeats=False),
         "spliced": SplicedTask(speech.heldout, speech.num_ids, size.piece_frames),
     }
+
+
+def _long_pieces(speech: Speech, size: RecallSize) -> dict[str, RecallTask]:
+    """The same frames after nothing, after what came before them, and after as much of another recording."""
+    frames = _PIECES_BEFORE * size.piece_frames
+    names = {"nothing": "heard nothing", "own": f"heard {frames} frames", "other": f"heard {frames} of another"}
+    return {
+        name: LongLinesTask(_with_lines("long_pieces", speech), speech.num_ids, size.piece_frames, frames, before)
+        for before, name in names.items()
+    }
+
+
+def _tests_of(speaker: str, recordings: Sequence[Tensor], num_ids: int, size: RecallSize) -> dict[str, RecallTask]:
+    """A passage that returns, and pieces as they are, in the recordings of one speaker."""
+    return {
+        f"{speaker}: refrain": PassageTask(recordings, num_ids),
+        f"{speaker}: pieces": NaturalTask(recordings, num_ids, size.piece_frames),
+    }
+
+
+def _with_lines(task: str, speech: Speech) -> Sequence[SaidRecording]:
+    if not speech.said:
+        raise ValueError(f"task={task!r} needs recordings whose lines are known: encode those of make-programmes.")
+    return speech.said
 
 
 def _required(task: str, speech: Speech | None) -> Speech:
@@ -219,9 +253,7 @@ def _speech_task(task: str, speech: Speech, size: RecallSize) -> tuple[list[Reca
         train, heldout = (_natural(change(part), speech, size) for part in (speech.train, speech.heldout))
         return [train], {task: heldout}
     if task == "lines":
-        if not speech.said:
-            raise ValueError("task='lines' needs recordings whose lines are known: encode those of make-programmes.")
-        test = LinesTask(speech.said, speech.num_ids, size.piece_frames)
+        test = LinesTask(_with_lines(task, speech), speech.num_ids, size.piece_frames)
         natural = _natural(speech.train, speech, size)
         return [*(_returns(speech) if size.recall_first else []), natural], {task: test}
     dense = PassageTask(speech.train, speech.num_ids)

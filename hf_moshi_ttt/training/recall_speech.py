@@ -53,6 +53,14 @@ def load_said(codes: str, recordings: Sequence[Tensor]) -> list[SaidRecording]:
     ]
 
 
+def load_speakers(codes: str) -> list[str]:
+    """The speaker of each recording that `load_recordings` loads, "" where the codes do not say."""
+    rows, _ = load_codes(codes)
+    if "speaker" not in rows.column_names:
+        return [""] * len(rows)
+    return [speaker or "" for speaker in rows["speaker"][:]]
+
+
 def group_ids(centroids_VD: Tensor, num_ids: int) -> Tensor:
     """The group from 0 to `num_ids` - 1 of each id, `[V]`."""
     grouped = KMeans(num_ids, n_init=1, random_state=0).fit(centroids_VD.float().numpy())

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_moshi_ttt.memory.recall_tasks import MotifTask, RecallBatch, RecallTask
+from hf_moshi_ttt.memory.recall_tasks import MotifTask, NaturalTask, RecallBatch, RecallTask
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.training.recall_run import draw_test, make_trainer, run_arm, score
 from hf_moshi_ttt.training.recall_setup import RecallSetup, RecallSize, arm_config
@@ -79,6 +80,20 @@ def test_tests_are_the_same_for_all_and_no_row_comes_twice() -> None:
     assert few.codes_BKT.shape == (20, 3, 96) and few.hearing_BT.shape == (20, 96)
     assert torch.equal(few.codes_BKT[:16], many.codes_BKT[:16])
     assert len(many.codes_BKT.flatten(1).unique(dim=0)) == 40
+
+
+def test_memory_is_carried_along_recordings_that_are_read_in_lanes(tmp_path: Path) -> None:
+    recordings = [torch.randint(16, (1, 90), generator=torch.Generator().manual_seed(i)) for i in range(8)]
+    task, size = NaturalTask(recordings, 16, frames=36), make_setup(4).size
+    setup = RecallSetup("natural", replace(size, lanes=True, steps=3), [task], {"natural": task}, DEPTH)
+    model = MoshiTTTForConditionalGeneration(arm_config(setup, "ttt+persistent_states=true"))
+    trainer = make_trainer(model, setup, 0, str(tmp_path))
+    rows = torch.cat([batch["codes"][:, 1] for batch in trainer.get_train_dataloader()], dim=1)
+    assert trainer.lanes is not None
+    heard = {tuple(row[row >= 0].tolist()) for row in rows}
+    assert heard == {tuple(recording[0].tolist()) for recording in recordings}
+    carried, fresh = (run_arm(setup, arm, 0) for arm in ("ttt+persistent_states=true", "ttt"))
+    assert carried["train_sha256"] == fresh["train_sha256"] and carried["train_losses"] != fresh["train_losses"]
 
 
 def test_every_sequence_is_trained_on_once_in_equal_stages(tmp_path: Path) -> None:

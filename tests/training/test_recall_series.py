@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, load_from_disk
 from transformers.utils import logging
 
 from hf_moshi_ttt.memory.line_tasks import SaidRecording
@@ -84,6 +86,20 @@ def test_speech_is_read_once_for_both_folders(tmp_path: Path) -> None:
     request = make_request(task="refrain", train_codes=folders[0], test_codes=folders[1], num_ids=32)
     setup = request.make_setup()
     assert setup.stages[0].num_ids == 32 and len(setup.tests["refrain"].recordings) == 1
+
+
+def test_speakers_are_tested_apart_by_their_names(tmp_path: Path) -> None:
+    folders = [str(save_codes(tmp_path / name, [1200, 1000])) for name in ("train", "test")]
+    rows = load_from_disk(folders[1])
+    rows = Dataset.from_list([{**row, "speaker": name} for row, name in zip(rows, ["ann", "ben"], strict=True)])
+    given = {"task": "refrain", "train_codes": folders[0], "test_codes": str(tmp_path / "named"), "num_ids": 32}
+    rows.save_to_disk(tmp_path / "named")
+    copy(Path(folders[1], "provenance.json"), tmp_path / "named")
+    tests = make_request(apart=["ben"], **given).make_setup().tests
+    assert list(tests) == ["refrain", "ben: refrain", "ben: pieces"]
+    assert [recording.shape for recording in tests["ben: refrain"].recordings] == [(1, 1000)]
+    with pytest.raises(ValueError, match="apart='cat', but the speakers of .*named are ann, ben"):
+        make_request(apart=["ben", "cat"], **given).make_setup()
 
 
 def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,12 @@
 """Tasks and arms by name: what each trains, what it changes, and what is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from hf_moshi_ttt.memory.line_tasks import LinesTask, SaidRecording
+from hf_moshi_ttt.memory.line_tasks import LinesTask, LongLinesTask, SaidRecording
 from hf_moshi_ttt.memory.recall_tasks import (
     MotifTask,
     NaturalTask,
@@ -80,6 +81,27 @@ def test_lines_are_tested_in_pieces_of_the_length_that_is_trained_on() -> None:
     assert [type(stage) for stage in staged] == [PassageTask, ScatteredPassageTask, NaturalTask]
     with pytest.raises(ValueError, match="needs recordings whose lines are known"):
         make_setup("lines", {}, make_speech(said=[]))
+
+
+def test_long_pieces_differ_in_what_is_heard_before_them() -> None:
+    speech = make_speech(said=[*make_speech().said] * 2)
+    tests = make_setup("lines", {"piece_frames": 200}, speech, also=["long_pieces"]).tests
+    assert list(tests) == ["lines", "heard nothing", "heard 600 frames", "heard 600 of another"]
+    long = [task for task in tests.values() if isinstance(task, LongLinesTask)]
+    assert [(task.before, task.piece_frames, task.frames) for task in long] == [
+        ("nothing", 200, 200), ("own", 200, 800), ("other", 200, 800)
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="'long_pieces' needs recordings whose lines are known"):
+        make_setup("natural", {}, make_speech(said=[]), also=["long_pieces"])
+
+
+def test_a_speaker_is_tested_apart_on_recordings_of_theirs() -> None:
+    speech = make_speech()
+    apart = {"narrator": list(speech.heldout)[:1]}
+    tests = make_setup("refrain", {"piece_frames": 100}, replace(speech, apart=apart)).tests
+    assert list(tests) == ["refrain", "narrator: refrain", "narrator: pieces"]
+    for task in list(tests.values())[1:]:
+        assert isinstance(task, (PassageTask, NaturalTask)) and list(task.recordings) == apart["narrator"]
 
 
 @pytest.mark.parametrize("arm", ARMS)
