@@ -44,11 +44,13 @@ def test_every_plan_names_arms_and_tests_that_exist(name: str) -> None:
     plan = read_plan(configuration_file(name, "proof"))
     assert plan.rungs or plan.recipe
     for rung in plan.rungs:
-        recordings = [torch.zeros(1, 1200).long()] * 2
+        recordings = [torch.zeros(1, 1600).long()] * 2
         heard = RenderedRecording(recordings[0], [Rendering(recordings[0], int)])
         forms = {form: [heard] for form in TEST_FORMS.split(",")}
-        said = [SaidRecording(recordings[0], torch.zeros(1200).long(), torch.zeros(1).long())]
-        speech = Speech(rung.num_ids, recordings, recordings, forms, said=said) if rung.task in SPEECH_TASKS else None
+        said = [SaidRecording(recordings[0], torch.zeros(1600).long(), torch.zeros(1).long())] * 2
+        apart = {speaker: recordings for speaker in rung.apart}
+        given = (recordings, recordings, forms)
+        speech = Speech(rung.num_ids, *given, said=said, apart=apart) if rung.task in SPEECH_TASKS else None
         setup = make_setup(rung.task, rung.size, speech, rung.also)
         for arm in [*rung.arms, *rung.first_seed_arms]:
             arm_config(setup, arm)
