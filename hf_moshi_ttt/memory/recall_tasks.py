@@ -6,6 +6,7 @@ anything remembers it. A task draws batches of codes and says of each frame to w
 - `MotifTask`: random frames, over and over, without anything between them.
 - `PassageTask`: a passage of a recording that returns in another recording after so many of its frames.
 - `ScatteredPassageTask`: the same at random distances, as many times as fit.
+- `LoopTask`: a piece of random length over and over, at whose distances nothing can be learned by heart.
 - `PairsTask`: keys with values among distractors; each key returns with its value.
 - `NaturalTask`: recordings as they are.
 - `SplicedTask`: recordings whose second half is another one's, where what was learned of the first misleads.
@@ -188,6 +189,54 @@ class ScatteredPassageTask(_OfRecordings):
             hearing[start + self.skip_frames : end - 1] = min(number, self.hearings)
             start, number = end + int(2 ** (3 + 5.5 * torch.rand((), generator=generator))), number + 1
         return audio, hearing
+
+
+@dataclass
+class LoopTask:
+    """A piece over and over, its length drawn log-uniformly, the whole filled with it.
+
+    Attention that copies by position is of no use here: it has to find what it hears among what it heard.
+
+    Args:
+        recordings: codes `[Q, T]` that pieces are cut from; random ids of one codebook if there are none.
+    """
+
+    num_ids: int
+    frames: int
+    shortest_frames: int
+    longest_frames: int
+    recordings: Sequence[Tensor] = ()
+    hearings: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest_frames <= self.longest_frames < self.frames:
+            raise ValueError(
+                f"Pieces of {self.shortest_frames} to {self.longest_frames} frames in {self.frames} frames, but it "
+                "must be 1 <= shortest_frames <= longest_frames < frames."
+            )
+        if self.recordings:
+            require_long(self.recordings, self.longest_frames)
+
+    @property
+    def num_codebooks(self) -> int:
+        """Q."""
+        return len(self.recordings[0]) if self.recordings else 1
+
+    def draw(self, rows: int, generator: Generator) -> RecallBatch:
+        """A batch; hearings beyond `hearings` count as the last."""
+        return drawn(self._row, rows, generator)
+
+    def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
+        spread = math.log(self.longest_frames / self.shortest_frames)
+        length = round(self.shortest_frames * math.exp(spread * float(torch.rand((), generator=generator))))
+        if self.recordings:
+            piece = cut(self.recordings, length, generator)
+        else:
+            piece = torch.randint(self.num_ids, (1, length), generator=generator)
+        place = torch.arange(self.frames)
+        hearing = (place // length + 1).clamp(max=self.hearings)
+        hearing[-1] = UNSCORED  # delayed codebooks have no prediction there
+        return piece[:, place % length], hearing
 
 
 @dataclass

@@ -9,6 +9,7 @@ from torch import Tensor
 from hf_moshi_ttt.memory.recall_tasks import (
     OTHER,
     UNSCORED,
+    LoopTask,
     MotifTask,
     NaturalTask,
     PairsTask,
@@ -33,6 +34,8 @@ def make_tasks() -> dict[str, Any]:
         "motif of 8 codebooks": MotifTask(num_codebooks=8),
         "passage": PassageTask(recordings(), 1000),
         "scattered": ScatteredPassageTask(recordings(), 1000),
+        "loop of random frames": LoopTask(10, 128, 6, 40),
+        "loop of a recording": LoopTask(1000, 256, 12, 80, recordings()),
         "pairs": PairsTask(),
         "natural": NaturalTask(recordings(), 1000),
         "spliced": SplicedTask(recordings(), 1000),
@@ -54,6 +57,26 @@ def test_batches_have_their_shapes_and_follow_from_the_seed(name: str) -> None:
     own = batch.codes_BKT[:, 1 : 1 + task.num_codebooks]
     assert own.min() >= 0 and own.max() < task.num_ids
     assert set(batch.hearing_BT.unique().tolist()) - {OTHER, UNSCORED} == set(range(1, task.hearings + 1))
+
+
+@pytest.mark.parametrize("source", [(), recordings()])
+def test_a_loop_returns_at_distances_that_differ_between_rows(source: list[Tensor]) -> None:
+    task = LoopTask(100_000, 200, 5, 40, source)
+    batch, lengths = task.draw(60, torch.Generator().manual_seed(0)), []
+    for codes_T, hearing_T in zip(batch.codes_BKT[:, 1], batch.hearing_BT, strict=True):
+        length = int((hearing_T == 1).sum())
+        assert torch.equal(codes_T[length:], codes_T[:-length])
+        assert hearing_T[:-1].tolist() == [min(4, place // length + 1) for place in range(199)]
+        assert hearing_T[-1] == UNSCORED
+        lengths.append(length)
+    assert min(lengths) < 7 and max(lengths) > 33 and 13 <= sorted(lengths)[30] <= 16  # log-uniform: median 14.1
+
+
+def test_loops_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="Pieces of 5 to 200 frames in 200 frames, but it must be 1 <= shortest"):
+        LoopTask(10, 200, 5, 200)
+    with pytest.raises(ValueError, match="A recording has 700 frames, but pieces of 750 frames"):
+        LoopTask(10, 800, 5, 750, recordings())
 
 
 def test_a_motif_is_heard_again_and_again() -> None:
