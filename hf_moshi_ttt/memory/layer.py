@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
+from ..transformer.adapted_linear import linear_of
 from ..transformer.rope import apply_rope, rope_phases
-from ..transformer.row_product import is_one_row, linear_of, row_product
+from ..transformer.row_product import is_one_row, row_product
 from ..transformer.stream_state import StreamState
 from .front_end import FrontEnd, FrontEndState
 from .gated_delta import GatedDeltaLearner

@@ -18,8 +18,8 @@ from transformers.utils import ModelOutput
 
 from ..memory.naive import MemoryDiagnostics
 from ..special_ids import FREE_ID, NO_INPUT_ID
+from ..transformer.adapted_linear import linear_of
 from ..transformer.constants import constant
-from ..transformer.row_product import linear_of
 from .state import MoshiTTTState, with_own_codes_as_user
 
 

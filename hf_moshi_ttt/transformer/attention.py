@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .adapted_linear import linear_of
 from .frame_positions import Band, FramePositions, frame_positions
 from .gated_silu import gated_silu
 from .rms_norm import rms_norm, row_norm
 from .rope import apply_rope, rope_phases, rotate_, wide_dtype
 from .row_buffers import RowHidden, row_heads
-from .row_product import is_compiled, is_one_row, linear_of, row_plus_product, row_product
+from .row_product import is_compiled, is_one_row, row_plus_product, row_product
 from .stream_state import StreamState
 
 
@@ -137,7 +138,7 @@ class SlidingWindowAttention(nn.Module):
             out, cache = _attend_chunk(q, k, v, cache, positions)
         if x_BTD.dim() == 1:
             return row_product(self.o_proj, out.view(-1)), cache
-        return self.o_proj(out.transpose(1, 2).flatten(-2)), cache
+        return linear_of(self.o_proj, out.transpose(1, 2).flatten(-2)), cache
 
     def _heads(self, x_BTD: Tensor, positions: FramePositions) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, which are rotated, and values, `[B, H, T, F]`."""
@@ -147,7 +148,7 @@ class SlidingWindowAttention(nn.Module):
             row_product(self.qkv_proj, x_BTD, out=row.projected)
             rotate_(row.turning, positions.phases)
             return row.q, row.k, row.v
-        qkv = self.qkv_proj(x_BTD).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        qkv = linear_of(self.qkv_proj, x_BTD).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         q, k = apply_rope(qkv[:2], positions.phases)
         return q, k, qkv[2]
 

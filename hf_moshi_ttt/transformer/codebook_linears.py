@@ -1,9 +1,9 @@
 """Linears of all codebooks as one batched product, where nothing but their weights decides what they compute.
 
 The depth transformer keeps an `nn.Linear` per codebook, so that adapters, quantization and offloading find each by its
-name. Where none of them has touched the linears, or the same plain LoRA adapter has (`codebook_lora.py`), their weights
-are stacked for the call; otherwise each is called. A CPU gains nothing from one product instead of eight, so there they
-are written side by side and no weight is copied.
+name. Where none of them has touched the linears, or the same plain LoRA adapter has (`adapted_linear.py`), their
+weights are stacked for the call; otherwise each is called. A CPU gains nothing from one product instead of eight, so
+there they are written side by side and no weight is copied.
 
 Legend: Q codebooks, N rows, I and O width in and out.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .codebook_lora import adapted_products, plain_adapters
+from .adapted_linear import adapted_products, plain_adapters
 from .gated_silu import gated_silu
 from .row_product import has_hooks, is_plain
 

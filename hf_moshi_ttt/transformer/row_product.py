@@ -44,13 +44,6 @@ def row_product(linear: Any, x_I: Tensor, out: Tensor | None = None) -> Tensor:
     return product if out is None else out.copy_(product)
 
 
-def linear_of(linear: Any, x: Tensor) -> Tensor:
-    """`linear(x)`, `[..., O]` of `[..., I]`, in the way that is short for one row."""
-    if not is_one_row(x):
-        return linear(x)
-    return row_product(linear, x) if x.dim() == 1 else row_product(linear, x.view(-1)).view(*x.shape[:-1], -1)
-
-
 def row_plus_product(row_O: Tensor, linear: Any, x_I: Tensor) -> Tensor:
     """`row + linear(x)`, `[O]`."""
     if is_plain(linear):

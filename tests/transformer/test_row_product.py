@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hf_moshi_ttt.transformer.row_product import is_one_row, is_plain, linear_of, row_plus_product, row_product
+from hf_moshi_ttt.transformer.adapted_linear import linear_of
+from hf_moshi_ttt.transformer.row_product import is_one_row, is_plain, row_plus_product, row_product
 
 
 @pytest.fixture(params=[False, True], ids=["without bias", "with bias"])
