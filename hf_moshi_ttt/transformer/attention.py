@@ -20,7 +20,7 @@ from .adapted_linear import linear_of
 from .frame_positions import Band, FramePositions, frame_positions
 from .gated_silu import gated_silu
 from .rms_norm import rms_norm, row_norm
-from .rope import apply_rope, rope_phases, rotate_, wide_dtype
+from .rope import rope_phases, rotate_, rotated_heads, wide_dtype
 from .row_buffers import RowHidden, row_heads
 from .row_product import is_compiled, is_one_row, row_plus_product, row_product
 from .stream_state import StreamState
@@ -148,9 +148,7 @@ class SlidingWindowAttention(nn.Module):
             row_product(self.qkv_proj, x_BTD, out=row.projected)
             rotate_(row.turning, positions.phases)
             return row.q, row.k, row.v
-        qkv = linear_of(self.qkv_proj, x_BTD).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        q, k = apply_rope(qkv[:2], positions.phases)
-        return q, k, qkv[2]
+        return rotated_heads(linear_of(self.qkv_proj, x_BTD), self.num_heads, positions.phases)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bands: tuple[Band, ...]) -> Tensor:
