@@ -22,7 +22,7 @@ from .gated_silu import gated_silu
 from .rms_norm import rms_norm, row_norm
 from .rope import rope_phases, rotate_, rotated_heads, wide_dtype
 from .row_buffers import RowHidden, row_heads
-from .row_product import is_compiled, is_one_row, row_plus_product, row_product
+from .row_product import has_hooks, is_compiled, is_one_row, is_plain, may_write, row_plus_product, row_product
 from .stream_state import StreamState
 
 
@@ -65,6 +65,16 @@ class GatedMLP(nn.Module):
         return row_plus_product(row_D, self.fc2, F.silu(hidden.gate).mul_(hidden.value))
 
 
+def plus_mlp(residual: Tensor, mlp: Any, x: Tensor) -> Tensor:
+    """`residual + mlp(x)` of a `GatedMLP`, `[..., D]`; off CPUs without gradients it is written into the residual."""
+    can_write = may_write(residual) and residual.is_contiguous() and residual.dtype == x.dtype
+    if not can_write or has_hooks(mlp) or is_compiled(mlp) or not is_plain(mlp.fc2):
+        return residual + mlp(x)
+    rows, hidden = (y.view(-1, y.shape[-1]) for y in (residual, mlp.hidden(x)))
+    rows.addmm_(hidden, mlp.fc2.weight.mT)
+    return residual
+
+
 @dataclass
 class KVCache(StreamState):
     """The last W keys and values of one layer, `[B, H, W, F]`; position p is in slot p mod W."""
@@ -105,8 +115,8 @@ class SlidingWindowAttention(nn.Module):
             if length > 1:
                 positions_BT = positions_BT + torch.arange(length, device=device)
         phases = rope_phases(positions_BT, self.head_dim, self.rope_theta)
-        heads = self.num_heads, self.head_dim
-        found = frame_positions(positions_BT, self.window, phases, continues=frames_B is not None, heads=heads)
+        heads, continues = (self.num_heads, self.head_dim), frames_B is not None
+        found = frame_positions(positions_BT, self.window, phases, continues, heads, x_BTD.dtype)
         return found._replace(row=row_heads(x_BTD, self.num_heads)) if is_one_row(x_BTD) else found
 
     def forward(
