@@ -17,10 +17,19 @@ from transformers import GradientCheckpointingLayer
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from .attention import GatedMLP, RMSNorm, plus_mlp
-from .codebook_linears import linear_per_codebook, mlp_per_codebook
-from .losses import head_losses
+from .codebook_linears import each_linear, linear_per_codebook, mlp_per_codebook, products_per_codebook
+from .losses import codebook_losses, head_losses
 from .row_buffers import RowCodebooks, row_codebooks, row_hidden
-from .row_product import has_hooks, is_compiled, is_one_row, may_write, product_into, row_plus_product, row_product
+from .row_product import (
+    counts_kernels,
+    has_hooks,
+    is_compiled,
+    is_one_row,
+    may_write,
+    product_into,
+    row_plus_product,
+    row_product,
+)
 
 
 class CodeEmbedding(nn.Embedding):
@@ -149,10 +158,15 @@ class DepthTransformer(nn.Module):
             return_logits: without them, those of large inputs are never held all at once.
         """
         embedded = embed_codes([self.embed_text, *self.embed_audio], codes_BQT)
-        projected = torch.stack([project(hidden_BTD) for project in self.input_projections])
+        projected = each_linear(self.input_projections, hidden_BTD)
         x = (projected + embedded).flatten(1, 2)  # [Q, N, D]
         for layer in self.layers:
             x, _ = layer(x)
+        if targets_BQT is not None and not return_logits and counts_kernels(x):
+            targets_QN = targets_BQT.transpose(0, 1).flatten(1)
+            heads = products_per_codebook(self.lm_heads, x)
+            losses_QN = codebook_losses(heads, x, targets_QN, self.codebook_size)
+            return DepthOutput(None, losses_QN.unflatten(1, hidden_BTD.shape[:2]).transpose(0, 1))
         states = x.unflatten(1, hidden_BTD.shape[:2]).unbind(0)
         if targets_BQT is None:
             return DepthOutput(tuple(head(state) for head, state in zip(self.lm_heads, states, strict=True)), None)

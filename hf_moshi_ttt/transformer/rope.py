@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .row_product import counts_kernels
+
 Phases = Tensor | tuple[Tensor, Tensor]
 
 
@@ -44,7 +46,7 @@ def apply_rope(x_BHTF: Tensor, phases: Phases) -> Tensor:
 
 def rotated_heads(projected_BTD: Tensor, num_heads: int, phases: Phases) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys, which are rotated, and values, `[B, H, T, F]`, of all three `[B, T, 3 * H * F]`."""
-    if not isinstance(phases, Tensor) and _counts_kernels(projected_BTD):
+    if not isinstance(phases, Tensor) and counts_kernels(projected_BTD):
         q, k, v = _RotatedHeads.apply(projected_BTD, num_heads, *phases)
         return q, k, v
     heads = _heads(projected_BTD, num_heads)
@@ -57,10 +59,6 @@ def rotate_(x: Tensor, phases: Phases) -> Tensor:
     if x.is_complex() and isinstance(phases, Tensor):
         return x.mul_(phases)
     return x.copy_(apply_rope(x, phases))
-
-
-def _counts_kernels(x: Tensor) -> bool:
-    return x.device.type != "cpu" and not torch.compiler.is_compiling()
 
 
 def _heads(projected_BTD: Tensor, num_heads: int) -> Tensor:

@@ -26,6 +26,11 @@ def is_one_row(x: Tensor) -> bool:
     )
 
 
+def counts_kernels(x: Tensor) -> bool:
+    """Whether what is computed of x costs the kernels it starts: off CPUs, unless a compiler puts them together."""
+    return x.device.type != "cpu" and not torch.compiler.is_compiling()
+
+
 def may_write(x: Tensor) -> bool:
     """Whether a step off CPUs may write into tensors that only it knows, as nothing but values is asked of it."""
     kind = x.device.type

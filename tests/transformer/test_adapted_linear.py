@@ -7,10 +7,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
-from hf_moshi_ttt.transformer import adapted_linear, codebook_linears
+from hf_moshi_ttt.checkpoints.adapters import make_trainable
+from hf_moshi_ttt.transformer import adapted_linear, codebook_linears, depth_transformer, rope
 from hf_moshi_ttt.transformer.adapted_linear import linear_of, plain_adapter, plain_adapters
-from hf_moshi_ttt.transformer.codebook_linears import linear_per_codebook
+from hf_moshi_ttt.transformer.codebook_linears import each_linear, linear_per_codebook
+
+from ..conftest import random_codes
 
 WIDTH, OUT = 4, 6
 MakeModel = Callable[..., Any]
@@ -42,7 +47,9 @@ def linear_in(model: Any) -> Any:
 
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapted_linear, "_counts_kernels", lambda _: True)
+    for module in (adapted_linear, codebook_linears, depth_transformer, rope):
+        monkeypatch.setattr(module, "counts_kernels", lambda _: True)
+    monkeypatch.setattr(codebook_linears, "_products_one_by_one", lambda _: False)
 
 
 def results(module: Any, form: Callable[[Any, Tensor], Tensor], x: Tensor) -> list[Tensor]:
@@ -134,6 +141,54 @@ def test_a_second_derivative_is_refused() -> None:
         grad.sum().backward()
 
 
+class _Products(TorchDispatchMode):
+    """Counts products with matrices of a shape."""
+
+    def __init__(self, *shapes: tuple[int, int]) -> None:
+        super().__init__()
+        self.shapes, self.count = shapes, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_product = func.overloadpacket.__name__ in ("mm", "addmm")
+        self.count += is_product and tuple(args[-1].shape) in self.shapes
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_checkpointed_layer_that_ends_with_it_makes_no_second_product_with_the_base() -> None:
+    module, x = linear_in(adapted()), torch.randn(9, WIDTH, requires_grad=True)
+    with _Products((WIDTH, OUT), (OUT, WIDTH)) as products:
+        output = checkpoint(linear_of, module, x, use_reentrant=False)
+        output.square().sum().backward()
+    assert products.count == 2  # forward, and for the gradient of x
+    expected = torch.autograd.grad(module(x).square().sum(), x)[0]
+    torch.testing.assert_close(x.grad, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_training_step_on_a_gpu_is_that_on_a_cpu(
+    request: pytest.FixtureRequest, make_model: MakeModel, dtype: torch.dtype
+) -> None:
+    """Of the whole model, checkpointed, with adapters of which every weight does something."""
+    model = make_trainable(make_model().to(dtype), "lora").train()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.manual_seed(len(name))
+            nn.init.normal_(parameter.data, std=0.1)
+    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    codes = random_codes(model.get_base_model().config, 2, 11)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = []
+    for on_a_gpu in (False, True):
+        if on_a_gpu:
+            request.getfixturevalue("on_a_gpu")
+        output = model(codes=codes, labels=codes, return_logits=False)
+        found.append([output.losses, *torch.autograd.grad(output.loss, trained)])
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    for cpu, gpu in zip(*found, strict=True):
+        assert (cpu - gpu).norm() <= tolerance * max(cpu.norm(), 1e-3)
+
+
 def add_an_adapter(model: Any) -> None:
     model.add_adapter("other", LoraConfig(r=2, target_modules=["linear"]))
     model.base_model.set_adapter(["default", "other"])
@@ -213,22 +268,64 @@ def one_by_one(modules: Any, x_QNI: Tensor) -> Tensor:
     return torch.stack([module(x) for module, x in zip(modules, x_QNI, strict=True)])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_codebooks_at_once_equal_each_on_its_row(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    monkeypatch.setattr(codebook_linears, "_products_one_by_one", lambda _: False)
-    modules, x = adapted_codebooks(dtype), torch.randn(3, 5, WIDTH, dtype=dtype)
+def of_one(modules: Any, x: Tensor) -> Tensor:
+    return torch.stack([module(x) for module in modules])
+
+
+FORMS = [(linear_per_codebook, one_by_one, (3, 5)), (each_linear, of_one, (2, 5))]
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize(("form", "plain", "rows"), FORMS, ids=["each its row", "one row"])
+def test_codebooks_at_once_equal_each_by_itself(
+    monkeypatch: pytest.MonkeyPatch, form: Any, plain: Any, rows: tuple[int, ...]
+) -> None:
+    modules, x = adapted_codebooks(), torch.randn(*rows, WIDTH)
     calls = calls_of(monkeypatch, modules[0])
-    found = results(modules, linear_per_codebook, x)
+    found = results(modules, form, x)
     assert not calls
-    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
-    for own, true in zip(found, results(modules, one_by_one, x), strict=True):
+    assert found[0].is_contiguous()
+    for own, true in zip(found, results(modules, plain, x), strict=True):
         assert own.dtype == true.dtype
-        torch.testing.assert_close(own, true, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(own, true, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_of_codebooks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize(("form", "plain", "rows"), FORMS, ids=["each its row", "one row"])
+def test_codebooks_in_bfloat16_are_no_farther_from_the_truth(form: Any, plain: Any, rows: tuple[int, ...]) -> None:
+    modules, x = adapted_codebooks(torch.bfloat16), torch.randn(*rows, WIDTH).bfloat16()
+    found, of_peft = (results(modules, each, x) for each in (form, plain))
+    truth = results(modules.double(), plain, x.double())
+    for own, other, true in zip(found, of_peft, truth, strict=True):
+        assert own.dtype == other.dtype
+        errors = [(y.double() - true).abs().max() / true.abs().max() for y in (own, other)]
+        assert errors[0] <= max(1.01 * errors[1], 1e-6)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize(("form", "plain", "rows"), FORMS, ids=["each its row", "one row"])
+def test_codebooks_under_autocast(form: Any, plain: Any, rows: tuple[int, ...]) -> None:
+    modules, x = adapted_codebooks(), torch.randn(*rows, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, of_peft = (results(modules, each, x) for each in (form, plain))
+    truth = results(modules.double(), plain, x.double())
+    for own, other, true in zip(found, of_peft, truth, strict=True):
+        assert own.dtype == other.dtype
+        errors = [float((y.double() - true).norm() / true.norm()) for y in (own, other)]
+        assert 1e-4 < errors[0] < max(1e-2, 1.5 * errors[1])
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize(("form", "plain", "rows"), FORMS, ids=["each its row", "one row"])
+def test_codebooks_that_are_not_trained_pass_gradients_on(form: Any, plain: Any, rows: tuple[int, ...]) -> None:
+    modules, x = adapted_codebooks().requires_grad_(False), torch.randn(*rows, WIDTH, requires_grad=True)
+    found, expected = (torch.autograd.grad(y(modules, x).sin().sum(), x)[0] for y in (form, plain))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_gradients_of_codebooks_are_taken_as_they_are() -> None:
     """A gradient in another layout than its parameter would be copied, a kernel for each."""
-    monkeypatch.setattr(codebook_linears, "_products_one_by_one", lambda _: False)
     modules = adapted_codebooks()
     linear_per_codebook(modules, torch.randn(3, 5, WIDTH)).sum().backward()
     for made in ("lora_A", "lora_B"):

@@ -32,7 +32,7 @@ def gradient(heads: tuple[Tensor, ...], projected: Tensor, used: range) -> Tenso
 def test_rotated_heads_and_their_gradient_are_those_of_the_plain_form(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, used: range
 ) -> None:
-    monkeypatch.setattr(rope, "_counts_kernels", lambda _: True)
+    monkeypatch.setattr(rope, "counts_kernels", lambda _: True)
     projected, phases = case(dtype)
     projected.requires_grad_()
     heads = rotated_heads(projected, HEADS, phases)
@@ -50,7 +50,7 @@ def test_a_cpu_and_a_single_frame_take_the_plain_form(monkeypatch: pytest.Monkey
     projected, phases = case(torch.float32)
     for found, true in zip(rotated_heads(projected, HEADS, phases), plain_heads(projected, phases), strict=True):
         torch.testing.assert_close(found, true, rtol=0, atol=0)
-    monkeypatch.setattr(rope, "_counts_kernels", lambda _: True)
+    monkeypatch.setattr(rope, "counts_kernels", lambda _: True)
     single = rope_phases(torch.tensor([[7]]), WIDTH, 1e4)
     q, k, v = rotated_heads(projected[:, :1], HEADS, single)
     torch.testing.assert_close(q, apply_rope(projected[:, :1].view(2, 1, 3, 3, 8)[:, :, 0].transpose(1, 2), single))
