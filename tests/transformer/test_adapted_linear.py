@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from hf_moshi_ttt.checkpoints.adapters import make_trainable
+from hf_moshi_ttt.memory import recomputation
 from hf_moshi_ttt.transformer import adapted_linear, codebook_linears, depth_transformer, rope
 from hf_moshi_ttt.transformer.adapted_linear import linear_of, plain_adapter, plain_adapters
 from hf_moshi_ttt.transformer.codebook_linears import each_linear, linear_per_codebook
@@ -47,7 +48,7 @@ def linear_in(model: Any) -> Any:
 
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (adapted_linear, codebook_linears, depth_transformer, rope):
+    for module in (adapted_linear, codebook_linears, depth_transformer, recomputation, rope):
         monkeypatch.setattr(module, "counts_kernels", lambda _: True)
     monkeypatch.setattr(codebook_linears, "_products_one_by_one", lambda _: False)
 
@@ -170,7 +171,10 @@ def test_a_training_step_on_a_gpu_is_that_on_a_cpu(
     request: pytest.FixtureRequest, make_model: MakeModel, dtype: torch.dtype
 ) -> None:
     """Of the whole model, checkpointed, with adapters of which every weight does something."""
-    model = make_trainable(make_model().to(dtype), "lora").train()
+    model = make_trainable(make_model(), "lora+ttt").train()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.manual_seed(len(name))
