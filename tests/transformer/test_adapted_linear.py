@@ -172,7 +172,7 @@ def test_a_training_step_on_a_gpu_is_that_on_a_cpu(
 ) -> None:
     """Of the whole model, checkpointed, with adapters of which every weight does something."""
     model = make_trainable(make_model(), "lora+ttt").train()
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     for name, parameter in model.named_parameters():
