@@ -26,13 +26,13 @@ from .checkpoints.saving import MoshiTTTSavingMixin
 from .configuration_moshi_ttt import MoshiTTTConfig
 from .memory.diagnostics import of_branch
 from .memory.in_place_layer import InPlaceLayer
-from .memory.layer import TTTLayer
+from .memory.layer import TTTLayer, gated_sum
 from .memory.naive import MemoryDiagnostics, TTTLayerOutput
 from .memory.projections import TTTGate, TTTProjection
 from .special_ids import FREE_ID, NO_INPUT_ID
 from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin, Sampling
 from .streaming.state import MoshiTTTState
-from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention, shared_positions
+from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention, plus_mlp, shared_positions
 from .transformer.constants import constant
 from .transformer.delays import delayed, delayed_after, late_logits, undelayed, undelayed_logits
 from .transformer.depth_transformer import CodeEmbedding, DepthTransformer, embed_codes
@@ -116,7 +116,7 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         attended, window = self.self_attn(self.input_layernorm(x), window, frames_B, positions)
         x = x + attended
         if not self.has_ttt:
-            x = x + self.mlp(self.post_attention_layernorm(x))
+            x = plus_mlp(x, self.mlp, self.post_attention_layernorm(x))
             return x.view(x_BTD.shape) if is_row else x, window, None, None
         x_BTD = x.view(x_BTD.shape) if is_row else x
         if self.is_in_place:
@@ -126,15 +126,15 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
             return x_BTD, window, learned.state, found
         learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics, inner_lr_scale)
         x_BTD, found = self._with_branch(x_BTD, learned)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)), window, learned.state, found
+        return plus_mlp(x_BTD, self.mlp, self.post_attention_layernorm(x_BTD)), window, learned.state, found
 
     def _with_branch(self, x_BTD: Tensor, learned: TTTLayerOutput) -> tuple[Tensor, MemoryDiagnostics | None]:
         """The residual stream with the memory's answer, and what the memory did."""
-        branch, found = self.ttt_gate(learned.output).to(x_BTD.dtype), learned.diagnostics
-        if found is not None:
-            gate = self.ttt_gate(torch.ones_like(x_BTD[0, 0])).detach()
-            found = of_branch(found, gate, branch.detach(), x_BTD.detach())
-        return x_BTD + branch, found
+        if learned.diagnostics is None:
+            return gated_sum(x_BTD, self.ttt_gate, learned.output), None
+        branch = self.ttt_gate(learned.output).to(x_BTD.dtype)
+        gate = self.ttt_gate(torch.ones_like(x_BTD[0, 0])).detach()
+        return x_BTD + branch, of_branch(learned.diagnostics, gate, branch.detach(), x_BTD.detach())
 
 
 class MoshiTTTPreTrainedModel(PreTrainedModel):

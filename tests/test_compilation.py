@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from hf_moshi_ttt.checkpoints.adapters import make_trainable
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
@@ -60,6 +61,22 @@ def test_the_training_loss_is_one_graph_with_the_same_gradients(model: Any) -> N
         model.zero_grad()
     assert len(gradients[0]) == len(gradients[1]) > 20
     for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_training_loss_with_adapters_is_one_graph_with_the_same_gradients(model: Any) -> None:
+    adapted = make_trainable(copy.deepcopy(model), "lora").get_base_model()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    codes, trained = random_codes(model.config, batch=2, frames=6), [p for p in adapted.parameters() if p.requires_grad]
+    found = []
+    for function in (adapted, compiled(lambda **given: adapted(**given).loss)):
+        loss = function(codes=codes, labels=codes, return_logits=False)
+        loss = loss if isinstance(loss, torch.Tensor) else loss.loss
+        found.append(torch.autograd.grad(loss, trained))
+    assert len(found[0]) > 20
+    for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 
 

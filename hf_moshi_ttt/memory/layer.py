@@ -1,8 +1,8 @@
 """`TTTLayer`: the test-time-training layer as a module, between a hidden state and a branch of the residual stream.
 
-It projects the hidden state to queries, keys, values and gates per head, hands them to a learner in float32 at least,
-whatever the model's dtype or autocast, and projects the answer back. The memory is a `StreamState` that is passed in
-and out; a forward pass writes no parameter. `o_proj` starts at zero, so a fresh layer adds nothing.
+It projects the hidden state to queries, keys, values and gates per head, hands them to a learner, which computes in
+float32 at least, whatever the model's dtype or autocast, and projects the answer back. The memory is a `StreamState`
+that is passed in and out; a forward pass writes no parameter. `o_proj` starts at zero, so a fresh layer adds nothing.
 
 A learner is a module with `gates_per_head`, `reset_parameters()`, `init_state(batch_size, device)` and
 `forward(q, k, v, gates, state, diagnostics, lr_scale) -> (z, state, diagnostics)`: here `TTTLearner` and
@@ -21,14 +21,15 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
+from ..transformer.adapted_linear import linear_of
 from ..transformer.rope import apply_rope, rope_phases
-from ..transformer.row_product import is_one_row, linear_of, row_product
+from ..transformer.row_product import has_hooks, is_one_row, may_write, row_product
 from ..transformer.stream_state import StreamState
 from .front_end import FrontEnd, FrontEndState
 from .gated_delta import GatedDeltaLearner
 from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTLayerOutput, TTTState, init_state, key_cosine
 from .online_learner import OnlineLearner, OnlineStaticLearner
-from .projections import InnerParameters, OutputGate, TTTProjection, WideLayerNorm, fp32, inner_dtype
+from .projections import InnerParameters, OutputGate, TTTGate, TTTProjection, WideLayerNorm, fp32, inner_dtype
 from .scan import answer_at_start, diagnose, diagnose_at_start, ttt
 
 _INNER_ROPE_THETA = 10000.0
@@ -310,17 +311,17 @@ class TTTLayer(nn.Module):
         return self.o_proj.weight.abs().amax(1)
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys and values `[B, H, T, F]` and gates `[B, H, T, R]`, in float32 at least."""
+        """Queries, keys and values `[B, H, T, F]` and gates `[B, H, T, R]`, in the dtype of x."""
         projections = (self.q_proj, self.k_proj, self.v_proj, self.rate_proj)
         if is_one_row(x_BTD):
             row, shape = x_BTD.view(-1), (1, self.num_heads, 1, -1)
-            q, k, v, gates = (fp32(row_product(proj, row)).view(shape) for proj in projections)
+            q, k, v, gates = (row_product(proj, row).view(shape) for proj in projections)
         else:
             q, k, v, gates = (self._heads(proj(x_BTD)) for proj in projections)
         return q, k, v, gates
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
-        return fp32(x_BTD).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x_BTD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(
         self, x_BTD: Tensor, state: StreamState | None = None, diagnostics: bool = False, inner_lr_scale: float = 1.0
@@ -358,3 +359,10 @@ def _dtype_for(linear: nn.Linear, x: Tensor) -> torch.dtype:
     """What a linear layer takes `x` in: its weight's dtype, or the one `x` has where the weight is quantized."""
     dtype = linear.weight.dtype
     return dtype if dtype.is_floating_point and dtype.itemsize > 1 else x.dtype
+
+
+def gated_sum(residual: Tensor, gate: Any, x: Tensor) -> Tensor:
+    """`residual + gate(x)` of a `TTTGate`, in the dtype of the residual; off CPUs without gradients rounded once."""
+    if not may_write(residual) or type(gate) is not TTTGate or has_hooks(gate):
+        return residual + gate(x).to(residual.dtype)
+    return torch.addcmul(residual, gate.factor(), x, out=torch.empty_like(residual))

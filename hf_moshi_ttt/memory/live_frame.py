@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from .short_frame import FrameInput, FrameParameters, FrameState
 
 
-def is_one_kernel(learner: Any, state: Any) -> bool:
-    """Whether a frame after `state` is one: with a front end before one slow layer, without gradients, on Triton."""
+def is_one_kernel(learner: Any, state: Any, dtype: torch.dtype) -> bool:
+    """Whether a frame after `state` is one: with a front end before one slow layer, without gradients, on Triton.
+
+    Args:
+        dtype: that of the projections.
+    """
     if not _is_usual(learner) or chosen_kernel(state.fast_weights) != "triton":
         return False
-    return not is_chosen_by_trial() or _is_sound(learner, state)
+    return not is_chosen_by_trial() or _is_sound(learner, state, dtype)
 
 
 def is_short(learner: Any, state: Any) -> bool:
@@ -56,7 +60,8 @@ def in_few_calls(
     """As `in_one_kernel`, of one row."""
     from .short_frame import short_frame
 
-    return short_frame(*_given(learner, projections, state, lr_scale))
+    q, k, v, gates = (fp32(x) for x in projections)
+    return short_frame(*_given(learner, (q, k, v, gates), state, lr_scale))
 
 
 def _given(
@@ -64,8 +69,7 @@ def _given(
 ) -> "tuple[Span, FrameInput, FrameParameters, FrameState]":
     from .short_frame import FrameInput, FrameState
 
-    q, k, v, gates = (fp32(x) for x in projections)
-    frame = FrameInput(q, k, v, gates, lr_scale * learner.config.base_lr)
+    frame = FrameInput(*projections, lr_scale * learner.config.base_lr)
     before = FrameState(state.fast_weights, state.front_end, state.value_mean, state.answer)
     return learner.front_end.span, frame, _parameters(learner), before
 
@@ -88,14 +92,14 @@ def _parameters(learner: Any) -> "FrameParameters":
     )
 
 
-def _is_sound(learner: Any, state: Any) -> bool:
+def _is_sound(learner: Any, state: Any, dtype: torch.dtype) -> bool:
     device = str(state.fast_weights.device)
     parts = learner.front_end.span, learner.has_mean, learner.answer_gate is None, learner.config.forget
-    case = (*state.fast_weights.shape[1:], *parts)
-    return passes_one_trial("The kernel of a live frame", device, case, lambda: _difference(learner, state))
+    case = (*state.fast_weights.shape[1:], *parts, dtype)
+    return passes_one_trial("The kernel of a live frame", device, case, lambda: _difference(learner, state, dtype))
 
 
-def _difference(learner: Any, state: Any) -> float:
+def _difference(learner: Any, state: Any, dtype: torch.dtype) -> float:
     """Of answers and states of a second frame, from a fresh memory."""
     generator, found = torch.Generator().manual_seed(0), []
     _, heads, _, width = state.fast_weights.shape
@@ -107,6 +111,6 @@ def _difference(learner: Any, state: Any) -> float:
         before, z = learner.init_state(1, state.fast_weights.device), None
         with use_memory_kernel(kernel):
             for frame in frames:
-                z, before, _ = learner(*(x.to(state.fast_weights.device) for x in frame), before, False)
+                z, before, _ = learner(*(x.to(state.fast_weights.device, dtype) for x in frame), before, False)
         found.append([z, *(x.float() for x in before.named_tensors().values())])
     return largest_difference(*found)

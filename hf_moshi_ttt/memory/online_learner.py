@@ -174,7 +174,8 @@ class OnlineLearner(_SlowFeatures, LearnedRetention):
         if v.shape[2] == 1 and not diagnostics and not torch.is_grad_enabled():
             from .live_frame import in_few_calls, in_one_kernel, is_one_kernel, is_short
 
-            form = in_one_kernel if is_one_kernel(self, state) else in_few_calls if is_short(self, state) else None
+            is_kernel = is_one_kernel(self, state, q.dtype)
+            form = in_one_kernel if is_kernel else in_few_calls if is_short(self, state) else None
             if form is not None:
                 self._require_bounded(lr_scale)
                 z, frame_after = form(self, (q, k, v, gates_BHTR), state, lr_scale)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..transformer.row_product import counts_kernels
+
 Tensors = tuple[Tensor, ...]
 Step = Callable[[Tensors, Tensors, Tensors], tuple[Tensor, Tensors]]
 
@@ -20,7 +22,8 @@ def walk(
 ) -> tuple[Tensor, Tensors]:
     """The outputs of all frames and the state after the last one.
 
-    Under `torch.compile` the inside is left to the compiler, which decides by itself what it keeps.
+    Under `torch.compile` the inside is left to the compiler, which decides by itself what it keeps. Off CPUs a single
+    segment in a layer that torch checkpoints is left to that: it would be computed a third time for nothing.
 
     Args:
         step: a pure function that holds no tensors, as these would not be freed; it returns new tensors. Integer
@@ -31,9 +34,17 @@ def walk(
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         outputs, states = _run(step, frames, state, parameters, segment_frames)
         return _joined(outputs), states[-1]
+    if frames[0].shape[2] <= segment_frames and counts_kernels(frames[0]) and _is_checkpointed():
+        return step(frames, state, parameters)
     sizes = (len(frames), len(state), segment_frames)
     output, *after = _Walk.apply(step, sizes, *frames, *state, *parameters)
     return output, tuple(after)
+
+
+def _is_checkpointed() -> bool:
+    """Whether what is kept now is dropped, or was, by torch's activation checkpointing (not reentrant)."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
 
 
 def _run(

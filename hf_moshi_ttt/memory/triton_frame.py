@@ -1,9 +1,10 @@
 # mypy: disable-error-code="no-untyped-def"
 """A live frame of a TTT layer in one Triton kernel: gates, front end, features, delta step, answer gate and mean.
 
-It computes what `online_learner.py` computes for one frame without gradients. A program owns some columns of S of one
-row and head; each slow weight and each fast weight that it needs is read once, and S' is written once. What it needs of
-other columns and heads, which is narrow, every program computes for itself, so that none waits for another.
+It computes what `online_learner.py` computes for one frame without gradients, in float32, of projections in any dtype.
+A program owns some columns of S of one row and head; each slow weight and each fast weight that it needs is read once,
+and S' is written once. What it needs of other columns and heads, which is narrow, every program computes for itself, so
+that none waits for another.
 
 Legend: B batch, H heads, H' heads with convolution and lag, F head width, I width of the features, W taps, L lag.
 """
@@ -123,15 +124,15 @@ def _frame_kernel(
     f, i = tl.arange(0, BF), tl.arange(0, BI)
     mask, i_mask = f < width, i < features
 
-    rate = lr * tl.sigmoid(tl.load(gates + 2 * n) + tl.load(write_bias + h))
+    rate = lr * tl.sigmoid(tl.load(gates + 2 * n).to(tl.float32) + tl.load(write_bias + h))
     kept = 1.0
     if decay_bias is not None:
-        decay = _softplus(tl.load(gates + 2 * n + 1) + tl.load(decay_bias + h))
+        decay = _softplus(tl.load(gates + 2 * n + 1).to(tl.float32) + tl.load(decay_bias + h))
         kept = tl.exp(-tl.exp(tl.load(log_decay_scale + h)) * decay)
 
-    q_f = tl.load(q + n * width + f, mask=mask, other=0.0)
-    k_f = tl.load(k + n * width + f, mask=mask, other=0.0)
-    v_f = tl.load(v + n * width + f, mask=mask, other=0.0)
+    q_f = tl.load(q + n * width + f, mask=mask, other=0.0).to(tl.float32)
+    k_f = tl.load(k + n * width + f, mask=mask, other=0.0).to(tl.float32)
+    v_f = tl.load(v + n * width + f, mask=mask, other=0.0).to(tl.float32)
     q_size = tl.rsqrt(tl.sum(q_f * q_f, 0) / width + 1e-6)
     k_size = tl.rsqrt(tl.sum(k_f * k_f, 0) / width + 1e-6)
     v_size = tl.rsqrt(tl.sum(v_f * v_f, 0) / width + 1e-6)
@@ -161,11 +162,11 @@ def _frame_kernel(
     for first in range(0, width, BX):
         x = first + tl.arange(0, BX)
         x_mask = x < width
-        q_x = q_size * tl.load(q + n * width + x, mask=x_mask, other=0.0)
-        k_x = k_size * tl.load(k + n * width + x, mask=x_mask, other=0.0)
+        q_x = q_size * tl.load(q + n * width + x, mask=x_mask, other=0.0).to(tl.float32)
+        k_x = k_size * tl.load(k + n * width + x, mask=x_mask, other=0.0).to(tl.float32)
         if HORIZON > 0:
             m_x = tl.load(mean + n * width + x, mask=x_mask, other=0.0)
-            m_x += share * (k_size * tl.load(k + n * width + x, mask=x_mask, other=0.0) - m_x)
+            m_x += share * (k_x - m_x)
             q_x, k_x = q_x - m_x, k_x - m_x
         q_x = _spanning(q_x, queries, conv_q, head, row, x, x_mask, width, W, 0)
         k_x = _spanning(k_x, keys, conv_k, head, row, x, x_mask, width, W, L)
@@ -187,10 +188,10 @@ def _frame_kernel(
         g_mask = (g >= SAME) & (g < heads)
         every = (b * heads + g) * width + f[None, :]
         every_mask = g_mask & mask[None, :]
-        values = tl.load(v + every, mask=every_mask, other=0.0)
+        values = tl.load(v + every, mask=every_mask, other=0.0).to(tl.float32)
         values *= tl.rsqrt(tl.sum(values * values, 1) / width + 1e-6)[:, None]
         if value_mean is not None:
-            logits = tl.load(gates + 2 * (b * heads + g), mask=g_mask, other=0.0)
+            logits = tl.load(gates + 2 * (b * heads + g), mask=g_mask, other=0.0).to(tl.float32)
             logits += tl.load(write_bias + g, mask=g_mask, other=0.0)
             means = tl.load(value_mean + every, mask=every_mask, other=0.0)
             values -= means + share * (tl.where(lr * tl.sigmoid(logits) > 0, values, 0.0) - means)
@@ -204,7 +205,7 @@ def _frame_kernel(
     for block in range(BLOCKS):
         c = (tl.program_id(1) * BLOCKS + block) * BC + tl.arange(0, BC)
         c_mask = c < width
-        value = v_size * tl.load(v + n * width + c, mask=c_mask, other=0.0)
+        value = v_size * tl.load(v + n * width + c, mask=c_mask, other=0.0).to(tl.float32)
         if value_mean is not None:
             mean_c = tl.load(value_mean + n * width + c, mask=c_mask, other=0.0)
             mean_c += share * (tl.where(rate > 0, value, 0.0) - mean_c)

@@ -18,8 +18,8 @@ from transformers.utils import ModelOutput
 
 from ..memory.naive import MemoryDiagnostics
 from ..special_ids import FREE_ID, NO_INPUT_ID
+from ..transformer.adapted_linear import linear_of
 from ..transformer.constants import constant
-from ..transformer.row_product import linear_of
 from .state import MoshiTTTState, with_own_codes_as_user
 
 
@@ -84,34 +84,56 @@ class Sampling:
         """These settings in transformers' form, which is saved as generation_config.json."""
         return GenerationConfig(do_sample=True, **{name: getattr(self, name) for name in _SETTINGS})
 
-    def draw(self, logits_BV: Tensor, is_text: bool) -> Tensor:
-        """Ids `[B]` drawn from logits `[B, V]`."""
+    def draw(self, logits_BV: Tensor, is_text: bool, log_times_BN: Tensor | None = None) -> Tensor:
+        """Ids `[B]` drawn from logits `[B, V]`.
+
+        Args:
+            log_times_BN: one of `log_times` for this draw off CPUs; drawn now if None.
+        """
         temperature, top_k = (self.text_temperature, self.text_top_k) if is_text else (self.temperature, self.top_k)
         if temperature == 0:
             return logits_BV.argmax(-1)
-        probabilities = (logits_BV.float() / temperature).softmax(-1)
         # transformers' TopKLogitsWarper keeps every code as likely as the k-th: in bfloat16 often more than k.
+        if logits_BV.device.type != "cpu":
+            times = self.log_times(1, len(logits_BV), logits_BV.device)[0] if log_times_BN is None else log_times_BN
+            assert times is not None  # as it draws
+            return _earliest(logits_BV, temperature, top_k, times)
+        probabilities = (logits_BV.float() / temperature).softmax(-1)
         likeliest, ids = probabilities.topk(min(top_k, probabilities.shape[-1]))
         return ids.gather(-1, self._drawn(likeliest))[:, 0]
 
+    def log_times(self, draws: int, rows: int, device: torch.device) -> list[Tensor | None]:
+        """Logarithms of exponential times `[rows, N]` for each of some draws off CPUs, with N the largest top k; Nones
+        on CPUs and where none is needed."""
+        if device.type == "cpu" or self.temperature == self.text_temperature == 0:
+            return [None] * draws
+        return list(self._logs_drawn(torch.empty(draws, rows, max(self.top_k, self.text_top_k), device=device)))
+
+    def _logs_drawn(self, times: Tensor) -> Tensor:
+        """`[D, B, N]` filled."""
+        if self.generator is None or isinstance(self.generator, torch.Generator):
+            times.exponential_(generator=self.generator)
+        else:
+            for times_of_row, generator in zip(times.unbind(1), self.generator, strict=True):
+                times_of_row.exponential_(generator=generator)
+        return times.log_()
+
     def _drawn(self, weights_BN: Tensor) -> Tensor:
         """Indices `[B, 1]` drawn with these weights."""
-        if weights_BN.device.type != "cpu":
-            return self._drawn_without_waiting(weights_BN)
         if self.generator is None or isinstance(self.generator, torch.Generator):
             return torch.multinomial(weights_BN, 1, generator=self.generator)
         rows = zip(weights_BN, self.generator, strict=True)
         return torch.stack([torch.multinomial(row_N, 1, generator=generator) for row_N, generator in rows])
 
-    def _drawn_without_waiting(self, weights_BN: Tensor) -> Tensor:
-        """The draws of `torch.multinomial`, without its check of the weights, which makes the host wait for the GPU."""
-        times_BN = torch.empty_like(weights_BN)
-        if self.generator is None or isinstance(self.generator, torch.Generator):
-            times_BN.exponential_(generator=self.generator)
-        else:
-            for times_N, generator in zip(times_BN, self.generator, strict=True):
-                times_N.exponential_(generator=generator)
-        return (weights_BN / times_BN).argmax(-1, keepdim=True)
+
+def _earliest(logits_BV: Tensor, temperature: float, top_k: int, log_times_BN: Tensor) -> Tensor:
+    """Ids `[B]` of the k most likely codes' earliest event, where code i has the rate exp(logit / temperature).
+
+    It is code i with the probability of i, as in `torch.multinomial`, whose check of the weights makes the host wait.
+    """
+    likeliest, ids = logits_BV.topk(min(top_k, logits_BV.shape[-1]))
+    earliness = torch.sub(likeliest, log_times_BN[:, : likeliest.shape[-1]], alpha=temperature)
+    return ids.gather(-1, earliness.argmax(-1, keepdim=True))[:, 0]
 
 
 _SETTINGS = tuple(item.name for item in fields(Sampling) if item.name != "generator")
@@ -196,9 +218,10 @@ class MoshiTTTStreamingMixin:
         given = given[:, : 1 + self.config.num_codebooks]
         hidden = hidden[:, 0]
         text_logits = linear_of(self.lm_head, hidden)
-        drawn_text = sampling.draw(self._with_biases(text_logits, sampling), is_text=True)
+        log_times = iter(sampling.log_times(given.shape[1], len(hidden), hidden.device))
+        drawn_text = sampling.draw(self._with_biases(text_logits, sampling), True, next(log_times))
         audio_logits, codes = self.depth_decoder.step(
-            hidden, drawn_text, given, lambda logits: sampling.draw(logits, is_text=False)
+            hidden, drawn_text, given, lambda logits: sampling.draw(logits, False, next(log_times))
         )
         around.scatter_(2, columns[:, : codes.shape[1], 1:], codes[:, :, None])
         new = MoshiTTTState(memory, window, around[:, :, 1:], state.initial, state.frames + 1)

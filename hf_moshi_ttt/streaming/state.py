@@ -6,13 +6,16 @@ in place: continue with the state it returns, or `clone()` first.
 """
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..special_ids import NO_INPUT_ID
-from ..transformer.attention import KVCache
 from ..transformer.stream_state import StreamState, per_row
+
+if TYPE_CHECKING:
+    from ..transformer.attention import KVCache
 
 
 @dataclass
@@ -29,7 +32,7 @@ class MoshiTTTState(StreamState):
     """
 
     memory: tuple[StreamState, ...]
-    window: tuple[KVCache, ...] | None
+    window: "tuple[KVCache, ...] | None"
     history: Tensor
     initial: Tensor
     frames: Tensor

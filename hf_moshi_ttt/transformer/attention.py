@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .adapted_linear import linear_of
 from .frame_positions import Band, FramePositions, frame_positions
 from .gated_silu import gated_silu
 from .rms_norm import rms_norm, row_norm
-from .rope import apply_rope, rope_phases, rotate_, wide_dtype
+from .rope import rope_phases, rotate_, rotated_heads, wide_dtype
 from .row_buffers import RowHidden, row_heads
-from .row_product import is_compiled, is_one_row, linear_of, row_plus_product, row_product
+from .row_product import has_hooks, is_compiled, is_one_row, is_plain, may_write, row_plus_product, row_product
 from .stream_state import StreamState
 
 
@@ -64,6 +65,16 @@ class GatedMLP(nn.Module):
         return row_plus_product(row_D, self.fc2, F.silu(hidden.gate).mul_(hidden.value))
 
 
+def plus_mlp(residual: Tensor, mlp: Any, x: Tensor) -> Tensor:
+    """`residual + mlp(x)` of a `GatedMLP`, `[..., D]`; off CPUs without gradients it is written into the residual."""
+    can_write = may_write(residual) and residual.is_contiguous() and residual.dtype == x.dtype
+    if not can_write or has_hooks(mlp) or is_compiled(mlp) or not is_plain(mlp.fc2):
+        return residual + mlp(x)
+    rows, hidden = (y.view(-1, y.shape[-1]) for y in (residual, mlp.hidden(x)))
+    rows.addmm_(hidden, mlp.fc2.weight.mT)
+    return residual
+
+
 @dataclass
 class KVCache(StreamState):
     """The last W keys and values of one layer, `[B, H, W, F]`; position p is in slot p mod W."""
@@ -104,8 +115,8 @@ class SlidingWindowAttention(nn.Module):
             if length > 1:
                 positions_BT = positions_BT + torch.arange(length, device=device)
         phases = rope_phases(positions_BT, self.head_dim, self.rope_theta)
-        heads = self.num_heads, self.head_dim
-        found = frame_positions(positions_BT, self.window, phases, continues=frames_B is not None, heads=heads)
+        heads, continues = (self.num_heads, self.head_dim), frames_B is not None
+        found = frame_positions(positions_BT, self.window, phases, continues, heads, x_BTD.dtype)
         return found._replace(row=row_heads(x_BTD, self.num_heads)) if is_one_row(x_BTD) else found
 
     def forward(
@@ -137,7 +148,7 @@ class SlidingWindowAttention(nn.Module):
             out, cache = _attend_chunk(q, k, v, cache, positions)
         if x_BTD.dim() == 1:
             return row_product(self.o_proj, out.view(-1)), cache
-        return self.o_proj(out.transpose(1, 2).flatten(-2)), cache
+        return linear_of(self.o_proj, out.transpose(1, 2).flatten(-2)), cache
 
     def _heads(self, x_BTD: Tensor, positions: FramePositions) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, which are rotated, and values, `[B, H, T, F]`."""
@@ -147,9 +158,7 @@ class SlidingWindowAttention(nn.Module):
             row_product(self.qkv_proj, x_BTD, out=row.projected)
             rotate_(row.turning, positions.phases)
             return row.q, row.k, row.v
-        qkv = self.qkv_proj(x_BTD).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        q, k = apply_rope(qkv[:2], positions.phases)
-        return q, k, qkv[2]
+        return rotated_heads(linear_of(self.qkv_proj, x_BTD), self.num_heads, positions.phases)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bands: tuple[Band, ...]) -> Tensor:

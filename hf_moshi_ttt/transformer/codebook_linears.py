@@ -1,37 +1,53 @@
 """Linears of all codebooks as one batched product, where nothing but their weights decides what they compute.
 
 The depth transformer keeps an `nn.Linear` per codebook, so that adapters, quantization and offloading find each by its
-name. Where none of them has touched the linears, or the same plain LoRA adapter has (`codebook_lora.py`), their weights
-are stacked for the call; otherwise each is called. A CPU gains nothing from one product instead of eight, so there they
-are written side by side and no weight is copied.
+name. Where none of them has touched the linears, or the same plain LoRA adapter has (`adapted_linear.py`), their
+weights are stacked for the call; otherwise each is called. A CPU gains nothing from one product instead of eight, so
+there they are written side by side and no weight is copied.
 
 Legend: Q codebooks, N rows, I and O width in and out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .codebook_lora import adapted_products, plain_adapters
+from .adapted_linear import adapted_product, adapted_products_of_one, plain_adapters, stacked_adapters
 from .gated_silu import gated_silu
-from .row_product import has_hooks, is_plain
+from .row_product import counts_kernels, has_hooks, is_plain
 
 
 def linear_per_codebook(linears: Iterable[Any], x_QNI: Tensor) -> Tensor:
     """`[Q, N, O]`: row q through linear q."""
+    return products_per_codebook(linears, x_QNI)(x_QNI)
+
+
+def products_per_codebook(linears: Iterable[Any], like_QNI: Tensor) -> Callable[[Tensor], Tensor]:
+    """What `linear_per_codebook` computes of `[Q, N, I]` as `like`, with any N; weights are stacked once."""
     linears = list(linears)
+    one_by_one = _products_one_by_one(like_QNI)
     if len(linears) > 1 and all(is_plain(linear) for linear in linears):
         weights = [linear.weight for linear in linears]
-        if _products_one_by_one(x_QNI):
-            return _Products.apply(x_QNI, *weights)
-        return torch.bmm(x_QNI, torch.stack(weights).mT)
-    if len(linears) > 1 and not _products_one_by_one(x_QNI):
-        adapters = plain_adapters(linears)
-        if adapters is not None:
-            return adapted_products(adapters, x_QNI)
-    return torch.stack([linear(x) for linear, x in zip(linears, x_QNI.unbind(0), strict=True)])
+        if one_by_one:
+            return lambda x_QNI: _Products.apply(x_QNI, *weights)
+        stacked = torch.stack(weights).mT
+        return lambda x_QNI: torch.bmm(x_QNI, stacked)
+    adapters = plain_adapters(linears) if len(linears) > 1 and not one_by_one else None
+    if adapters is not None:
+        return partial(adapted_product, stacked_adapters(adapters))
+    return lambda x_QNI: torch.stack([linear(x) for linear, x in zip(linears, x_QNI.unbind(0), strict=True)])
+
+
+def each_linear(linears: Iterable[Any], x: Tensor) -> Tensor:
+    """`[Q, ..., O]`: x `[..., I]` through every linear."""
+    linears = list(linears)
+    adapters = plain_adapters(linears) if counts_kernels(x) else None
+    if adapters is None:
+        return torch.stack([linear(x) for linear in linears])
+    return adapted_products_of_one(adapters, x.flatten(0, -2)).unflatten(1, x.shape[:-1])
 
 
 def mlp_per_codebook(mlps: Iterable[Any], x_QNI: Tensor) -> Tensor:

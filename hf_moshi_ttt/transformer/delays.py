@@ -3,19 +3,30 @@
 Legend: B batch, R rows, T frames or steps, V codebook size, M the longest delay.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+def runs_of_delay(rows_RT: Tensor, delays: Sequence[int]) -> Iterator[tuple[Tensor, int]]:
+    """Neighbouring rows of the same delay, `[..., r, T]` of `[..., R, T]`, with it.
+
+    Raises:
+        RuntimeError: another number of rows than of delays.
+    """
+    runs = [(delay, len(list(run))) for delay, run in itertools.groupby(delays)]
+    return zip(rows_RT.split([count for _, count in runs], dim=-2), (delay for delay, _ in runs), strict=True)
+
+
 def delayed(frames_BRT: Tensor, delays: Sequence[int], absent: int) -> Tensor:
     """What each of the T steps holds, `[B, R, T]`; `absent` before the first frame."""
     length = frames_BRT.shape[2]
-    rows = zip(frames_BRT.unbind(1), delays, strict=True)
-    return torch.stack([F.pad(row, (delay, 0), value=absent)[:, :length] for row, delay in rows], dim=1)
+    runs = runs_of_delay(frames_BRT, delays)
+    return torch.cat([F.pad(run, (delay, 0), value=absent)[:, :, :length] for run, delay in runs], dim=1)
 
 
 def delayed_after(frames_BRS: Tensor, delays: Sequence[int], length: int) -> Tensor:
@@ -28,8 +39,8 @@ def delayed_after(frames_BRS: Tensor, delays: Sequence[int], length: int) -> Ten
 def undelayed(steps_BRT: Tensor, delays: Sequence[int]) -> Tensor:
     """The values of the T frames, `[B, R, T]`; 0 in the last frames, whose steps are not among these."""
     length = steps_BRT.shape[2]
-    rows = zip(steps_BRT.unbind(1), delays, strict=True)
-    return torch.stack([F.pad(row, (0, delay))[:, -length:] for row, delay in rows], dim=1)
+    runs = runs_of_delay(steps_BRT, delays)
+    return torch.cat([F.pad(run, (0, delay))[:, :, -length:] for run, delay in runs], dim=1)
 
 
 def undelayed_logits(steps: Sequence[Tensor], delays: Sequence[int]) -> Tensor:

@@ -7,7 +7,7 @@ Legend: B batch, T frames, N = B * T, Q codebooks, D depth width, V codebook siz
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,20 @@ from transformers import GradientCheckpointingLayer
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from ..special_ids import FREE_ID, NO_INPUT_ID
-from .attention import GatedMLP, RMSNorm
-from .codebook_linears import linear_per_codebook, mlp_per_codebook
-from .losses import head_losses
+from .attention import GatedMLP, RMSNorm, plus_mlp
+from .codebook_linears import each_linear, linear_per_codebook, mlp_per_codebook, products_per_codebook
+from .losses import codebook_losses, head_losses
 from .row_buffers import RowCodebooks, row_codebooks, row_hidden
-from .row_product import has_hooks, is_compiled, is_one_row, row_plus_product, row_product
+from .row_product import (
+    counts_kernels,
+    has_hooks,
+    is_compiled,
+    is_one_row,
+    may_write,
+    product_into,
+    row_plus_product,
+    row_product,
+)
 
 
 class CodeEmbedding(nn.Embedding):
@@ -52,6 +61,12 @@ class DepthOutput(NamedTuple):
     losses: Tensor | None
 
 
+class StepCodebooks(NamedTuple):
+    """Queries, keys and values of a step in one layer, `[Q, N, 3, H, F]`, which each codebook writes its own to."""
+
+    heads: Tensor
+
+
 class DepthLayer(GradientCheckpointingLayer):
     """One layer, with its own linears for each codebook."""
 
@@ -67,13 +82,13 @@ class DepthLayer(GradientCheckpointingLayer):
         self.mlp = nn.ModuleList(GatedMLP(width, depth.ffn_dim) for _ in range(count))
 
     def forward(
-        self, x: Tensor, codebook: int | None = None, past: Tensor | RowCodebooks | None = None
-    ) -> tuple[Tensor, Tensor | RowCodebooks | None]:
+        self, x: Tensor, codebook: int | None = None, past: Tensor | StepCodebooks | RowCodebooks | None = None
+    ) -> tuple[Tensor, Tensor | StepCodebooks | RowCodebooks | None]:
         """All codebooks of `x` `[Q, N, D]`, or one codebook of `x` `[N, D]`, or `[D]` of one row, after those before.
 
         Args:
-            past: keys and values `[N, 2 * H, codebook, F]` of the codebooks before; given unless `codebook` is 0. Of
-                one row always what holds them.
+            past: keys and values `[N, 2 * H, codebook, F]` of the codebooks before; given unless `codebook` is 0. Or,
+                and of one row always, what holds them.
 
         Returns:
             x after the layer, and of one codebook the keys and values of all so far.
@@ -91,13 +106,21 @@ class DepthLayer(GradientCheckpointingLayer):
         x_QND = x_QND + linear_per_codebook(self.o_proj, out.flatten(-2))
         return x_QND + mlp_per_codebook(self.mlp, self.post_attention_layernorm(x_QND))
 
-    def _one(self, x_ND: Tensor, codebook: int, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        heads = self.qkv_proj[codebook](self.input_layernorm(x_ND)).view(len(x_ND), 3 * self.num_heads, 1, -1)
-        q, new = heads.split([self.num_heads, 2 * self.num_heads], dim=1)
-        past = new if past is None else torch.cat([past, new], dim=2)
-        out = F.scaled_dot_product_attention(q, *past.chunk(2, dim=1))
-        x_ND = x_ND + self.o_proj[codebook](out.flatten(1))
-        return x_ND + self.mlp[codebook](self.post_attention_layernorm(x_ND)), past
+    def _one(
+        self, x_ND: Tensor, codebook: int, past: Tensor | StepCodebooks | None
+    ) -> tuple[Tensor, Tensor | StepCodebooks]:
+        normed = self.input_layernorm(x_ND)
+        if isinstance(past, StepCodebooks):
+            product_into(self.qkv_proj[codebook], normed, past.heads[codebook].view(len(x_ND), -1))
+            q = past.heads[codebook, :, 0, :, None]
+            k, v = past.heads[: codebook + 1, :, 1:].permute(2, 1, 3, 0, 4)
+        else:
+            heads = self.qkv_proj[codebook](normed).view(len(x_ND), 3 * self.num_heads, 1, -1)
+            q, new = heads.split([self.num_heads, 2 * self.num_heads], dim=1)
+            past = new if past is None else torch.cat([past, new], dim=2)
+            k, v = past.chunk(2, dim=1)
+        x_ND = x_ND + self.o_proj[codebook](F.scaled_dot_product_attention(q, k, v).flatten(1))
+        return plus_mlp(x_ND, self.mlp[codebook], self.post_attention_layernorm(x_ND)), past
 
     def _one_row(self, x_D: Tensor, codebook: int, row: RowCodebooks) -> Tensor:
         """As `_one`, in as few calls as it takes."""
@@ -135,10 +158,15 @@ class DepthTransformer(nn.Module):
             return_logits: without them, those of large inputs are never held all at once.
         """
         embedded = embed_codes([self.embed_text, *self.embed_audio], codes_BQT)
-        projected = torch.stack([project(hidden_BTD) for project in self.input_projections])
+        projected = each_linear(self.input_projections, hidden_BTD)
         x = (projected + embedded).flatten(1, 2)  # [Q, N, D]
         for layer in self.layers:
             x, _ = layer(x)
+        if targets_BQT is not None and not return_logits and counts_kernels(x):
+            targets_QN = targets_BQT.transpose(0, 1).flatten(1)
+            heads = products_per_codebook(self.lm_heads, x)
+            losses_QN = codebook_losses(heads, x, targets_QN, self.codebook_size)
+            return DepthOutput(None, losses_QN.unflatten(1, hidden_BTD.shape[:2]).transpose(0, 1))
         states = x.unflatten(1, hidden_BTD.shape[:2]).unbind(0)
         if targets_BQT is None:
             return DepthOutput(tuple(head(state) for head, state in zip(self.lm_heads, states, strict=True)), None)
@@ -165,7 +193,7 @@ class DepthTransformer(nn.Module):
             return self._step_of_one_row(hidden_BD[0], drawn_text_B, given_BR, draw)
         is_free, present = given_BR == FREE_ID, (given_BR != NO_INPUT_ID).to(hidden_BD.dtype)
         columns = [x.unbind(1) for x in (is_free, given_BR.clamp_min(0), present[:, :, None])]
-        past: list[Tensor | None] = [None] * len(self.layers)
+        past = self._step_codebooks(hidden_BD)
         logits, drawn = [], [drawn_text_B]
         for i, (free, given, factor) in enumerate(zip(*(x[:-1] for x in columns), strict=True)):
             embed = self.embed_audio[i - 1] if i else self.embed_text
@@ -202,6 +230,14 @@ class DepthTransformer(nn.Module):
             drawn.append(draw(logits_1V))
         codes = torch.stack(drawn, dim=1)
         return logits_1QV, codes if all_free else torch.where(is_free, codes, given_1R)
+
+    def _step_codebooks(self, hidden_BD: Tensor) -> list[Any]:
+        """What each layer has of a step before its first codebook."""
+        if not may_write(hidden_BD):
+            return [None] * len(self.layers)
+        heads, width = self.sizes.num_attention_heads, self.sizes.hidden_size
+        shape = len(self.layers), len(self.lm_heads), len(hidden_BD), 3, heads, width // heads
+        return [StepCodebooks(one) for one in hidden_BD.new_empty(shape).unbind(0)]
 
     def _row_codebooks(self, like: Tensor) -> list[RowCodebooks]:
         """What each layer writes its codebooks to, in the dtype of `like`."""

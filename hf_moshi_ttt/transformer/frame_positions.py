@@ -49,7 +49,12 @@ class FramePositions(NamedTuple):
 
 
 def frame_positions(
-    positions_BT: Tensor, window: int, phases: "Phases", continues: bool, heads: tuple[int, int] = (1, 1)
+    positions_BT: Tensor,
+    window: int,
+    phases: "Phases",
+    continues: bool,
+    heads: tuple[int, int] = (1, 1),
+    dtype: torch.dtype = torch.float32,
 ) -> FramePositions:
     """What attention needs to know of frames at these positions.
 
@@ -57,6 +62,7 @@ def frame_positions(
         phases: their rotary phases.
         continues: whether they are the next frames of a stream, whose ring holds those before.
         heads: H and F of the ring.
+        dtype: of the mask of a single frame.
     """
     length, device = positions_BT.shape[1], positions_BT.device
     if not continues:
@@ -64,7 +70,7 @@ def frame_positions(
     write = _slots(positions_BT[:, -window:], window, heads)
     if length == 1:
         in_use = torch.arange(window, device=device) <= positions_BT
-        mask = in_use.log()[:, None, None]  # 0 and -inf
+        mask = in_use.log().to(dtype)[:, None, None]  # 0 and -inf
         return FramePositions(phases, (Band(slice(0, 1), slice(0, window), mask),), None, write)
     before = positions_BT[:, :1] + torch.arange(-(window - 1), 0, device=device)  # [B, W - 1]
     exists_BS = torch.cat([before >= 0, torch.ones_like(positions_BT, dtype=torch.bool)], dim=1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _KEPT_VALUES = 2**21  # float32 logits of one call that are kept for the backward pass: 8 MiB
 _CHUNK_VALUES = 2**23  # of larger ones that are held at once: 32 MiB
+_GPU_CHUNK_VALUES = 2**25  # and where a chunk costs the kernels that it starts: 128 MiB
 
 
 def code_losses(logits: Tensor, codes: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def code_losses(logits: Tensor, codes: Tensor) -> Tensor:
 
 
 def head_losses(
-    head: nn.Module, states: Tensor, codes: Tensor, vocab_size: int, return_logits: bool = True
+    head: Callable[[Tensor], Tensor], states: Tensor, codes: Tensor, vocab_size: int, return_logits: bool = True
 ) -> tuple[Tensor | None, Tensor]:
     """The logits `[..., V]` of a head, and their `code_losses` `[...]`.
 
@@ -35,27 +36,46 @@ def head_losses(
     if return_logits:
         logits = head(states)
         return logits, code_losses(logits, codes)
-
-    def losses(states_ND: Tensor, targets_N: Tensor) -> Tensor:
-        return _cross_entropy(head(states_ND), targets_N)
-
-    return None, _losses_in_chunks(losses, states, codes, vocab_size)
+    return None, _losses_in_chunks(_of_head(head), states, codes, vocab_size)
 
 
-def _losses_in_chunks(losses: Callable[..., Tensor], inputs: Tensor, codes: Tensor, vocab_size: int) -> Tensor:
-    rows, targets = inputs.flatten(0, -2), codes.clamp_min(0).flatten()
-    if len(targets) * vocab_size <= _KEPT_VALUES:
+def codebook_losses(heads: Callable[[Tensor], Tensor], states_QND: Tensor, codes_QN: Tensor, vocab_size: int) -> Tensor:
+    """`code_losses` `[Q, N]` of the logits `[Q, n, V]` that the heads of all codebooks make of some rows at once."""
+    return _losses_in_chunks(_of_head(heads), states_QND, codes_QN, vocab_size, of_codebooks=True)
+
+
+def _of_head(head: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda states, targets: _cross_entropy(head(states), targets)
+
+
+def _losses_in_chunks(
+    losses: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    codes: Tensor,
+    vocab_size: int,
+    of_codebooks: bool = False,
+) -> Tensor:
+    """In chunks of rows, or, of codebooks, of each one's rows."""
+    codebooks, rows, targets = 1, inputs, codes.clamp_min(0)
+    if of_codebooks:
+        codebooks = len(inputs)
+    else:
+        rows, targets = inputs.flatten(0, -2), targets.flatten()
+    if targets.numel() * vocab_size <= _KEPT_VALUES:
         found = losses(rows, targets)
     else:
-        chunk = max(1, _CHUNK_VALUES // vocab_size)
-        pieces = zip(rows.split(chunk), targets.split(chunk), strict=True)
-        found = torch.cat([checkpoint(losses, *one, use_reentrant=False, preserve_rng_state=False) for one in pieces])
+        values = _CHUNK_VALUES if inputs.device.type == "cpu" else _GPU_CHUNK_VALUES
+        chunk = max(1, values // (vocab_size * codebooks))
+        pieces = zip(rows.split(chunk, dim=-2), targets.split(chunk, dim=-1), strict=True)
+        parts = [checkpoint(losses, *one, use_reentrant=False, preserve_rng_state=False) for one in pieces]
+        found = torch.cat(parts, dim=-1)
     return torch.where(codes >= 0, found.view(codes.shape), 0.0)
 
 
-def _cross_entropy(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-    return F.cross_entropy(logits_NV, targets_N, reduction="none")
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """`[...]` of logits `[..., V]` at codes `[...]`."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
 
 
 def target_weights(labels_BKT: Tensor, config: "MoshiTTTConfig") -> Tensor:
@@ -88,9 +108,11 @@ def audio_weights(codes_BQT: Tensor, config: "MoshiTTTConfig") -> Tensor:
 
 def mask_unpredicted(codes_BQT: Tensor, config: "MoshiTTTConfig", absent: int = -1) -> Tensor:
     """Audio codes `[..., Q, T]` with `absent` in the last frames of each codebook, which its delay does not predict."""
+    from .delays import runs_of_delay
+
     length = codes_BQT.shape[-1]
-    rows = zip(codes_BQT.unbind(-2), config.delays[1:], strict=False)
+    runs = runs_of_delay(codes_BQT, config.delays[1 : 1 + codes_BQT.shape[-2]])
     predicted = [
-        F.pad(row[..., : max(0, length - delay)], (0, min(delay, length)), value=absent) for row, delay in rows
+        F.pad(run[..., : max(0, length - delay)], (0, min(delay, length)), value=absent) for run, delay in runs
     ]
-    return torch.stack(predicted, dim=-2)
+    return torch.cat(predicted, dim=-2)

@@ -6,9 +6,12 @@ single frame, whose cost is the calls it makes, a pair is a complex number and i
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .row_product import counts_kernels
 
 Phases = Tensor | tuple[Tensor, Tensor]
 
@@ -41,11 +44,57 @@ def apply_rope(x_BHTF: Tensor, phases: Phases) -> Tensor:
     return rotated.to(x_BHTF.dtype)
 
 
+def rotated_heads(projected_BTD: Tensor, num_heads: int, phases: Phases) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys, which are rotated, and values, `[B, H, T, F]`, of all three `[B, T, 3 * H * F]`."""
+    if not isinstance(phases, Tensor) and counts_kernels(projected_BTD):
+        q, k, v = _RotatedHeads.apply(projected_BTD, num_heads, *phases)
+        return q, k, v
+    heads = _heads(projected_BTD, num_heads)
+    q, k = apply_rope(heads[:2], phases)
+    return q, k, heads[2]
+
+
 def rotate_(x: Tensor, phases: Phases) -> Tensor:
     """`apply_rope` of a single frame in place, of x `[..., F]` or of its pairs as complex numbers `[..., F / 2]`."""
     if x.is_complex() and isinstance(phases, Tensor):
         return x.mul_(phases)
     return x.copy_(apply_rope(x, phases))
+
+
+def _heads(projected_BTD: Tensor, num_heads: int) -> Tensor:
+    """`[3, B, H, T, F]`, as a view."""
+    return projected_BTD.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+class _RotatedHeads(torch.autograd.Function):
+    """The rotation without a tensor for each cast; its gradient is the rotation back, beside that of the values."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, projected_BTD: Tensor, num_heads: int, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        heads = _heads(projected_BTD, num_heads)
+        q, k = _rotated(heads[:2], cos, sin)
+        return q, k, heads[2]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads_BHTF: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        grad = torch.cat([x.transpose(1, 2).flatten(-2) for x in grads_BHTF], dim=-1)
+        turning = _heads(grad, grads_BHTF[0].shape[1])[:2]
+        _rotated(turning, cos, sin, direction=-1, out=turning)
+        return grad, None, None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: float = 1, out: Tensor | None = None) -> Tensor:
+    """`apply_rope` in three kernels: products are in the phases' dtype, and the sum is rounded to that of x."""
+    products = x * cos
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    if out is None:
+        out = torch.empty_like(products, dtype=x.dtype)
+    return torch.addcmul(products, swapped, sin, value=direction, out=out)
 
 
 @cache

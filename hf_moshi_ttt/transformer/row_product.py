@@ -1,9 +1,9 @@
-"""Linears of a single row without gradients on a CPU: a live frame of one stream, whose cost is the calls it makes.
+"""Linears without gradients that write where they are told: of a live frame, whose cost is the calls it makes.
 
-`nn.Linear` turns its weight and its input around before each product. A row that is a vector needs neither. What has
-touched a linear (adapter, quantization, hook) is called as it wants to be.
+`nn.Linear` turns its weight and its input around before each product. A row on a CPU that is a vector needs neither.
+What has touched a linear (adapter, quantization, hook) is called as it wants to be.
 
-Legend: I and O width in and out.
+Legend: N rows, I and O width in and out.
 """
 
 from typing import Any
@@ -26,6 +26,18 @@ def is_one_row(x: Tensor) -> bool:
     )
 
 
+def counts_kernels(x: Tensor) -> bool:
+    """Whether what is computed of x costs the kernels it starts: off CPUs, unless a compiler puts them together."""
+    return x.device.type != "cpu" and not torch.compiler.is_compiling()
+
+
+def may_write(x: Tensor) -> bool:
+    """Whether a step off CPUs may write into tensors that only it knows, as nothing but values is asked of it."""
+    kind = x.device.type
+    is_cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return kind != "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not is_cast
+
+
 def is_compiled(module: Any) -> bool:
     """Whether a module is compiled by itself, so that what it is given must not be made for a row."""
     return module._compiled_call_impl is not None or "_orig_mod" in module._modules
@@ -44,11 +56,12 @@ def row_product(linear: Any, x_I: Tensor, out: Tensor | None = None) -> Tensor:
     return product if out is None else out.copy_(product)
 
 
-def linear_of(linear: Any, x: Tensor) -> Tensor:
-    """`linear(x)`, `[..., O]` of `[..., I]`, in the way that is short for one row."""
-    if not is_one_row(x):
-        return linear(x)
-    return row_product(linear, x) if x.dim() == 1 else row_product(linear, x.view(-1)).view(*x.shape[:-1], -1)
+def product_into(linear: Any, x_NI: Tensor, out_NO: Tensor) -> None:
+    """Writes `linear(x)`; in the dtype of x."""
+    if is_plain(linear):
+        torch.mm(x_NI, linear.weight.mT, out=out_NO)
+    else:
+        out_NO.copy_(linear(x_NI))
 
 
 def row_plus_product(row_O: Tensor, linear: Any, x_I: Tensor) -> Tensor:

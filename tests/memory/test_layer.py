@@ -1,5 +1,7 @@
 """The TTT layer as a module of its own: it stands alone, starts at zero, and keeps its inner loop in float32."""
 
+import math
+
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -7,7 +9,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
-from hf_moshi_ttt.memory.layer import TTTLayer
+from hf_moshi_ttt.memory import layer as layer_module
+from hf_moshi_ttt.memory.layer import TTTLayer, gated_sum
+from hf_moshi_ttt.memory.projections import TTTGate
 
 from ..fixtures.learner_laws import require_checkpointing_changes_nothing
 
@@ -203,3 +207,18 @@ def test_scaled_inner_rates_are_those_of_a_scaled_base_lr() -> None:
     assert torch.equal(static(x, inner_lr_scale=0.25).output, static(x).output)
     with pytest.raises(ValueError, match="lr_scale=0.25, but the gated delta rule has no inner rate to scale"):
         make_layer(learner="gated_delta")(x, inner_lr_scale=0.25)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gated_sum_is_the_residual_with_the_gated_branch(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    gate, (x, residual) = TTTGate(8, 0.7), torch.randn(2, 2, 3, 8).to(dtype)
+    plain, exact = gated_sum(residual, gate, x), residual.double() + math.tanh(0.7) * x.double()
+    monkeypatch.setattr(layer_module, "may_write", lambda _: True)
+    found, given = gated_sum(residual, gate, x), residual.clone()
+    assert found.dtype == plain.dtype == dtype and torch.equal(residual, given)
+    assert (found - exact).abs().max() <= (plain - exact).abs().max()
+    assert torch.equal(gated_sum(residual, gate, torch.zeros_like(x)), residual)
+    gate.register_forward_hook(lambda module, inputs, output: 0 * output)
+    assert torch.equal(gated_sum(residual, gate, x), residual)

@@ -38,11 +38,11 @@ def test_which_layers_have_a_frame_in_one_kernel(options: dict[str, Any], expect
     learner = make_layer(torch.float32, **options).learner
     state = learner.init_state(1)
     with use_memory_kernel("triton"):
-        assert not is_one_kernel(learner, state)  # with gradients
+        assert not is_one_kernel(learner, state, torch.float32)  # with gradients
         with torch.no_grad():
-            assert is_one_kernel(learner, state) == expected
+            assert is_one_kernel(learner, state, torch.float32) == expected
     with torch.no_grad():
-        assert not is_one_kernel(learner, state)  # auto, on a CPU
+        assert not is_one_kernel(learner, state, torch.float32)  # auto, on a CPU
 
 
 @with_triton
@@ -61,9 +61,9 @@ def test_auto_compares_it_once(monkeypatch: pytest.MonkeyPatch, is_broken: bool)
         mock.patch.object(live_frame, "in_one_kernel", kernel if is_broken else true),
         mock.patch.object(live_frame, "use_memory_kernel", lambda name: _only(monkeypatch, name)),
     ):
-        assert is_one_kernel(learner, learner.init_state(1)) != is_broken
+        assert is_one_kernel(learner, learner.init_state(1), torch.float32) != is_broken
         monkeypatch.setattr(live_frame, "chosen_kernel", lambda _: "triton")
-        assert is_one_kernel(learner, learner.init_state(2)) != is_broken
+        assert is_one_kernel(learner, learner.init_state(2), torch.float32) != is_broken
 
 
 def _only(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:

@@ -249,7 +249,7 @@ def test_a_write_is_bounded_and_recall_survives(kind: str, dtype: torch.dtype) -
     state, norm = None, torch.zeros(())
     for frame in hostile(kind, 60).to(dtype).split(1, dim=1):
         q, k, v, gates = layer.project(frame)
-        tokens = layer.learner.inner_tokens(q, k, normed_values(v), gates)
+        tokens = layer.learner.inner_tokens(q, k, normed_values(v.float()), gates)
         _, state, _ = layer.learner(q, k, v, gates, state, False)
         value = tokens.v - state.value_mean[:, :, None]
         bound = tokens.log_retention.exp().square() * norm.square() + value.square().sum(-1)

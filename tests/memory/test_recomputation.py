@@ -1,11 +1,14 @@
 """A walk in segments equals the step on everything, with gradients, and keeps nothing of a step's inside."""
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from hf_moshi_ttt.memory import recomputation
 from hf_moshi_ttt.memory.recomputation import Tensors, walk
 
 
@@ -60,3 +63,32 @@ def test_the_inside_of_a_step_is_freed(grad: bool) -> None:
         output, _ = walk(watched, frames, state, parameters, 5)
     assert output.requires_grad == grad and len(inside) == 5
     assert all(reference() is None for reference in inside)
+
+
+@pytest.mark.parametrize(("segment_frames", "segments", "times"), [(23, 1, 2), (5, 5, 3)])
+@pytest.mark.parametrize("is_checkpointed", [True, False])
+def test_a_checkpointed_segment_is_not_computed_a_third_time(
+    monkeypatch: pytest.MonkeyPatch, is_checkpointed: bool, segment_frames: int, segments: int, times: int
+) -> None:
+    """Several segments are, one by one, so that their insides are not kept together."""
+    monkeypatch.setattr(recomputation, "counts_kernels", lambda _: True)
+    frames, (total, count), parameters = make_case()
+    leaves, calls = [x.requires_grad_() for x in (*frames, total, parameters[0])], []
+
+    def counted(*given: Tensors) -> tuple[Tensor, Tensors]:
+        calls.append(1)
+        return step(*given)
+
+    def loss(form: Any) -> Tensor:
+        output, (after, _) = form(frames, (total, count), parameters)
+        return output.sum() + after.sin().sum()
+
+    def walked(*given: Tensors) -> tuple[Tensor, Tensors]:
+        return walk(counted, *given, segment_frames)
+
+    found = checkpoint(loss, walked, use_reentrant=False) if is_checkpointed else loss(walked)
+    grads = torch.autograd.grad(found, leaves)
+    assert len(calls) == segments * (times if is_checkpointed else 2)
+    expected = loss(step)
+    for own, truth in zip((found, *grads), (expected, *torch.autograd.grad(expected, leaves)), strict=True):
+        torch.testing.assert_close(own, truth, rtol=1e-12, atol=1e-12)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hf_moshi_ttt.memory import triton_frame
+from hf_moshi_ttt.memory.delta_kernels import use_memory_kernel
 
 from ..fixtures.online_cases import FRAMES, live_frames, make_input, make_layer, require_equal_frames
 
@@ -27,6 +28,22 @@ def test_frames_equal_those_in_torch(options: dict[str, Any]) -> None:
     assert launched.call_count == 4
     require_equal_frames(own, live_frames(layer, x[:, 5:], state, "torch"))
     assert all(torch.equal(tensor, kept[name]) for name, tensor in state.named_tensors().items())
+
+
+def test_projections_may_be_narrower_than_the_memory() -> None:
+    layer, x = make_layer(torch.float32).bfloat16(), make_input(6).bfloat16()
+    for parameter in layer.learner.parameters():
+        parameter.data = parameter.data.float()
+    frames, found = [layer.project(frame) for frame in x.split(1, dim=1)], []
+    for kernel in ("triton", "torch"):
+        answers, state = [], layer.init_state(2)
+        with torch.no_grad(), use_memory_kernel(kernel):
+            for frame in frames:
+                z, state, _ = layer.learner(*frame, state, False)
+                answers.append(z)
+        found.append((answers, state))
+    assert {x.dtype for frame in frames for x in frame} == {torch.bfloat16}
+    require_equal_frames(*found)
 
 
 def test_without_inner_steps_nothing_is_learned() -> None:

@@ -9,7 +9,7 @@ import torch
 from moshi.utils.sampling import sample_token
 
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.streaming.generation_moshi_ttt import GREEDY, Sampling
+from hf_moshi_ttt.streaming.generation_moshi_ttt import GREEDY, Sampling, _earliest
 
 from ..conftest import random_codes
 
@@ -128,6 +128,32 @@ def test_rows_with_generators_of_their_own_draw_as_if_alone() -> None:
     assert [drawn[1] for drawn in together] == [alone.draw(logits[1:2], is_text=False).item() for _ in range(20)]
     with pytest.raises(ValueError, match="shorter"):
         Sampling(generator=generators[:2]).draw(logits, is_text=True)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("top_k", [4, 500])
+def test_draws_without_waiting_are_those_of_multinomial(rows: bool, top_k: int) -> None:
+    logits = 3 * torch.randn(2, 9, generator=torch.Generator().manual_seed(0))
+
+    def sampling() -> Sampling:
+        generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+        return Sampling(top_k=top_k, generator=generators if rows else generators[0])
+
+    one, other, drawn = sampling(), sampling(), set()
+    for _ in range(50):
+        (log_times,) = other._logs_drawn(torch.empty(1, 2, min(top_k, 9)))
+        ids = one.draw(logits, is_text=False)
+        assert torch.equal(ids, _earliest(logits, other.temperature, top_k, log_times))
+        drawn.add(tuple(ids.tolist()))
+    assert len(drawn) > 5
+
+
+def test_times_of_a_frame_are_drawn_at_once_off_cpus() -> None:
+    meta, cpu = torch.device("meta"), torch.device("cpu")
+    assert [x.shape for x in Sampling(top_k=7, text_top_k=9).log_times(3, 2, meta)] == [(2, 9)] * 3
+    assert Sampling().log_times(3, 2, cpu) == GREEDY.log_times(3, 2, meta) == [None] * 3
+    logits = torch.empty(2, 40, device="meta", dtype=torch.bfloat16)
+    assert Sampling().draw(logits, is_text=True).shape == (2,)
 
 
 @pytest.mark.parametrize("key", ["temperature", "text_temperature"])

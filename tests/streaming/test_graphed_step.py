@@ -107,19 +107,6 @@ def test_no_value_of_a_frame_is_read_by_the_host(
     assert "_local_scalar_dense" in found.counts
 
 
-@pytest.mark.parametrize("rows", [False, True])
-def test_draws_without_waiting_are_those_of_multinomial(rows: bool) -> None:
-    weights = torch.rand(2, 9, generator=torch.Generator().manual_seed(0)).masked_fill(torch.arange(9) < 3, 0)
-
-    def sampling() -> Sampling:
-        generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-        return Sampling(generator=generators if rows else generators[0])
-
-    one, other = sampling(), sampling()
-    for _ in range(50):
-        assert torch.equal(one._drawn(weights), other._drawn_without_waiting(weights))
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_replayed_graph_equals_the_step(make_model: MakeModel) -> None:

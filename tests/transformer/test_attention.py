@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_moshi_ttt.transformer.attention import GatedMLP, RMSNorm, SlidingWindowAttention
+from hf_moshi_ttt.transformer import attention
+from hf_moshi_ttt.transformer.attention import GatedMLP, RMSNorm, SlidingWindowAttention, plus_mlp
 from hf_moshi_ttt.transformer.rope import apply_rope, rope_phases
 
 WINDOW = 5
@@ -107,3 +108,22 @@ def test_gate_comes_before_value() -> None:
         mlp.fc1.weight.copy_(torch.tensor([[1.0], [10.0]]))
         mlp.fc2.weight.fill_(1.0)
     assert mlp(torch.tensor([[2.0]])).item() == pytest.approx(20 * 2 / (1 + torch.e**-2), rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hooked", ["", "mlp", "fc2"])
+def test_a_feed_forward_is_added_in_place_where_nobody_asks_for_more(
+    monkeypatch: pytest.MonkeyPatch, hooked: str
+) -> None:
+    torch.manual_seed(0)
+    mlp, (x, residual) = GatedMLP(4, 12).double(), torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    parts = {"mlp": mlp, "fc2": mlp.fc2}
+    if hooked:
+        parts[hooked].register_forward_hook(lambda module, inputs, output: 2 * output)
+    expected, given = residual + mlp(x), residual.clone()
+    torch.testing.assert_close(plus_mlp(residual, mlp, x), expected, rtol=0, atol=0)
+    assert torch.equal(residual, given)
+    monkeypatch.setattr(attention, "may_write", lambda _: True)
+    found = plus_mlp(residual, mlp, x)
+    torch.testing.assert_close(found, expected)
+    assert (found is residual) == (not hooked)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.transformer import attention, depth_transformer
 from hf_moshi_ttt.transformer.depth_transformer import CodeEmbedding, DepthTransformer
 
 
@@ -27,6 +28,26 @@ def test_steps_equal_the_parallel_pass(decoder: DepthTransformer, batch: int) ->
     logits, chosen = decoder.step(hidden[:, 0], torch.zeros(batch, dtype=torch.int64), given, lambda x: x.argmax(-1))
     torch.testing.assert_close(logits, whole, rtol=1e-12, atol=1e-12)
     assert torch.equal(chosen, given)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hooked", [None, "layers.0.qkv_proj.2", "layers.1.mlp.3", "layers.1.mlp.3.fc2"])
+def test_a_step_that_writes_into_its_own_tensors_is_the_same(
+    decoder: DepthTransformer, hooked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hooked:
+        decoder.get_submodule(hooked).register_forward_hook(lambda module, inputs, output: 2 * output)
+    hidden, given = torch.randn(3, 32, dtype=torch.float64), torch.full((3, 9), -2)
+    given[0, 2], given[1, 4] = 5, -1
+    text, kept = torch.tensor([1, 2, 3]), hidden.clone()
+    plain = decoder.step(hidden, text, given, lambda x: x.argmax(-1))
+    for module in (attention, depth_transformer):
+        monkeypatch.setattr(module, "may_write", lambda _: True)
+    with monkeypatch.context() as patched:  # nothing is put together of parts
+        patched.setattr(torch, "cat", None)
+        found = decoder.step(hidden, text, given, lambda x: x.argmax(-1))
+    torch.testing.assert_close(found[0], plain[0], rtol=1e-12, atol=1e-12)
+    assert torch.equal(found[1], plain[1]) and torch.equal(hidden, kept)
 
 
 @torch.no_grad()

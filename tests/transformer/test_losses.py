@@ -10,7 +10,14 @@ from torch import Tensor
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
-from hf_moshi_ttt.transformer.losses import code_losses, head_losses, mask_unpredicted, target_weights, weighted_mean
+from hf_moshi_ttt.transformer.losses import (
+    code_losses,
+    codebook_losses,
+    head_losses,
+    mask_unpredicted,
+    target_weights,
+    weighted_mean,
+)
 
 from ..conftest import random_codes
 
@@ -208,3 +215,34 @@ def test_a_head_gives_the_same_losses_and_gradients_without_its_logits(
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert (kept[1] < 2 * 40 * 50) == (values == 50 * 7)
+
+
+@pytest.mark.parametrize("values", [2**24, 3 * 50 * 7])
+def test_codebooks_at_once_have_the_losses_of_each_head(monkeypatch: pytest.MonkeyPatch, values: int) -> None:
+    for limit in ("_CHUNK_VALUES", "_KEPT_VALUES"):
+        monkeypatch.setattr(f"hf_moshi_ttt.transformer.losses.{limit}", values)
+    weights, states = normal(3, 4, 50).requires_grad_(), normal(3, 40, 4).requires_grad_()
+    codes, chunks = integers(50, 3, 40, absent=-1), []
+
+    def heads(rows: Tensor) -> Tensor:
+        chunks.append(rows.shape)
+        return rows @ weights
+
+    losses = codebook_losses(heads, states, codes, 50)
+    assert len(chunks) == (1 if values == 2**24 else 6)
+    expected = torch.stack([code_losses(states[q] @ weights[q], codes[q]) for q in range(3)])
+    torch.testing.assert_close(losses, expected)
+    found, true = (torch.autograd.grad(x.square().sum(), [weights, states]) for x in (losses, expected))
+    for own, other in zip(found, true, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
+
+
+def test_chunks_are_larger_on_a_gpu() -> None:
+    chunks, states = [], torch.empty(8, 3000, 4, device="meta", requires_grad=True)
+
+    def heads(rows: Tensor) -> Tensor:
+        chunks.append(rows.shape[1])
+        return rows @ rows.new_empty(8, 4, 2048)
+
+    codebook_losses(heads, states, torch.empty(8, 3000, dtype=torch.int64, device="meta"), 2048)
+    assert chunks == [2048, 952]

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hf_moshi_ttt.transformer.row_product import is_one_row, is_plain, linear_of, row_plus_product, row_product
+from hf_moshi_ttt.transformer.adapted_linear import linear_of
+from hf_moshi_ttt.transformer.row_product import (
+    is_one_row,
+    is_plain,
+    may_write,
+    product_into,
+    row_plus_product,
+    row_product,
+)
 
 
 @pytest.fixture(params=[False, True], ids=["without bias", "with bias"])
@@ -53,6 +61,22 @@ def test_a_row_has_the_values_of_the_call(linear: nn.Linear, how: str) -> None:
     out = torch.empty(4).double()
     assert row_product(module, x[0, 0], out=out) is out
     torch.testing.assert_close(out, expected[0, 0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["nothing", "hook", "parametrization", "class", "forward"])
+def test_rows_are_written_where_they_belong(linear: nn.Linear, how: str) -> None:
+    module, x, out = touched(linear, how), torch.randn(3, 6).double(), torch.zeros(2, 3, 4).double()
+    product_into(module, x, out[1])
+    torch.testing.assert_close(out[1], module(x))
+    assert not out[0].any()
+
+
+def test_only_off_cpus_and_without_gradients_anything_is_written() -> None:
+    x = torch.empty(2, 3, device="meta")
+    assert not may_write(x)
+    with torch.no_grad():
+        assert may_write(x) and not may_write(torch.empty(2, 3))
 
 
 @torch.no_grad()
