@@ -16,7 +16,9 @@ from typing import Any
 from .parser import SEED, add_json, whole
 
 ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "in_place", "e2e")
-TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled")
+TASKS = (
+    "motif", "motif8", "control", "loops", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled"
+)  # fmt: skip
 SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from ..memory.line_tasks import LinesTask, LongLinesTask, SaidRecording
 from ..memory.recall_tasks import (
+    LoopTask,
     MotifTask,
     NaturalTask,
     PairsTask,
@@ -40,8 +41,8 @@ ARMS: dict[str, dict[str, Any] | None] = {
 END_TO_END = "e2e"  # a model of its own, without a ttt section
 _END_TO_END = {"chunk_frames": 24}  # the sequences of the tasks are short
 CONTROL = "static"
-TASKS = ("motif", "motif8", "control", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled")
 SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
+TASKS = ("motif", "motif8", "control", "loops", "pairs", *SPEECH_TASKS)
 TEST_SETS = ("speech_controls", "long_pieces")
 GAPS_WINDOWS = (2, 4, 8, 30, 62.5)
 _PIECES_BEFORE = 3
@@ -102,6 +103,7 @@ _SIZES = {
     "motif": RecallSize(),
     "control": RecallSize(),
     "motif8": RecallSize(hidden_size=96),
+    "loops": RecallSize(),
     "pairs": RecallSize(),
     "refrain": _SPEECH_SIZE,
     "distance": _SPEECH_SIZE,
@@ -242,6 +244,8 @@ def _required(task: str, speech: Speech | None) -> Speech:
 def _random_task(task: str) -> RecallTask:
     if task == "pairs":
         return PairsTask()
+    if task == "loops":
+        return LoopTask(num_ids=32, frames=128, shortest_frames=6, longest_frames=40)
     if task == "motif8":
         return MotifTask(num_codebooks=8)
     return MotifTask(repeats=task == "motif")

@@ -8,6 +8,7 @@ import torch
 
 from hf_moshi_ttt.memory.line_tasks import LinesTask, LongLinesTask, SaidRecording
 from hf_moshi_ttt.memory.recall_tasks import (
+    LoopTask,
     MotifTask,
     NaturalTask,
     PairsTask,
@@ -46,6 +47,7 @@ def test_tasks_are_what_their_names_say() -> None:
     assert make_setup("motif8", {}).stages == [MotifTask(num_codebooks=8)]
     assert make_setup("control", {}).stages == [MotifTask(repeats=False)]
     assert isinstance(make_setup("pairs", {}).stages[0], PairsTask)
+    assert isinstance(make_setup("loops", {}).stages[0], LoopTask)
     speech = make_speech()
     refrain, distance = (make_setup(task, {}, speech) for task in ("refrain", "distance"))
     assert [type(stage) for stage in distance.stages] == [PassageTask, ScatteredPassageTask]
