@@ -35,7 +35,7 @@ def linear_of(linear: Any, x: Tensor) -> Tensor:
     adapter = plain_adapter(linear) if counts_kernels(x) else None
     if adapter is None:
         return linear(x)
-    return adapted_product(adapter, x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+    return adapted_product(adapter, x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], len(adapter.base))
 
 
 def plain_adapter(module: Any) -> Adapter | None:

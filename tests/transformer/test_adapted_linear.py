@@ -76,7 +76,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[int]:
 
 
 @pytest.mark.usefixtures("on_a_gpu")
-@pytest.mark.parametrize("shape", [(WIDTH,), (1, WIDTH), (2, 5, WIDTH)])
+@pytest.mark.parametrize("shape", [(WIDTH,), (1, WIDTH), (2, 5, WIDTH), (2, 0, WIDTH)])
 def test_outputs_and_gradients_are_those_of_peft(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
     module = linear_in(adapted())
     x, calls = torch.randn(shape), calls_of(monkeypatch, module)
