@@ -1,7 +1,8 @@
 """LoRA adapters (peft) on a linear, or on those of all codebooks at once, in few kernels on a GPU.
 
 peft calls two linears, with a cast to the adapter's dtype and one back, a scaling and a sum; autograd adds as many.
-Where an adapter is plain, its scaling is a factor of a product, and both sums are written into the base's product.
+Where an adapter is plain, its scaling is a factor of a product, and the sums are rounded once. No product is written to
+in a forward pass: selective activation checkpointing may keep it.
 Where those of all codebooks are alike, each operation is done once for all. The classes of peft are known by name, so
 that nothing is imported where no adapter is.
 
@@ -149,7 +150,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Tensor, added: Tensor) -> Tensor:
         ctx.base, ctx.dtype = base, added.dtype
-        return torch.mm(x, base.mT).add_(added)
+        return _sum_like(torch.mm(x, base.mT), added)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -169,7 +170,10 @@ class _Adapted(torch.autograd.Function):
         low = _scaled_product(wide, down.mT, scaling)
         ctx.save_for_backward(wide, low, base, down, up)
         ctx.scaling = scaling
-        return _add_product(torch.bmm(x, base.mT), low, up.mT)
+        product = torch.bmm(x, base.mT)
+        if product.dtype != low.dtype:
+            return _sum_like(product, torch.bmm(low, up.mT))
+        return torch.baddbmm(product, low, up.mT)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -194,7 +198,7 @@ class _AdaptedOfOne(torch.autograd.Function):
         ctx.save_for_backward(wide, low, base, down, up)
         ctx.scaling = scaling
         product = _by_codebook(torch.mm(x, base.flatten(0, 1).mT), base)
-        return torch.add(product, torch.bmm(low, up.mT), out=product.new_empty(product.shape))
+        return _sum_like(product, torch.bmm(low, up.mT))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -220,6 +224,11 @@ def _by_codebook(x: Tensor, weights_QRI: Tensor) -> Tensor:
 def _by_row(x_QNR: Tensor) -> Tensor:
     """`[N, Q * R]`."""
     return x_QNR.transpose(0, 1).flatten(1)
+
+
+def _sum_like(total: Tensor, added: Tensor) -> Tensor:
+    """Their sum in the dtype of the total, contiguous."""
+    return torch.add(total, added, out=total.new_empty(total.shape))
 
 
 def _scaled_product(left: Tensor, right: Tensor, factor: float) -> Tensor:
