@@ -117,9 +117,10 @@ def start_up(repeats: int) -> list[Row]:
 
 
 def warmed_up(name: str, case: Case) -> Row:
-    """Runs a compiled case until two calls in a row take less than half a second or a tenth of the slowest."""
+    """Runs a compiled case until two calls in a row take less than half a second or a tenth of the slowest, and never
+    more than `WARM_UP_FRAMES` times: a machine may be too slow for that."""
     seconds: list[float] = []
-    while len(seconds) < 3 or max(seconds[-2:]) > max(0.5, max(seconds) / 10):
+    while len(seconds) < 3 or (len(seconds) < WARM_UP_FRAMES and max(seconds[-2:]) > max(0.5, max(seconds) / 10)):
         start = time.perf_counter()
         case()
         seconds.append(time.perf_counter() - start)

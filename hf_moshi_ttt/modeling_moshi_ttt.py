@@ -116,7 +116,7 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
         attended, window = self.self_attn(self.input_layernorm(x), window, frames_B, positions)
         x = x + attended
         if not self.has_ttt:
-            x = plus_mlp(x, self.mlp, self.post_attention_layernorm(x))
+            x = plus_mlp(x, self.mlp, self.post_attention_layernorm)
             return x.view(x_BTD.shape) if is_row else x, window, None, None
         x_BTD = x.view(x_BTD.shape) if is_row else x
         if self.is_in_place:
@@ -126,7 +126,7 @@ class MoshiTTTDecoderLayer(GradientCheckpointingLayer):
             return x_BTD, window, learned.state, found
         learned = self.ttt(self.ttt_norm(x_BTD), memory, diagnostics, inner_lr_scale)
         x_BTD, found = self._with_branch(x_BTD, learned)
-        return plus_mlp(x_BTD, self.mlp, self.post_attention_layernorm(x_BTD)), window, learned.state, found
+        return plus_mlp(x_BTD, self.mlp, self.post_attention_layernorm), window, learned.state, found
 
     def _with_branch(self, x_BTD: Tensor, learned: TTTLayerOutput) -> tuple[Tensor, MemoryDiagnostics | None]:
         """The residual stream with the memory's answer, and what the memory did."""

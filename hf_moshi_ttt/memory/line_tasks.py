@@ -35,7 +35,11 @@ _MOST_TRIES = 1000
 
 @dataclass
 class _OfLines:
-    """A task of pieces of recordings whose lines are known; `skip_frames` as `LinesTask` says."""
+    """A task of pieces of recordings whose lines are known.
+
+    Args:
+        skip_frames: first frames of a line, before which nobody can know that it returns; they are not scored.
+    """
 
     recordings: Sequence[SaidRecording]
     num_ids: int
@@ -67,10 +71,7 @@ class _OfLines:
 class LinesTask(_OfLines):
     """Pieces of recordings; the first hearing of a line in a piece is hearing 1, every later one hearing 2.
 
-    Every piece has both.
-
-    Args:
-        skip_frames: first frames of a line, before which nobody can know that it returns; they are not scored.
+    Every piece has both; `skip_frames` first frames of each are not scored.
     """
 
     frames: int = 384

@@ -95,19 +95,26 @@ class Sampling:
             return logits_BV.argmax(-1)
         # transformers' TopKLogitsWarper keeps every code as likely as the k-th: in bfloat16 often more than k.
         if logits_BV.device.type != "cpu":
-            times = self.log_times(1, len(logits_BV), logits_BV.device)[0] if log_times_BN is None else log_times_BN
+            times = log_times_BN
+            if times is None:
+                (times,) = self.log_times(1, len(logits_BV), logits_BV.device, logits_BV.shape[-1])
             assert times is not None  # as it draws
             return _earliest(logits_BV, temperature, top_k, times)
         probabilities = (logits_BV.float() / temperature).softmax(-1)
         likeliest, ids = probabilities.topk(min(top_k, probabilities.shape[-1]))
         return ids.gather(-1, self._drawn(likeliest))[:, 0]
 
-    def log_times(self, draws: int, rows: int, device: torch.device) -> list[Tensor | None]:
+    def log_times(self, draws: int, rows: int, device: torch.device, num_codes: int) -> list[Tensor | None]:
         """Logarithms of exponential times `[rows, N]` for each of some draws off CPUs, with N the largest top k; Nones
-        on CPUs and where none is needed."""
+        on CPUs and where none is needed.
+
+        Args:
+            num_codes: the most codes that a draw is from, and so the most N.
+        """
         if device.type == "cpu" or self.temperature == self.text_temperature == 0:
             return [None] * draws
-        return list(self._logs_drawn(torch.empty(draws, rows, max(self.top_k, self.text_top_k), device=device)))
+        count = min(max(self.top_k, self.text_top_k), num_codes)
+        return list(self._logs_drawn(torch.empty(draws, rows, count, device=device)))
 
     def _logs_drawn(self, times: Tensor) -> Tensor:
         """`[D, B, N]` filled."""
@@ -218,7 +225,8 @@ class MoshiTTTStreamingMixin:
         given = given[:, : 1 + self.config.num_codebooks]
         hidden = hidden[:, 0]
         text_logits = linear_of(self.lm_head, hidden)
-        log_times = iter(sampling.log_times(given.shape[1], len(hidden), hidden.device))
+        num_codes = max(self.config.text_vocab_size, self.config.codebook_size)
+        log_times = iter(sampling.log_times(given.shape[1], len(hidden), hidden.device, num_codes))
         drawn_text = sampling.draw(self._with_biases(text_logits, sampling), True, next(log_times))
         audio_logits, codes = self.depth_decoder.step(
             hidden, drawn_text, given, lambda logits: sampling.draw(logits, False, next(log_times))

@@ -78,6 +78,8 @@ class RecallRequest:
                 f"task={self.task!r}, train_codes={self.train_codes!r} and test_codes={self.test_codes!r}, but the "
                 f"tasks {', '.join(SPEECH_TASKS)} need both, and no other takes them."
             )
+        if self.apart and not is_speech:
+            raise ValueError(f"apart={list(self.apart)}, but nobody speaks in task={self.task!r}.")
 
     @classmethod
     def parse(cls, settings: Sequence[str], steps: int | None, **given: Any) -> "RecallRequest":

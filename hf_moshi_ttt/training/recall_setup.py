@@ -46,6 +46,7 @@ TASKS = ("motif", "motif8", "control", "loops", "pairs", *SPEECH_TASKS)
 TEST_SETS = ("speech_controls", "long_pieces")
 GAPS_WINDOWS = (2, 4, 8, 30, 62.5)
 _PIECES_BEFORE = 3
+_TASKS_OF = {"recall_first": ("lines",), "lanes": ("lines", "natural")}  # that read a key of RecallSize
 _OPEN_GATE = 1.0
 _RANDOM_DEPTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64}
 _SPEECH_DEPTH = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 256}
@@ -172,11 +173,15 @@ def make_setup(
         device: where the models are trained.
 
     Raises:
-        ValueError: an unknown task, test set or key, a task of speech without it, or tests of other ids.
+        ValueError: an unknown task, test set or key, a key of other tasks, a task of speech without it, or tests of
+            other ids.
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r}, but the tasks are {', '.join(TASKS)}.")
     size = _SIZES[task].changed(changes)
+    for key, tasks in _TASKS_OF.items():
+        if getattr(size, key) and task not in tasks:
+            raise ValueError(f"{key}=True of task={task!r}, but only {' and '.join(tasks)} can be trained so.")
     stages, tests = _made(task, speech, size)
     for name in also:
         tests = tests | _tests(name, speech, size)
@@ -321,7 +326,8 @@ def arm_config(setup: RecallSetup, arm: str) -> MoshiTTTConfig:
     """The configuration of an arm's model. Its memories are in all layers, with their gates open.
 
     Raises:
-        ValueError: an unknown arm or key, or a value out of bounds.
+        ValueError: an unknown arm or key, a value out of bounds, or memory that is carried from piece to piece where
+            pieces are drawn at random.
     """
     name, changes = parse_arm(arm)
     size, task = setup.size, setup.stages[0]
@@ -342,7 +348,13 @@ def arm_config(setup: RecallSetup, arm: str) -> MoshiTTTConfig:
     }
     if name == END_TO_END:
         return _end_to_end(shape, changes)
-    return MoshiTTTConfig.from_preset("tiny", **shape)
+    config = MoshiTTTConfig.from_preset("tiny", **shape)
+    if config.ttt is not None and config.ttt.persistent_states and not size.lanes:
+        raise ValueError(
+            f"arm {arm!r} carries its memory from piece to piece, but lanes=False: set lanes=true, or leave out "
+            "persistent_states."
+        )
+    return config
 
 
 def _end_to_end(shape: dict[str, Any], changes: dict[str, Any]) -> MoshiTTTConfig:

@@ -1,7 +1,8 @@
 """LoRA adapters (peft) on a linear, or on those of all codebooks at once, in few kernels on a GPU.
 
 peft calls two linears, with a cast to the adapter's dtype and one back, a scaling and a sum; autograd adds as many.
-Where an adapter is plain, its scaling is a factor of a product, and both sums are written into the base's product.
+Where an adapter is plain, its scaling is a factor of a product, and the sums are rounded once. No product is written to
+in a forward pass: selective activation checkpointing may keep it.
 Where those of all codebooks are alike, each operation is done once for all. The classes of peft are known by name, so
 that nothing is imported where no adapter is.
 
@@ -9,7 +10,8 @@ Legend: Q codebooks, N rows, I and O width in and out, R rank; `...` nothing, or
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +37,7 @@ def linear_of(linear: Any, x: Tensor) -> Tensor:
     adapter = plain_adapter(linear) if counts_kernels(x) else None
     if adapter is None:
         return linear(x)
-    return adapted_product(adapter, x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+    return adapted_product(adapter, x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], len(adapter.base))
 
 
 def plain_adapter(module: Any) -> Adapter | None:
@@ -99,6 +101,22 @@ def _is_cast(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
+def _differentiated_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuses a gradient that is differentiated itself; `once_differentiable` leaves it out of `torch.autograd.grad`
+    without a word."""
+
+    @wraps(backward)
+    def checked(ctx: Any, *grads: Tensor | None) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph=True asks for a second derivative, but that of an adapted linear is there on CPUs alone: "
+                "leave create_graph out, or merge the adapters first."
+            )
+        return backward(ctx, *grads)
+
+    return checked
+
+
 class _Stacked(torch.autograd.Function):
     """`[Q, R, I]` and `[Q, O, R]` of Q tensors each, in one kernel and none for the gradients."""
 
@@ -111,7 +129,7 @@ class _Stacked(torch.autograd.Function):
         return down.view(shapes[0]), up.view(shapes[1])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_differentiated_once
     def backward(ctx: Any, grad_down: Tensor, grad_up: Tensor) -> tuple[Tensor, ...]:
         return *grad_down.unbind(0), *grad_up.unbind(0)
 
@@ -133,7 +151,7 @@ class _Low(torch.autograd.Function):
         return x, _scaled_product(wide, down.mT, scaling)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_differentiated_once
     def backward(ctx: Any, grad_x: Tensor | None, grad_low: Tensor) -> tuple[Tensor | None, ...]:
         wide, down = ctx.saved_tensors
         of_down = _scaled_product(grad_low.mT, wide, ctx.scaling) if ctx.needs_input_grad[1] else None
@@ -149,10 +167,10 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Tensor, added: Tensor) -> Tensor:
         ctx.base, ctx.dtype = base, added.dtype
-        return torch.mm(x, base.mT).add_(added)
+        return _sum_like(torch.mm(x, base.mT), added)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_differentiated_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return torch.mm(grad, ctx.base) if ctx.needs_input_grad[0] else None, None, grad.to(ctx.dtype)
 
@@ -169,10 +187,13 @@ class _Adapted(torch.autograd.Function):
         low = _scaled_product(wide, down.mT, scaling)
         ctx.save_for_backward(wide, low, base, down, up)
         ctx.scaling = scaling
-        return _add_product(torch.bmm(x, base.mT), low, up.mT)
+        product = torch.bmm(x, base.mT)
+        if product.dtype != low.dtype:
+            return _sum_like(product, torch.bmm(low, up.mT))
+        return torch.baddbmm(product, low, up.mT)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_differentiated_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide, low, base, down, up = ctx.saved_tensors
         needs_x, _, needs_down, needs_up, _ = ctx.needs_input_grad
@@ -194,10 +215,10 @@ class _AdaptedOfOne(torch.autograd.Function):
         ctx.save_for_backward(wide, low, base, down, up)
         ctx.scaling = scaling
         product = _by_codebook(torch.mm(x, base.flatten(0, 1).mT), base)
-        return torch.add(product, torch.bmm(low, up.mT), out=product.new_empty(product.shape))
+        return _sum_like(product, torch.bmm(low, up.mT))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @_differentiated_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide, low, base, down, up = ctx.saved_tensors
         needs_x, _, needs_down, needs_up, _ = ctx.needs_input_grad
@@ -220,6 +241,11 @@ def _by_codebook(x: Tensor, weights_QRI: Tensor) -> Tensor:
 def _by_row(x_QNR: Tensor) -> Tensor:
     """`[N, Q * R]`."""
     return x_QNR.transpose(0, 1).flatten(1)
+
+
+def _sum_like(total: Tensor, added: Tensor) -> Tensor:
+    """Their sum in the dtype of the total, contiguous."""
+    return torch.add(total, added, out=total.new_empty(total.shape))
 
 
 def _scaled_product(left: Tensor, right: Tensor, factor: float) -> Tensor:

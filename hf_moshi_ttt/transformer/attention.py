@@ -65,10 +65,13 @@ class GatedMLP(nn.Module):
         return row_plus_product(row_D, self.fc2, F.silu(hidden.gate).mul_(hidden.value))
 
 
-def plus_mlp(residual: Tensor, mlp: Any, x: Tensor) -> Tensor:
-    """`residual + mlp(x)` of a `GatedMLP`, `[..., D]`; off CPUs without gradients it is written into the residual."""
+def plus_mlp(residual: Tensor, mlp: Any, norm: Any) -> Tensor:
+    """`residual + mlp(norm(residual))`, `[..., D]`; off CPUs without gradients it is written into the residual, unless
+    the feed-forward is more than a `GatedMLP` or a hook of either may keep what it is given."""
+    x = norm(residual)
     can_write = may_write(residual) and residual.is_contiguous() and residual.dtype == x.dtype
-    if not can_write or has_hooks(mlp) or is_compiled(mlp) or not is_plain(mlp.fc2):
+    is_usual = type(mlp).forward is GatedMLP.forward and not is_compiled(mlp) and not has_hooks(mlp)
+    if not can_write or not is_usual or has_hooks(norm) or not is_plain(mlp.fc2):
         return residual + mlp(x)
     rows, hidden = (y.view(-1, y.shape[-1]) for y in (residual, mlp.hidden(x)))
     rows.addmm_(hidden, mlp.fc2.weight.mT)

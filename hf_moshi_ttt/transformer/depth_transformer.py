@@ -120,7 +120,7 @@ class DepthLayer(GradientCheckpointingLayer):
             past = new if past is None else torch.cat([past, new], dim=2)
             k, v = past.chunk(2, dim=1)
         x_ND = x_ND + self.o_proj[codebook](F.scaled_dot_product_attention(q, k, v).flatten(1))
-        return plus_mlp(x_ND, self.mlp[codebook], self.post_attention_layernorm(x_ND)), past
+        return plus_mlp(x_ND, self.mlp[codebook], self.post_attention_layernorm), past
 
     def _one_row(self, x_D: Tensor, codebook: int, row: RowCodebooks) -> Tensor:
         """As `_one`, in as few calls as it takes."""

@@ -79,12 +79,16 @@ class _RotatedHeads(torch.autograd.Function):
         return q, k, heads[2]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads_BHTF: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
+        is_differentiated = torch.is_grad_enabled()  # the gradient itself
+        if is_differentiated:
+            of_q, of_k, of_v = grads_BHTF
+            grads_BHTF = apply_rope(of_q, (cos, -sin)), apply_rope(of_k, (cos, -sin)), of_v
         grad = torch.cat([x.transpose(1, 2).flatten(-2) for x in grads_BHTF], dim=-1)
-        turning = _heads(grad, grads_BHTF[0].shape[1])[:2]
-        _rotated(turning, cos, sin, direction=-1, out=turning)
+        if not is_differentiated:
+            turning = _heads(grad, grads_BHTF[0].shape[1])[:2]
+            _rotated(turning, cos, sin, direction=-1, out=turning)
         return grad, None, None, None
 
 

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.rivals.end_to_end import EndToEndMoshi
 from hf_moshi_ttt.rivals.end_to_end_state import EndToEndState
+from hf_moshi_ttt.transformer import attention, codebook_linears, depth_transformer, rope
 from hf_moshi_ttt.transformer.losses import target_weights, weighted_mean
 
 from ..conftest import random_codes
@@ -335,3 +336,19 @@ def test_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
     with pytest.raises(ValueError, match="FSDP has sharded TTT-E2E"):
         model(random_codes(model.config, batch=1, frames=6))
+
+
+def test_on_a_gpu_it_reads_and_learns_as_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    codes, trained = random_codes(model.config, 2, 4 * SIZE), list(model.parameters())
+    found = []
+    for on_a_gpu in (False, True):
+        if on_a_gpu:
+            for module in (codebook_linears, depth_transformer, rope):
+                monkeypatch.setattr(module, "counts_kernels", lambda _: True)
+            for module in (attention, depth_transformer):
+                monkeypatch.setattr(module, "may_write", lambda _: not torch.is_grad_enabled())
+        with torch.no_grad():
+            losses = model(codes, labels=codes).losses
+        found.append([losses, *torch.autograd.grad(model(codes, labels=codes).loss, trained)])
+    torch.testing.assert_close(found[0], found[1], **EXACT)

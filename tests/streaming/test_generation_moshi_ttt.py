@@ -150,8 +150,9 @@ def test_draws_without_waiting_are_those_of_multinomial(rows: bool, top_k: int) 
 
 def test_times_of_a_frame_are_drawn_at_once_off_cpus() -> None:
     meta, cpu = torch.device("meta"), torch.device("cpu")
-    assert [x.shape for x in Sampling(top_k=7, text_top_k=9).log_times(3, 2, meta)] == [(2, 9)] * 3
-    assert Sampling().log_times(3, 2, cpu) == GREEDY.log_times(3, 2, meta) == [None] * 3
+    assert [x.shape for x in Sampling(top_k=7, text_top_k=9).log_times(3, 2, meta, 40)] == [(2, 9)] * 3
+    assert Sampling().log_times(3, 2, cpu, 40) == GREEDY.log_times(3, 2, meta, 40) == [None] * 3
+    assert [x.shape for x in Sampling(top_k=10**12).log_times(3, 2, meta, 40)] == [(2, 40)] * 3  # all codes
     logits = torch.empty(2, 40, device="meta", dtype=torch.bfloat16)
     assert Sampling().draw(logits, is_text=True).shape == (2,)
 

@@ -100,6 +100,8 @@ def test_speakers_are_tested_apart_by_their_names(tmp_path: Path) -> None:
     assert [recording.shape for recording in tests["ben: refrain"].recordings] == [(1, 1000)]
     with pytest.raises(ValueError, match="apart='cat', but the speakers of .*named are ann, ben"):
         make_request(apart=["ben", "cat"], **given).make_setup()
+    with pytest.raises(ValueError, match=r"apart=\['ben'\], but nobody speaks in task='motif'"):
+        make_request(apart=["ben"])
 
 
 def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,15 @@ def test_an_arm_that_learns_end_to_end_changes_its_own_keys() -> None:
     [
         (lambda: make_setup("tune", {}), "task='tune', but the tasks are motif, motif8"),
         (lambda: make_setup("refrain", {}), "drawn from encoded speech: give --train-codes and --test-codes"),
+        (lambda: make_setup("motif", {"lanes": True}), "lanes=True of task='motif', but only lines and natural can"),
+        (
+            lambda: make_setup("refrain", {"recall_first": True}, make_speech()),
+            "recall_first=True .* but only lines can",
+        ),
+        (
+            lambda: arm_config(make_setup("natural", {}, make_speech()), "ttt+persistent_states=true"),
+            "carries its memory from piece to piece, but lanes=False: set lanes=true",
+        ),
         (lambda: make_setup("motif", {}, also=["tune"]), "also='tune', but further tests are those of motif, "),
         (lambda: make_setup("motif", {}, also=["speech_controls"]), "'speech_controls' is drawn from encoded speech"),
         (

@@ -1,6 +1,7 @@
 """Linears with plain LoRA adapters equal peft's own, with gradients; whatever is more than that is called."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from hf_moshi_ttt.checkpoints.adapters import make_trainable
 from hf_moshi_ttt.memory import recomputation
@@ -76,7 +77,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[int]:
 
 
 @pytest.mark.usefixtures("on_a_gpu")
-@pytest.mark.parametrize("shape", [(WIDTH,), (1, WIDTH), (2, 5, WIDTH)])
+@pytest.mark.parametrize("shape", [(WIDTH,), (1, WIDTH), (2, 5, WIDTH), (2, 0, WIDTH)])
 def test_outputs_and_gradients_are_those_of_peft(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
     module = linear_in(adapted())
     x, calls = torch.randn(shape), calls_of(monkeypatch, module)
@@ -135,11 +136,13 @@ def test_only_what_is_trained_has_a_gradient(frozen: str) -> None:
 
 
 @pytest.mark.usefixtures("on_a_gpu")
-def test_a_second_derivative_is_refused() -> None:
-    module, x = linear_in(adapted()), torch.randn(3, WIDTH, requires_grad=True)
-    (grad,) = torch.autograd.grad(linear_of(module, x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+@pytest.mark.parametrize("form", [linear_of, linear_per_codebook, each_linear])
+def test_a_second_derivative_is_refused(form: Any) -> None:
+    """Also where `torch.autograd.grad` finds another way to what it is asked for."""
+    modules, x = adapted_codebooks(), torch.randn(3, 5, WIDTH, requires_grad=True)
+    output = form(modules[0] if form is linear_of else modules, x)
+    with pytest.raises(RuntimeError, match="create_graph=True asks for a second derivative"):
+        torch.autograd.grad(output.square().sum() + x.pow(3).sum(), x, create_graph=True)
 
 
 class _Products(TorchDispatchMode):
@@ -226,6 +229,26 @@ def test_what_is_more_than_a_plain_adapter_is_called(monkeypatch: pytest.MonkeyP
     assert calls
     torch.manual_seed(1)
     torch.testing.assert_close(found, module(x), rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", ["one", "each its row", "one row"])
+def test_selective_checkpointing_may_keep_products(form: str, dtype: torch.dtype) -> None:
+    def policy(context: Any, operation: Any, *args: Any, **options: Any) -> CheckpointPolicy:
+        keeps = operation in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
+        return CheckpointPolicy.MUST_SAVE if keeps else CheckpointPolicy.PREFER_RECOMPUTE
+
+    modules, x = adapted_codebooks(dtype), torch.randn(3, 5, WIDTH).to(dtype).requires_grad_()
+    forms: dict[str, Any] = {"one": linear_of, "each its row": linear_per_codebook, "one row": each_linear}
+    module: Any = modules[0] if form == "one" else modules
+
+    def layer(y: Tensor) -> Tensor:
+        return forms[form](module, y).float().sin()
+
+    kept = partial(create_selective_checkpoint_contexts, policy)
+    output = checkpoint(layer, x, use_reentrant=False, context_fn=kept)
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x)[0] for y in (output, layer(x))))
 
 
 class Quantized(Tensor):

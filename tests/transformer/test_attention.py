@@ -116,14 +116,32 @@ def test_a_feed_forward_is_added_in_place_where_nobody_asks_for_more(
     monkeypatch: pytest.MonkeyPatch, hooked: str
 ) -> None:
     torch.manual_seed(0)
-    mlp, (x, residual) = GatedMLP(4, 12).double(), torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    mlp, norm, residual = GatedMLP(4, 12).double(), RMSNorm(4, 1e-6).double(), torch.randn(2, 3, 4, dtype=torch.float64)
     parts = {"mlp": mlp, "fc2": mlp.fc2}
     if hooked:
         parts[hooked].register_forward_hook(lambda module, inputs, output: 2 * output)
-    expected, given = residual + mlp(x), residual.clone()
-    torch.testing.assert_close(plus_mlp(residual, mlp, x), expected, rtol=0, atol=0)
+    expected, given = residual + mlp(norm(residual)), residual.clone()
+    torch.testing.assert_close(plus_mlp(residual, mlp, norm), expected, rtol=0, atol=0)
     assert torch.equal(residual, given)
     monkeypatch.setattr(attention, "may_write", lambda _: True)
-    found = plus_mlp(residual, mlp, x)
+    found = plus_mlp(residual, mlp, norm)
     torch.testing.assert_close(found, expected)
     assert (found is residual) == (not hooked)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reason", ["a class of its own", "a hook that keeps what is normed"])
+def test_a_residual_is_not_written_to_where_that_would_be_seen(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    class Doubled(GatedMLP):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    torch.manual_seed(0)
+    mlp = (Doubled if reason == "a class of its own" else GatedMLP)(4, 12)
+    norm, residual, kept = RMSNorm(4, 1e-6), torch.randn(2, 3, 4), []
+    if reason != "a class of its own":
+        norm.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    monkeypatch.setattr(attention, "may_write", lambda _: True)
+    expected, given = residual + mlp(norm(residual)), residual.clone()
+    torch.testing.assert_close(plus_mlp(residual, mlp, norm), expected)
+    assert all(torch.equal(x, given) for x in [residual, *kept])

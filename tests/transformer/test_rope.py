@@ -55,3 +55,14 @@ def test_a_cpu_and_a_single_frame_take_the_plain_form(monkeypatch: pytest.Monkey
     q, k, v = rotated_heads(projected[:, :1], HEADS, single)
     torch.testing.assert_close(q, apply_rope(projected[:, :1].view(2, 1, 3, 3, 8)[:, :, 0].transpose(1, 2), single))
     assert k.shape == v.shape == q.shape
+
+
+def test_the_gradient_of_rotated_heads_has_one_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rope, "counts_kernels", lambda _: True)
+    projected, phases = case(torch.float64)
+    projected.requires_grad_()
+    found = []
+    for heads in (rotated_heads(projected, HEADS, phases), plain_heads(projected, phases)):
+        (grad,) = torch.autograd.grad(sum(x.sin().sum() for x in heads), projected, create_graph=True)
+        found.append([grad, *torch.autograd.grad(grad.square().sum(), projected)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
