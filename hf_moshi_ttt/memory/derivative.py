@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ..transformer.first_derivative import first_derivative_only
 from .dual_form import (
     Frames,
     KeysPass,
@@ -73,7 +73,7 @@ class _MiniBatches(torch.autograd.Function):
         return outputs, *delta.weights, *delta.biases
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only("memories that learn in mini-batches", "differentiate memory/naive.py")
     def backward(ctx: Any, grad_output: Tensor, *grad_delta: Tensor) -> tuple[Tensor | None, ...]:
         saved, count, group = ctx.saved_tensors, ctx.count, ctx.group
         frames, rule, start, _ = _unpacked(ctx.eps, count, saved[: ctx.num_inputs])

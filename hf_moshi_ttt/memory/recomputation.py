@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..transformer.first_derivative import first_derivative_only
 from ..transformer.row_product import counts_kernels
 
 Tensors = tuple[Tensor, ...]
@@ -82,7 +83,7 @@ class _Walk(torch.autograd.Function):
         return _joined(outputs), *states[-1]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only("memories", "differentiate the plain recurrences, such as those of memory/online.py")
     def backward(ctx: Any, grad_output: Tensor, *grad_state: Tensor) -> tuple[Tensor | None, ...]:
         num_frames, num_state, count = ctx.sizes
         saved = ctx.saved_tensors

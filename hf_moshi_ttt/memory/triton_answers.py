@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..transformer.first_derivative import first_derivative_only
 from .optional_triton import jit, tl, triton
 
 _FRAMES = 16
@@ -71,7 +72,7 @@ class _Outputs(torch.autograd.Function):
         return z, last
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only("Triton kernels", "set use_memory_kernel('torch')")
     def backward(ctx: Any, grad_z: Tensor, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
         *given, agreement = ctx.saved_tensors
         answers, values, means, *_ = given

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..transformer.first_derivative import first_derivative_only
 from .chunks import CHUNK_FRAMES, Chunks
 from .online import OnlineTokens, SlowLayer
 from .optional_triton import jit, tl, triton
@@ -49,7 +50,7 @@ class _Prepare(torch.autograd.Function):
         return found
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only("Triton kernels", "set use_memory_kernel('torch')")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         *given, values, readers, inverse = ctx.saved_tensors
         q, _, _, log_retention, write, weight, bias = given

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..transformer.first_derivative import first_derivative_only
 from .chunks import Chunks, prepared_chunks
 from .online import OnlineTokens, SlowLayer, features
 from .optional_triton import jit, tl, triton
@@ -80,7 +81,7 @@ class _Walk(torch.autograd.Function):
         return answers, after
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only("Triton kernels", "set use_memory_kernel('torch')")
     def backward(ctx: Any, grad_answers: Tensor, grad_after: Tensor) -> tuple[Tensor, ...]:
         readers, queries, keys, mixing, kept, errors, before = ctx.saved_tensors
         grad_answers, grad_after = grad_answers.contiguous(), grad_after.contiguous()

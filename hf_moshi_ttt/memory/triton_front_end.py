@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..transformer.first_derivative import first_derivative_only
 from .front_end import FrontEndState, Span
 from .optional_triton import jit, tl, triton
 
@@ -67,7 +68,7 @@ class _FrontEnd(torch.autograd.Function):
         return (*outputs, means, *after, value_mean_after)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only("Triton kernels", "set use_memory_kernel('torch')")
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         q, k, v, write, *weights, counts, rows_q, rows_k, value_mean = ctx.saved_tensors
         span: Span = ctx.span

@@ -10,13 +10,13 @@ Legend: Q codebooks, N rows, I and O width in and out, R rank; `...` nothing, or
 """
 
 import math
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .first_derivative import first_derivative_only
 from .row_product import counts_kernels, has_hooks, is_one_row, is_plain, row_product
 
 
@@ -101,20 +101,7 @@ def _is_cast(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def _differentiated_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuses a gradient that is differentiated itself; `once_differentiable` leaves it out of `torch.autograd.grad`
-    without a word."""
-
-    @wraps(backward)
-    def checked(ctx: Any, *grads: Tensor | None) -> Any:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "create_graph=True asks for a second derivative, but that of an adapted linear is there on CPUs alone: "
-                "leave create_graph out, or merge the adapters first."
-            )
-        return backward(ctx, *grads)
-
-    return checked
+_once = first_derivative_only("adapted linears off CPUs", "merge the adapters first")
 
 
 class _Stacked(torch.autograd.Function):
@@ -129,7 +116,7 @@ class _Stacked(torch.autograd.Function):
         return down.view(shapes[0]), up.view(shapes[1])
 
     @staticmethod
-    @_differentiated_once
+    @_once
     def backward(ctx: Any, grad_down: Tensor, grad_up: Tensor) -> tuple[Tensor, ...]:
         return *grad_down.unbind(0), *grad_up.unbind(0)
 
@@ -151,7 +138,7 @@ class _Low(torch.autograd.Function):
         return x, _scaled_product(wide, down.mT, scaling)
 
     @staticmethod
-    @_differentiated_once
+    @_once
     def backward(ctx: Any, grad_x: Tensor | None, grad_low: Tensor) -> tuple[Tensor | None, ...]:
         wide, down = ctx.saved_tensors
         of_down = _scaled_product(grad_low.mT, wide, ctx.scaling) if ctx.needs_input_grad[1] else None
@@ -170,7 +157,7 @@ class _Sum(torch.autograd.Function):
         return _sum_like(torch.mm(x, base.mT), added)
 
     @staticmethod
-    @_differentiated_once
+    @_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return torch.mm(grad, ctx.base) if ctx.needs_input_grad[0] else None, None, grad.to(ctx.dtype)
 
@@ -193,7 +180,7 @@ class _Adapted(torch.autograd.Function):
         return torch.baddbmm(product, low, up.mT)
 
     @staticmethod
-    @_differentiated_once
+    @_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide, low, base, down, up = ctx.saved_tensors
         needs_x, _, needs_down, needs_up, _ = ctx.needs_input_grad
@@ -218,7 +205,7 @@ class _AdaptedOfOne(torch.autograd.Function):
         return _sum_like(product, torch.bmm(low, up.mT))
 
     @staticmethod
-    @_differentiated_once
+    @_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide, low, base, down, up = ctx.saved_tensors
         needs_x, _, needs_down, needs_up, _ = ctx.needs_input_grad

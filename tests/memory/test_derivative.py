@@ -75,9 +75,8 @@ def test_gradients_of_a_part_of_the_outputs() -> None:
 def test_a_second_derivative_is_refused() -> None:
     arguments = make_arguments(2, 1, True, False)
     leaves = leaves_of(arguments)
-    (grad,) = torch.autograd.grad(run_mini_batches(*arguments)[0].square().sum(), leaves[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="which memories that learn in mini-batches do not have"):
+        torch.autograd.grad(run_mini_batches(*arguments)[0].square().sum(), leaves[0], create_graph=True)
 
 
 @pytest.mark.parametrize("total", [16, 64])
