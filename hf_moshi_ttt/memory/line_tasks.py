@@ -91,7 +91,7 @@ class LongLinesTask(_OfLines):
 
     Hearing 1 are new lines, hearing 2 lines that were said before in the piece, hearing 3 those that were said in the
     `before_frames` frames of their recording before it and not in the piece: only a memory that was carried to it has
-    them. Every piece has all three.
+    them. A line that begins before the piece counts as said before it. Every piece has all three.
 
     Args:
         piece_frames: frames that are scored.
