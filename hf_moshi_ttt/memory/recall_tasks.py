@@ -222,6 +222,11 @@ class LoopTask:
         """Q."""
         return len(self.recordings[0]) if self.recordings else 1
 
+    @property
+    def chance_nats(self) -> float | None:
+        """The loss of a random frame that nothing is known about."""
+        return None if self.recordings else math.log(self.num_ids)
+
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; hearings beyond `hearings` count as the last."""
         return drawn(self._row, rows, generator)

@@ -1,5 +1,6 @@
 """What returns does return, nothing else does, and every frame is counted where it belongs."""
 
+import math
 from typing import Any
 
 import pytest
@@ -69,6 +70,7 @@ def test_a_loop_returns_at_distances_that_differ_between_rows(source: list[Tenso
         assert hearing_T[:-1].tolist() == [min(4, place // length + 1) for place in range(199)]
         assert hearing_T[-1] == UNSCORED
         lengths.append(length)
+    assert task.chance_nats == (None if source else pytest.approx(math.log(100_000)))
     assert min(lengths) < 7 and max(lengths) > 33 and 13 <= sorted(lengths)[30] <= 16  # log-uniform: median 14.1
 
 
