@@ -149,6 +149,8 @@ def _prepare(rung: Rung, where: Where, seeds: Sequence[int]) -> tuple[Rung, Any,
     if absent:
         said = f"no codes in {', '.join(absent)}"
         return rung, None, {"name": rung.name, "question": rung.question, "not_run": said}
+    rung, silent = without_missing_speakers(rung, request.test_codes)
+    request = replace(request, apart=rung.apart)
     setup = request.make_setup()
     rung, missing = without_missing_forms(rung, list(setup.tests))
     gaps_windows = {
@@ -156,8 +158,21 @@ def _prepare(rung: Rung, where: Where, seeds: Sequence[int]) -> tuple[Rung, Any,
         for name, task in setup.tests.items()
         if isinstance(task, PassageTask) and task.hearings == 2
     }
-    left_out = f"{', '.join(missing)}: not in {forms}" if missing else None
-    return rung, request, {"gaps_windows": gaps_windows, "left_out": left_out}
+    places = {str(forms): missing, str(request.test_codes): silent}
+    left_out = "; ".join(f"{', '.join(names)}: not in {place}" for place, names in places.items() if names)
+    return rung, request, {"gaps_windows": gaps_windows, "left_out": left_out or None}
+
+
+def without_missing_speakers(rung: Rung, codes: str | None) -> tuple[Rung, list[str]]:
+    """The rung without tests and criteria of speakers that held-out codes have not, and the names of these."""
+    from ..training.recall_speech import load_speakers
+
+    known = load_speakers(codes) if codes and rung.apart else []
+    missing = [name for name in rung.apart if name not in known]
+    kept = [name for name in rung.apart if name in known]
+    of_missing = tuple(f"{name}: " for name in missing)
+    criteria = [criterion for criterion in rung.criteria if not criterion.test.startswith(of_missing)]
+    return replace(rung, apart=kept, criteria=criteria), missing
 
 
 def without_missing_forms(rung: Rung, tests: Sequence[str]) -> tuple[Rung, list[str]]:

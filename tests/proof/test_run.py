@@ -107,3 +107,19 @@ def test_a_rung_that_does_not_fit_is_refused_before_any_runs(tmp_path: Path) -> 
     wrong = replace(MOTIF, name="wrong", criteria=[Criterion("speech")])
     with pytest.raises(ValueError, match="rung 'wrong': test 'speech', but its models are asked motif"):
         prove(Plan("P"), [MOTIF, wrong], Where(tmp_path), tmp_path, FACTS, print, lambda request, folder: {})
+
+
+def test_speakers_that_the_codes_have_not_are_left_out_and_said(tmp_path: Path) -> None:
+    for part in ("train", "heldout"):
+        save_codes(tmp_path / f"librilight_{part}", [700])
+    criteria = [Criterion("refrain"), Criterion("reader: refrain")]
+    rung = replace(SPEECH, apart=["reader"], criteria=criteria, num_ids=32)
+    asked: list[Any] = []
+
+    def run_series(request: Any, folder: Path) -> dict[str, Any]:
+        asked.append(request.apart)
+        return make_series(make_runs({"full": 1.0, "static": 3.0, "ttt": 1.1}, request.seeds))
+
+    found = prove(Plan("P"), [rung], Where(tmp_path), tmp_path, FACTS, lambda _: None, run_series)["rungs"][0]
+    assert asked == [[]] and [verdict["test"] for verdict in found["verdicts"]] == ["refrain"]
+    assert found["left_out"] == f"reader: not in {tmp_path / 'librilight_heldout'}"
