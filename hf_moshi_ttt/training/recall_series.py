@@ -116,11 +116,13 @@ class RecallRequest:
         )  # fmt: skip
 
     def _apart(self, codes: str, recordings: Sequence[Any]) -> dict[str, list[Any]]:
-        speakers = load_speakers(codes) if self.apart else []
+        if not self.apart:
+            return {}
+        speakers = load_speakers(codes)
         for missing in sorted(set(self.apart) - set(speakers)):
             known = ", ".join(sorted(set(speakers)))
             raise ValueError(f"apart={missing!r}, but the speakers of {codes} are {known}.")
-        pairs = list(zip(speakers, recordings, strict=bool(self.apart)))
+        pairs = list(zip(speakers, recordings, strict=True))
         return {name: [recording for speaker, recording in pairs if speaker == name] for name in self.apart}
 
     def runs(self) -> list[tuple[str, int]]:

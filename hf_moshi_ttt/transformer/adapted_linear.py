@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .first_derivative import first_derivative_only
-from .row_product import counts_kernels, has_hooks, is_one_row, is_plain, row_product
+from .row_product import counts_kernels, has_hooks, is_cast, is_one_row, is_plain, row_product
 
 
 class Adapter(NamedTuple):
@@ -75,7 +75,7 @@ def stacked_adapters(adapters: Sequence[Adapter]) -> Adapter:
 
 def adapted_products_of_one(adapters: Sequence[Adapter], x_NI: Tensor) -> Tensor:
     """`[Q, N, O]`: x through every linear and its adapter, all of one shape. It is differentiated once."""
-    if _is_cast(x_NI):
+    if is_cast(x_NI):
         return adapted_product(stacked_adapters(adapters), x_NI[None].expand(len(adapters), -1, -1))
     found: Tensor = _AdaptedOfOne.apply(x_NI, *stacked_adapters(adapters))
     return found
@@ -84,7 +84,7 @@ def adapted_products_of_one(adapters: Sequence[Adapter], x_NI: Tensor) -> Tensor
 def adapted_product(adapter: Adapter, x: Tensor) -> Tensor:
     """`[..., N, O]` of `[..., N, I]`: through the linear and its adapter, which computes in the dtype of its own
     weights, or in autocast's. It is differentiated once."""
-    if _is_cast(x):
+    if is_cast(x):
         added = (x @ adapter.down.mT) @ adapter.up.mT
         return torch.add(x @ adapter.base.mT, added, alpha=adapter.scaling)
     if x.dim() == 2:
@@ -94,11 +94,6 @@ def adapted_product(adapter: Adapter, x: Tensor) -> Tensor:
     else:
         found = _Adapted.apply(x, *adapter)
     return found
-
-
-def _is_cast(x: Tensor) -> bool:
-    kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 _once = first_derivative_only("adapted linears off CPUs", "merge the adapters first")
@@ -183,12 +178,10 @@ class _Adapted(torch.autograd.Function):
     @_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide, low, base, down, up = ctx.saved_tensors
-        needs_x, _, needs_down, needs_up, _ = ctx.needs_input_grad
-        wide_grad = grad.to(up.dtype)
-        of_up = torch.bmm(wide_grad.mT, low) if needs_up else None
-        low_grad = _scaled_product(wide_grad, up, ctx.scaling) if needs_x or needs_down else None
-        of_down = torch.bmm(low_grad.mT, wide) if needs_down and low_grad is not None else None
-        of_x = _add_product(torch.bmm(grad, base), low_grad, down) if needs_x and low_grad is not None else None
+        low_grad, of_down, of_up = _adapter_gradients(ctx, grad, wide, low, up)
+        of_x = None
+        if ctx.needs_input_grad[0] and low_grad is not None:
+            of_x = _add_product(torch.bmm(grad, base), low_grad, down)
         return of_x, None, of_down, of_up, None
 
 
@@ -208,16 +201,24 @@ class _AdaptedOfOne(torch.autograd.Function):
     @_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide, low, base, down, up = ctx.saved_tensors
-        needs_x, _, needs_down, needs_up, _ = ctx.needs_input_grad
-        wide_grad = grad.to(up.dtype)
-        of_up = torch.bmm(wide_grad.mT, low) if needs_up else None
-        low_grad = _scaled_product(wide_grad, up, ctx.scaling)
-        of_down = torch.bmm(low_grad.mT, wide.expand(len(down), -1, -1)) if needs_down else None
+        low_grad, of_down, of_up = _adapter_gradients(ctx, grad, wide, low, up)
         of_x = None
-        if needs_x:
+        if ctx.needs_input_grad[0] and low_grad is not None:
             of_x = torch.mm(_by_row(grad), base.flatten(0, 1))
             _add_product(of_x, _by_row(low_grad), down.flatten(0, 1))
         return of_x, None, of_down, of_up, None
+
+
+def _adapter_gradients(ctx: Any, grad: Tensor, wide: Tensor, low: Tensor, up: Tensor) -> tuple[Tensor | None, ...]:
+    """`low'`, and the gradients of `down` and `up`, as `_Adapted` has them; None of what is not asked for."""
+    needs_x, _, needs_down, needs_up, _ = ctx.needs_input_grad
+    wide_grad = grad.to(up.dtype)
+    of_up = torch.bmm(wide_grad.mT, low) if needs_up else None
+    if not needs_x and not needs_down:
+        return None, None, of_up
+    low_grad = _scaled_product(wide_grad, up, ctx.scaling)
+    of_down = torch.bmm(low_grad.mT, wide.expand(len(up), -1, -1)) if needs_down else None
+    return low_grad, of_down, of_up
 
 
 def _by_codebook(x: Tensor, weights_QRI: Tensor) -> Tensor:

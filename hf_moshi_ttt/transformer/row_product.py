@@ -31,11 +31,15 @@ def counts_kernels(x: Tensor) -> bool:
     return x.device.type != "cpu" and not torch.compiler.is_compiling()
 
 
+def is_cast(x: Tensor) -> bool:
+    """Whether autocast chooses the dtype of products of x."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def may_write(x: Tensor) -> bool:
     """Whether a step off CPUs may write into tensors that only it knows, as nothing but values is asked of it."""
-    kind = x.device.type
-    is_cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return kind != "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not is_cast
+    return counts_kernels(x) and not torch.is_grad_enabled() and not is_cast(x)
 
 
 def is_compiled(module: Any) -> bool:

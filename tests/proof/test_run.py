@@ -87,19 +87,25 @@ def test_other_forms_are_asked_where_there_is_a_file_of_them(tmp_path: Path) -> 
     assert without_missing_forms(rung, ["refrain", "phase_0.5"]) == (rung, [])
 
 
-def test_without_a_file_of_other_forms_the_rung_runs_without_them(tmp_path: Path) -> None:
+def prove_speech(folder: Path, test: str, **changes: Any) -> tuple[Any, dict[str, Any]]:
+    """The request and the results of a rung that asks for `test` too, which the codes in `folder` have not."""
     for part in ("train", "heldout"):
-        save_codes(tmp_path / f"librilight_{part}", [700])
-    criteria = [Criterion("refrain"), Criterion("phase_0.5")]
-    rung = replace(SPEECH, also=["variants"], criteria=criteria, num_ids=32)
+        save_codes(folder / f"librilight_{part}", [700])
+    rung = replace(SPEECH, criteria=[Criterion("refrain"), Criterion(test)], num_ids=32, **changes)
     asked: list[Any] = []
 
     def run_series(request: Any, folder: Path) -> dict[str, Any]:
-        asked.append((request.also, request.variants))
+        asked.append(request)
         return make_series(make_runs({"full": 1.0, "static": 3.0, "ttt": 1.1}, request.seeds))
 
-    found = prove(Plan("P"), [rung], Where(tmp_path), tmp_path, FACTS, lambda _: None, run_series)["rungs"][0]
-    assert asked == [([], None)] and len(found["verdicts"]) == 1
+    found = prove(Plan("P"), [rung], Where(folder), folder, FACTS, lambda _: None, run_series)["rungs"][0]
+    (request,) = asked
+    return request, found
+
+
+def test_without_a_file_of_other_forms_the_rung_runs_without_them(tmp_path: Path) -> None:
+    request, found = prove_speech(tmp_path, "phase_0.5", also=["variants"])
+    assert (request.also, request.variants) == ([], None) and len(found["verdicts"]) == 1
     assert found["left_out"] == f"phase_0.5: not in {tmp_path / 'librilight_heldout_variants.safetensors'}"
 
 
@@ -110,16 +116,6 @@ def test_a_rung_that_does_not_fit_is_refused_before_any_runs(tmp_path: Path) -> 
 
 
 def test_speakers_that_the_codes_have_not_are_left_out_and_said(tmp_path: Path) -> None:
-    for part in ("train", "heldout"):
-        save_codes(tmp_path / f"librilight_{part}", [700])
-    criteria = [Criterion("refrain"), Criterion("reader: refrain")]
-    rung = replace(SPEECH, apart=["reader"], criteria=criteria, num_ids=32)
-    asked: list[Any] = []
-
-    def run_series(request: Any, folder: Path) -> dict[str, Any]:
-        asked.append(request.apart)
-        return make_series(make_runs({"full": 1.0, "static": 3.0, "ttt": 1.1}, request.seeds))
-
-    found = prove(Plan("P"), [rung], Where(tmp_path), tmp_path, FACTS, lambda _: None, run_series)["rungs"][0]
-    assert asked == [[]] and [verdict["test"] for verdict in found["verdicts"]] == ["refrain"]
+    request, found = prove_speech(tmp_path, "reader: refrain", apart=["reader"])
+    assert request.apart == [] and [verdict["test"] for verdict in found["verdicts"]] == ["refrain"]
     assert found["left_out"] == f"reader: not in {tmp_path / 'librilight_heldout'}"
