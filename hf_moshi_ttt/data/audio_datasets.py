@@ -71,7 +71,7 @@ def audio_corpus(
             f"{source}: {audio_column!r} is no column of audio; it has {columns or 'none'}, and the columns "
             f"{dataset.column_names}. Name one with --audio-column."
         )
-    dataset = dataset.cast_column(audio_column, Audio(decode=False))
+    dataset = dataset.with_format(None).cast_column(audio_column, Audio(decode=False))
     names = _names(dataset.select_columns(audio_column), audio_column)
     speakers = [name for name in _SPEAKER_COLUMNS if name in dataset.column_names]
 

@@ -29,6 +29,7 @@ from .audio_feature import SeekingAudio
 from .bad_files import MAX_BAD_FRACTION, BadFiles, missing, require_inside
 from .index import IndexOptions, IndexSummary, read_index, scan_folder
 from .mixture import mix
+from .tables import dataset_of
 from .word_times import (
     MAIN_SPEAKER,
     OTHER_SPEAKER,
@@ -179,6 +180,8 @@ def windows(
 ) -> Dataset | IterableDataset:
     """Rows cut into windows of `duration_sec`, the last of each shorter; nothing is read for it.
 
+    They are without a format, whatever that of `corpus`: in NumPy's and torch's times would be float32.
+
     Raises:
         ValueError: a window that does not move on.
     """
@@ -193,7 +196,7 @@ def windows(
         pieces = [piece for row in rows for piece in _windows_of(row, duration_sec, overlap_sec)]
         return {key: [piece[key] for piece in pieces] for key in batch}
 
-    return corpus.map(cut, batched=True, features=FEATURES)
+    return corpus.with_format(None).map(cut, batched=True, features=FEATURES)
 
 
 def _windows_of(row: dict[str, Any], duration_sec: float, overlap_sec: float) -> list[dict[str, Any]]:
@@ -246,7 +249,7 @@ def _load(
     _warn_of_lengths(source, files)
     if main_channel is not None:
         _add_words(source, files, main_channel, main_speaker)
-    dataset = Dataset.from_list([file.row for file in files], features=FEATURES)
+    dataset = dataset_of((file.row for file in files), FEATURES)
     return _stream(dataset) if streaming else dataset
 
 

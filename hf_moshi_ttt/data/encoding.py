@@ -153,8 +153,11 @@ def _recipe(codec: Any, text_tokenizer: str | None, options: EncodeOptions) -> d
 
 
 def _shards(corpus: Dataset) -> list[Dataset]:
-    """Consecutive pieces of about `SHARD_SEC`, at most `MOST_SHARDS`; `place` is a row's number in the corpus."""
-    corpus = corpus.add_column("place", np.arange(len(corpus)))
+    """Consecutive pieces of about `SHARD_SEC`, at most `MOST_SHARDS`; `place` is a row's number in the corpus.
+
+    They are without a format, in which times would be float32.
+    """
+    corpus = corpus.with_format(None).add_column("place", np.arange(len(corpus)))
     ends_sec = np.cumsum(corpus["duration_sec"][:])
     shard_sec = max(SHARD_SEC, float(ends_sec[-1]) / MOST_SHARDS)
     numbers = ((ends_sec - 1e-9) // shard_sec).astype(int)

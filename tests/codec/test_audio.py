@@ -258,6 +258,16 @@ def test_a_header_says_samples_rate_and_channels(tmp_path: Path) -> None:
     assert (header.samples, header.rate_hz, header.channels, header.duration_sec) == (11_025, 22_050, 2, 0.5)
 
 
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_sound_stays_where_it_is(rate_hz: int, tmp_path: Path) -> None:
+    """A click at 1 s; resampled by sphn it is up to 64 ms late."""
+    click = np.zeros(2 * rate_hz, np.float32)
+    click[rate_hz] = 0.9
+    soundfile.write(tmp_path / "click.wav", click, rate_hz)
+    assert read_audio(tmp_path / "click.wav")[0].argmax() == 24_000
+    assert read_audio(tmp_path / "click.wav", 0.5, 1.0)[0].argmax() == 12_000
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
     samples = noise(24_000)

@@ -78,6 +78,17 @@ def test_mono_at_another_rate_is_resampled(samples_CS: np.ndarray, tmp_path: Pat
     assert read_audio(path).shape == (1, 24_000) and read_header(path).duration_sec == 1
 
 
+@pytest.mark.parametrize("codec", ["alac", "aac"])
+def test_loud_stereo_keeps_its_level(codec: str, tmp_path: Path) -> None:
+    """PyAV would mix a tone of 0.8 in both channels to 1.13."""
+    tone = 0.8 * np.sin(2 * np.pi * 440 * np.arange(SAMPLES) / 24_000)
+    samples_CS = (np.stack([tone, tone]) * 32_767).astype(np.int16)
+    heard_CS = read_audio(write_m4a(tmp_path / "a.m4a", samples_CS, 24_000, codec))
+    peaks = np.abs(heard_CS[:, 4_800:-4_800]).max(1)
+    assert heard_CS.shape[0] == 2 and np.abs(peaks - 0.8).max() < 0.02
+    assert abs(np.abs(heard_CS.mean(0)[4_800:-4_800]).max() - 0.8) < 0.02
+
+
 def test_a_length_rounded_up_is_made_up_by_zeros(alac: Path) -> None:
     with Mp4File(str(alac)) as file:
         file.frames += 24

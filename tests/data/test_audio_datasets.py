@@ -36,6 +36,13 @@ def test_a_column_of_audio_becomes_a_corpus(files: list[Path], embed: bool) -> N
     assert corpus[1]["audio"].read().shape == (1, 26_400)
 
 
+@pytest.mark.parametrize("format_name", ["numpy", "torch"])
+def test_a_format_changes_nothing(files: list[Path], format_name: str) -> None:
+    """In torch's a speaker would be called "tensor(3)"."""
+    rows = rows_of(files, embed=True)
+    assert list(audio_corpus(rows.with_format(format_name))) == list(audio_corpus(rows))
+
+
 def test_codes_are_those_of_the_files(files: list[Path], tmp_path: Path, codec_path: str) -> None:
     made = [
         encode_corpus(audio_corpus(rows_of(files, embed)), codec_path, tmp_path / f"codes-{embed}")

@@ -125,6 +125,16 @@ def test_windows_cover_everything_and_words_count_from_their_start(talks: Path, 
     assert parts == [("1", 0.0, 1.0), ("1", 0.75, 1.0), ("1", 1.5, 1.0), ("2", 0.0, 1.0)]
 
 
+@pytest.mark.parametrize("format_name", ["numpy", "torch"])
+def test_windows_are_exact_at_ten_hours_whatever_the_format(books: Path, format_name: str) -> None:
+    late = load_librilight(books).map(lambda row: {"start_sec": 36_000.0123, "duration_sec": 2.5}, features=FEATURES)
+    in_format = late.with_format(format_name)
+    assert list(windows(in_format, 1.0)) == list(windows(late, 1.0))
+    assert windows(in_format, 1.0)["start_sec"][:3] == [36_000.0123, 36_001.0123, 36_002.0123]
+    stream = late.to_iterable_dataset().with_format(format_name)
+    assert list(windows(stream, 1.0)) == list(windows(late, 1.0))
+
+
 @pytest.mark.parametrize("overlap_sec", [-0.1, 1.0, 2.0])
 def test_windows_that_do_not_move_on_are_refused(books: Path, overlap_sec: float) -> None:
     with pytest.raises(ValueError, match=rf"duration_sec=1.0 and overlap_sec={overlap_sec}, but the overlap must be"):

@@ -131,6 +131,21 @@ def test_windows_name_their_offset_and_keep_tokens(tmp_path: Path, codec_path: s
     assert text == ["- - - - - - - - - - E ▁", "a b c d - - - - - - - -", "-"]
 
 
+@pytest.mark.parametrize("format_name", ["numpy", "torch"])
+def test_codes_do_not_depend_on_the_format(
+    format_name: str, tmp_path: Path, codec_path: str, tokenizer_path: str
+) -> None:
+    talk = np.stack([chirps_S(2.0, 1), chirps_S(2.0, 2)], axis=1)
+    index = write_corpus(tmp_path, {"talk": talk})
+    write_words(tmp_path, "talk", [("hello", 0.35, "SPEAKER_MAIN"), ("there", 1.2, "SPEAKER_MAIN")])
+    corpus = windows(load_dailytalk(index), 0.7)
+    rows = []
+    for name, one in (("plain", corpus), ("formatted", corpus.with_format(format_name))):
+        encoded(one, codec_path, tmp_path / name / "codes", tokenizer_path)
+        rows.append(load_codes(tmp_path / name / "codes")[0].with_format(None)[:])
+    assert rows[0] == rows[1] and rows[0]["start_sec"][1] == 0.7
+
+
 def test_the_provenance_says_where_codes_come_from(tmp_path: Path, codec_path: str, tokenizer_path: str) -> None:
     index = write_corpus(tmp_path, {"talk": np.zeros((24_000, 2))})
     write_words(tmp_path, "talk", [("a", 0.1, "SPEAKER_MAIN")])
