@@ -60,7 +60,7 @@ def prepare_codes(data: Path, size: CorpusSize, rungs: Sequence[Rung], say: Say,
 
 def needs_codes(rungs: Sequence[Rung]) -> bool:
     """Whether any rung is drawn from encoded speech."""
-    from ..training.recall_setup import SPEECH_TASKS
+    from ..training.recall_size import SPEECH_TASKS
 
     return any(rung.task in SPEECH_TASKS for rung in rungs)
 
@@ -68,7 +68,7 @@ def needs_codes(rungs: Sequence[Rung]) -> bool:
 def make_request(rung: Rung, seeds: Sequence[int], where: Where) -> Any:
     """The rung as a `RecallRequest`."""
     from ..training.recall_series import RecallRequest
-    from ..training.recall_setup import SPEECH_TASKS
+    from ..training.recall_size import SPEECH_TASKS
     from .corpora import variants_file
 
     train_variants, variants = (str(variants_file(where.codes, rung.corpus, part)) for part in ("train", "heldout"))

@@ -21,7 +21,8 @@ from ..rivals.configuration_end_to_end import EndToEndConfig
 from .arguments import MoshiTTTTrainingArguments
 from .length_stages import StagedSegments
 from .parameter_groups import count_parameters
-from .recall_setup import RecallSetup, RecallSize, arm_config
+from .recall_setup import RecallSetup, arm_config
+from .recall_size import RecallSize
 from .trainer import MoshiTTTTrainer
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def make_model(setup: RecallSetup, arm: str) -> RecallModel:
 def draw_test(task: RecallTask, rows: int) -> RecallBatch:
     """The sequences of a test, the same for all arms and seeds; the first ones are the same however many there are."""
     counts = [min(_ROWS_AT_A_TIME, rows - first) for first in range(0, rows, _ROWS_AT_A_TIME)]
-    batches = [task.draw(count, torch.Generator().manual_seed(_TEST_SEED + i)) for i, count in enumerate(counts)]
+    seeds = [(_TEST_SEED + number) % _TRAIN_SEED for number in range(len(counts))]  # those of training begin there
+    batches = [task.draw(count, torch.Generator().manual_seed(seed)) for count, seed in zip(counts, seeds, strict=True)]
     return RecallBatch(torch.cat([b.codes_BKT for b in batches]), torch.cat([b.hearing_BT for b in batches]))
 
 

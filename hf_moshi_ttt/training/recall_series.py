@@ -10,15 +10,16 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
-import yaml
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.workers import run_jobs
 from ..evaluation.results_file import made_with
+from ..settings import read_settings
 from ..whole_files import write_whole
 from .recall_report import summarise
-from .recall_setup import SPEECH_TASKS, RecallSetup, Speech, arm_config, make_setup
+from .recall_setup import RecallSetup, Speech, arm_config, make_setup
+from .recall_size import SPEECH_TASKS
 from .recall_speech import load_recordings, load_said, load_speakers
 from .run_files import commit, hardware
 
@@ -86,14 +87,11 @@ class RecallRequest:
         """A request of `key=value` settings of `RecallSize`.
 
         Raises:
-            ValueError: a setting that is no `key=value`.
+            ValueError: a setting that is no `key=value`, or steps that are given twice.
         """
-        changes = {}
-        for setting in settings:
-            key, separator, value = setting.partition("=")
-            if not separator:
-                raise ValueError(f"{setting!r}: expected key=value.")
-            changes[key] = yaml.safe_load(value)
+        changes = read_settings([], list(settings))
+        if steps is not None and "steps" in changes:
+            raise ValueError(f"--steps {steps} and steps={changes['steps']}: give one of them.")
         return cls(changes=changes | ({} if steps is None else {"steps": steps}), **given)
 
     def make_setup(self) -> RecallSetup:

@@ -15,7 +15,8 @@ from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering
 from hf_moshi_ttt.proof.corpora import TEST_FORMS
 from hf_moshi_ttt.proof.plan import Criterion, Plan, Rung, read_plan
 from hf_moshi_ttt.shipped_files import configuration_file, configuration_names
-from hf_moshi_ttt.training.recall_setup import SPEECH_TASKS, Speech, arm_config, make_setup
+from hf_moshi_ttt.training.recall_setup import Speech, arm_config, make_setup
+from hf_moshi_ttt.training.recall_size import SPEECH_TASKS
 
 GOOD = """
 title: t

@@ -15,7 +15,8 @@ from torch import Tensor
 from hf_moshi_ttt.memory.recall_tasks import MotifTask, NaturalTask, RecallBatch, RecallTask
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.training.recall_run import draw_test, make_trainer, run_arm, score
-from hf_moshi_ttt.training.recall_setup import RecallSetup, RecallSize, arm_config
+from hf_moshi_ttt.training.recall_setup import RecallSetup, arm_config
+from hf_moshi_ttt.training.recall_size import MOST_TEST_ROWS, RecallSize
 
 DEPTH = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32}
 CHANCE_NATS = math.log(16)
@@ -80,6 +81,13 @@ def test_tests_are_the_same_for_all_and_no_row_comes_twice() -> None:
     assert few.codes_BKT.shape == (20, 3, 96) and few.hearing_BT.shape == (20, 96)
     assert torch.equal(few.codes_BKT[:16], many.codes_BKT[:16])
     assert len(many.codes_BKT.flatten(1).unique(dim=0)) == 40
+
+
+def test_no_test_is_drawn_as_what_is_trained_on() -> None:
+    task = MotifTask()
+    trained = task.draw(32, torch.Generator().manual_seed(100)).codes_BKT
+    tested = draw_test(task, MOST_TEST_ROWS).codes_BKT
+    assert len(torch.cat([trained, tested]).flatten(1).unique(dim=0)) == 32 + MOST_TEST_ROWS
 
 
 def test_memory_is_carried_along_recordings_that_are_read_in_lanes(tmp_path: Path) -> None:
