@@ -5,7 +5,7 @@ r"""Train small models from scratch on a task that only a memory solves, and say
         --train-codes runs/demo/codes/librilight_train --test-codes runs/demo/codes/librilight_heldout
 
 Writes DIR/recall.json and draws DIR/recall.png from it. Each run is a process with one thread; finished runs are kept
-in DIR/runs and not made again with the same settings.
+in DIR/runs and not made again with the same settings, codes, source files and versions.
 """
 
 import argparse

@@ -15,11 +15,12 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from ..data.collator import MoshiTTTCollator
 from ..data.segments import SegmentDataset
 from ..evaluation.loss_curve import estimate_mean
-from ..memory.recall_tasks import OTHER, NaturalTask, RecallBatch, RecallTask, with_streams
+from ..memory.recall_tasks import OTHER, UNSCORED, NaturalTask, RecallBatch, RecallTask, with_streams
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from ..rivals.configuration_end_to_end import EndToEndConfig
 from .arguments import MoshiTTTTrainingArguments
 from .length_stages import StagedSegments
+from .non_finite import NonFiniteError
 from .parameter_groups import count_parameters
 from .recall_setup import RecallSetup, arm_config
 from .recall_size import RecallSize
@@ -73,6 +74,7 @@ def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None]
         `sec`, `cpu_sec` of this thread, `train_losses` (`[step, loss]`) and `tests`: by name what `score` gives.
 
     Raises:
+        NonFiniteError: the training or a test gave NaN or infinity.
         SystemExit: SIGTERM stopped the training; what is trained in part says nothing.
     """
     start, cpu_start = time.monotonic(), time.thread_time()
@@ -172,10 +174,15 @@ def score(model: RecallModel, batch: RecallBatch, hearings: int) -> dict[str, An
         `hearings`: for each the mean with its bootstrap interval over sequences; `other`: the same of the other frames,
         None where there are none; `hearing_rows` and `other_rows`: their means in each sequence, for paired
         differences; `positions`: the mean over sequences at each frame, None where there is no prediction.
+
+    Raises:
+        NonFiniteError: a loss that is counted is NaN or infinite, so that a mean would hide it.
     """
     own = slice(1, 1 + model.config.num_codebooks)
     parts = batch.codes_BKT.to(model.device).split(_ROWS_AT_A_TIME)
     losses_BT = torch.cat([model(codes=codes, labels=codes).losses[:, own].mean(1).cpu() for codes in parts])
+    if not torch.isfinite(losses_BT[batch.hearing_BT != UNSCORED]).all():
+        raise NonFiniteError("A loss of a test is NaN or infinite after training.")
     other = _row_means(losses_BT, batch.hearing_BT == OTHER)
     heard = [_row_means(losses_BT, batch.hearing_BT == number) for number in range(1, hearings + 1)]
     return {
@@ -194,7 +201,7 @@ def _rounded(rows_B: np.ndarray) -> list[float] | None:
 
 def _row_means(losses_BT: torch.Tensor, counts_BT: torch.Tensor) -> np.ndarray:
     """The mean of each sequence, `[B]`; NaN where it has no such frame."""
-    sums, counts = (losses_BT * counts_BT).sum(1), counts_BT.sum(1)
+    sums, counts = losses_BT.where(counts_BT, 0).sum(1), counts_BT.sum(1)
     return torch.where(counts > 0, sums / counts, torch.nan).double().numpy()
 
 

@@ -5,6 +5,7 @@ together become one id: k-means over the codec's own table of codebook 0, which 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from ..codec.log_mel_codec import LogMelCodecModel
-from ..codec.pretrained_codec import load_codec
-from ..data.codes import NUM_CODEBOOKS, load_codes
+from ..codec.pretrained_codec import codec_sha256, load_codec
+from ..data.codes import NUM_CODEBOOKS, load_codes, require_same_codec
 from ..data.spoken_lines import load_spoken_lines
 from ..memory.line_tasks import SaidRecording
 
@@ -27,7 +28,8 @@ def load_recordings(codes: str, num_ids: int, codec: str | None = None) -> list[
         codec: name or path of the codec that made the codes; as their provenance names it, if None.
 
     Raises:
-        ValueError: no codes there, more ids than the codec has, or a codec without a table of codebook 0.
+        ValueError: no codes there, more ids than the codec has, another codec than the one that made them, or one
+            without a table of codebook 0.
     """
     rows, provenance = load_codes(codes)
     if not 2 <= num_ids <= provenance.codebook_size:
@@ -36,8 +38,33 @@ def load_recordings(codes: str, num_ids: int, codec: str | None = None) -> list[
     first = [codes_KT[:1] if len(codes_KT) == NUM_CODEBOOKS else codes_KT[1:2] for codes_KT in first]
     if num_ids == provenance.codebook_size:
         return first
-    groups_V = group_ids(centroids(load_codec(codec or provenance.codec)), num_ids)
+    loaded = load_codec(codec or provenance.codec)
+    if provenance.codec_sha256 not in (None, codec_sha256(loaded)):
+        raise ValueError(f"{codes} was made with a codec of other weights than {codec or provenance.codec!r} has now.")
+    groups_V = group_ids(centroids(loaded), num_ids)
     return [groups_V[codes_1T] for codes_1T in first]
+
+
+def require_apart(train_codes: str, test_codes: str) -> None:
+    """Refuses held-out codes that are trained on, or that another codec made.
+
+    Raises:
+        ValueError: both are the same folder, hold the same recording, or come from different codecs.
+    """
+    (train, train_origin), (test, test_origin) = load_codes(train_codes), load_codes(test_codes)
+    require_same_codec(train_codes, train_origin, test_codes, test_origin)
+    common = _recordings_of(train) & _recordings_of(test)
+    if common or Path(train_codes).resolve() == Path(test_codes).resolve():
+        what = f"hold {len(common)} recordings in common" if common else "are one"
+        raise ValueError(f"train_codes={train_codes!r} and test_codes={test_codes!r} {what}: hold others out.")
+
+
+def _recordings_of(rows: Any) -> set[tuple[str, float]]:
+    """What was encoded, by the hash of its file and where it starts there; nothing where the codes do not say."""
+    if not {"source_sha256", "start_sec"} <= set(rows.column_names):
+        return set()
+    pairs = zip(rows["source_sha256"][:], rows["start_sec"][:], strict=True)
+    return {(str(source), float(start_sec or 0)) for source, start_sec in pairs if source}
 
 
 def load_said(codes: str, recordings: Sequence[Tensor]) -> list[SaidRecording]:

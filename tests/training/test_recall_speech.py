@@ -1,14 +1,17 @@
 """Recordings as material for tasks: codebook 0, in groups of ids whose centroids lie close together."""
 
+import json
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, load_from_disk
 from transformers import MimiModel
 
 from hf_moshi_ttt.codec.log_mel_codec import LogMelCodecModel
-from hf_moshi_ttt.training.recall_speech import centroids, group_ids, load_recordings
+from hf_moshi_ttt.training.recall_speech import centroids, group_ids, load_recordings, require_apart
 
 from ..conftest import save_codes
 
@@ -27,6 +30,36 @@ def test_ids_become_the_groups_of_their_centroids(tmp_path: Path, codec_path: st
     groups = group_ids(centroids(LogMelCodecModel.from_pretrained(codec_path)), 5)
     (whole,), (coarse,) = load_recordings(str(folder), 32), load_recordings(str(folder), 5, codec_path)
     assert torch.equal(coarse, groups[whole]) and set(groups.tolist()) == set(range(5))
+
+
+def save_named(folder: Path, sources: list[str], start_sec: float = 0.0, **changes: Any) -> str:
+    """An encoded corpus of these files, and what is changed of its provenance."""
+    save_codes(folder / "plain", [50] * len(sources))
+    rows = zip(load_from_disk(str(folder / "plain")), sources, strict=True)
+    named = [{**row, "source_sha256": source, "start_sec": start_sec} for row, source in rows]
+    Dataset.from_list(named).save_to_disk(str(folder / "named"))
+    provenance = json.loads((folder / "plain" / "provenance.json").read_text())
+    (folder / "named" / "provenance.json").write_text(json.dumps(provenance | changes))
+    return str(folder / "named")
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
+    train = save_named(tmp_path / "train", ["a", "b"])
+    require_apart(train, save_named(tmp_path / "other", ["c"]))
+    require_apart(train, save_named(tmp_path / "rest", ["a"], start_sec=60.0))
+    with pytest.raises(ValueError, match="train/named' and test_codes=.* hold 1 recordings in common: hold others out"):
+        require_apart(train, save_named(tmp_path / "test", ["b", "c"]))
+    unnamed = str(save_codes(tmp_path / "unnamed", [50]))
+    with pytest.raises(ValueError, match="unnamed/' are one: hold others out"):
+        require_apart(unnamed, unnamed + "/")
+
+
+def test_codes_of_other_codecs_are_refused(tmp_path: Path, codec_path: str) -> None:
+    train = save_named(tmp_path / "train", ["a"], codec_sha256="another")
+    with pytest.raises(ValueError, match="do not go together: codec_sha256 is 'another' in the first"):
+        require_apart(train, save_named(tmp_path / "test", ["b"]))
+    with pytest.raises(ValueError, match="was made with a codec of other weights than"):
+        load_recordings(train, 5, codec_path)
 
 
 def test_close_centroids_are_one_id() -> None:
