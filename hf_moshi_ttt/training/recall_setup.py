@@ -117,7 +117,7 @@ _SIZES = {
 
 @dataclass(frozen=True)
 class Speech:
-    """Recordings `[1, T]` in `num_ids` ids, to train on and held out.
+    """Recordings `[Q, T]` in `num_ids` ids, to train on and held out.
 
     Args:
         variants: held-out recordings in another form, by form; `train_variants` those to train on, in all their forms.
