@@ -6,7 +6,8 @@ r"""Show whether the memory pays, from nothing: which share of the gap to full a
     hf-moshi-ttt prove --size cpu --output runs/proof --codes runs/demo/codes --rungs refrain
 
 A rung trains models from scratch on one task and asks them one question. Writes OUTPUT/proof.json, proof.md and three
-figures after each rung; runs that are in OUTPUT are not made again with the same settings, codes, source files and versions.
+figures after each rung; runs that are in OUTPUT are not made again with the same settings, codes, source
+files and versions.
 """
 
 import argparse

@@ -57,7 +57,7 @@ class Rung:
         apart: speakers of the held-out codes whose recordings are tested apart too.
         train_variants: of the task `variants`, whether returns in other forms are trained on; else it is those that
             return as they are.
-        num_ids: groups of codebook 0's ids.
+        num_ids: groups of the ids of each codebook, of which the first `num_codebooks` are taken.
         seeds: how many of the plan's seeds the rung takes; all if None.
         ceilings: of a test, the test where `full` shows what can be reached; the test itself if it is not named.
         run_sec: time of a run as measured, for the estimate.
@@ -76,6 +76,7 @@ class Rung:
     apart: list[str] = field(default_factory=list)
     train_variants: bool = False
     num_ids: int = 64
+    num_codebooks: int = 1
     seeds: int | None = None
     ceilings: dict[str, str] = field(default_factory=dict)
     run_sec: float = 0.0

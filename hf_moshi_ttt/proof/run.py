@@ -77,8 +77,8 @@ def make_request(rung: Rung, seeds: Sequence[int], where: Where) -> Any:
     return RecallRequest(
         task=rung.task, arms=rung.arms, seeds=rung.take_seeds(seeds), changes=rung.size,
         train_codes=train if is_speech else None, test_codes=heldout if is_speech else None,
-        codec=where.codec if is_speech else None, num_ids=rung.num_ids, jobs=where.jobs, device=where.device,
-        first_seed_arms=rung.first_seed_arms, also=rung.also, apart=rung.apart,
+        codec=where.codec if is_speech else None, num_ids=rung.num_ids, num_codebooks=rung.num_codebooks,
+        jobs=where.jobs, device=where.device, first_seed_arms=rung.first_seed_arms, also=rung.also, apart=rung.apart,
         variants=variants if rung.asks_variants else None,
         train_variants=train_variants if rung.train_variants else None,
     )  # fmt: skip

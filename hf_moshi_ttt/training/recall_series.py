@@ -26,8 +26,9 @@ from .run_files import commit, hardware
 RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
 _POLL_SEC = 0.5
 _LAST_SEED = 2**32 - 1  # of numpy
-_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "also", "device", "variants", "train_variants",
-    "apart")  # fmt: skip
+_NUM_IDS = 64
+_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "num_codebooks", "also", "device", "variants",
+    "train_variants", "apart")  # fmt: skip
 _steps_done: Any = None
 
 
@@ -42,6 +43,7 @@ class RecallRequest:
         changes: keys of `RecallSize` with other values.
         train_codes: folder of encoded recordings, for the tasks of speech; `test_codes` of held-out ones.
         codec: name or path of their codec; as their provenance names it, if None.
+        num_ids: groups of the ids of each codebook, of which the first `num_codebooks` are taken.
         variants: file of held-out recordings in other forms, for the task of that name; with `train_variants` models
             are trained on passages that return in other forms, and else on some that return as they are.
         apart: speakers of `test_codes` whose recordings are tested apart too.
@@ -56,7 +58,8 @@ class RecallRequest:
     train_codes: str | None = None
     test_codes: str | None = None
     codec: str | None = None
-    num_ids: int = 64
+    num_ids: int = _NUM_IDS
+    num_codebooks: int = 1
     variants: str | None = None
     train_variants: str | None = None
     jobs: int = 2
@@ -81,6 +84,12 @@ class RecallRequest:
             raise ValueError(
                 f"task={self.task!r}, train_codes={self.train_codes!r} and test_codes={self.test_codes!r}, but the "
                 f"tasks {', '.join(SPEECH_TASKS)} need both, and no other takes them."
+            )
+        of_speech = {"codec": None, "num_ids": _NUM_IDS, "num_codebooks": 1}
+        unread = [f"{name}={getattr(self, name)!r}" for name, own in of_speech.items() if getattr(self, name) != own]
+        if unread and not is_speech:
+            raise ValueError(
+                f"{', '.join(unread)}, but task={self.task!r} is not drawn from speech and reads no codes."
             )
         if self.apart and not is_speech:
             raise ValueError(f"apart={list(self.apart)}, but nobody speaks in task={self.task!r}.")
@@ -115,7 +124,8 @@ class RecallRequest:
             return None
         from .recall_variants import load_renderings, with_all_forms
 
-        asks_lines, how = bool({"lines", "long_pieces"} & {self.task, *self.also}), (self.num_ids, self.codec)
+        asks_lines = bool({"lines", "long_pieces"} & {self.task, *self.also})
+        how = (self.num_ids, self.codec, self.num_codebooks)
         require_apart(self.train_codes, self.test_codes)
         train, heldout = (load_recordings(codes, *how) for codes in (self.train_codes, self.test_codes))
         return Speech(

@@ -52,7 +52,7 @@ _SPEECH_DEPTH = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads
 
 @dataclass(frozen=True)
 class Speech:
-    """Recordings `[1, T]` in `num_ids` ids, to train on and held out.
+    """Recordings `[Q, T]` in `num_ids` ids, to train on and held out.
 
     Args:
         variants: held-out recordings in another form, by form; `train_variants` those to train on, in all their forms.

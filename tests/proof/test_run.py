@@ -63,6 +63,7 @@ def test_a_rung_becomes_a_request(tmp_path: Path) -> None:
     forms = make_request(VARIANTS, [4], where)
     assert forms.variants == str(tmp_path / "librilight_heldout_variants.safetensors")
     assert forms.train_variants == str(tmp_path / "librilight_train_variants.safetensors")
+    assert make_request(replace(SPEECH, num_codebooks=3), [4], where).num_codebooks == 3
     assert make_request(LINES, [4], where).test_codes == str(tmp_path / "programmes_heldout")
     assert needs_codes([MOTIF, SPEECH]) and not needs_codes([MOTIF])
 

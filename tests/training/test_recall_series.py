@@ -16,6 +16,7 @@ from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering
 from hf_moshi_ttt.training import recall_series, recall_variants
 from hf_moshi_ttt.training.non_finite import NonFiniteError
 from hf_moshi_ttt.training.recall_series import RecallRequest, run_series
+from hf_moshi_ttt.training.recall_setup import arm_config
 
 from ..conftest import save_codes
 
@@ -120,6 +121,10 @@ def test_speech_is_read_once_for_both_folders(tmp_path: Path) -> None:
     request = make_request(task="refrain", train_codes=folders[0], test_codes=folders[1], num_ids=32)
     setup = request.make_setup()
     assert setup.stages[0].num_ids == 32 and len(setup.tests["refrain"].recordings) == 1
+    setup = make_request(
+        task="refrain", train_codes=folders[0], test_codes=folders[1], num_ids=32, num_codebooks=3
+    ).make_setup()
+    assert setup.stages[0].num_codebooks == 3 and arm_config(setup, "ttt").num_codebooks == 3
 
 
 def test_speakers_are_tested_apart_by_their_names(tmp_path: Path) -> None:
@@ -143,7 +148,9 @@ def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, mo
     codes_1T = torch.zeros(1, 1200, dtype=torch.long)
     asked: list[tuple[str, int, str | None]] = []
 
-    def renderings(path: str, num_ids: int, codec: str | None) -> dict[str, list[RenderedRecording]]:
+    def renderings(
+        path: str, num_ids: int, codec: str | None, num_codebooks: int
+    ) -> dict[str, list[RenderedRecording]]:
         asked.append((path, num_ids, codec))
         return {"same": [RenderedRecording(codes_1T, [Rendering(codes_1T, int)])]}
 
@@ -161,6 +168,7 @@ def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, mo
     ("changes", "message"),
     [
         (dict(variants="a", train_variants="b"), "variants, train_variants given, but only the task 'variants'"),
+        (dict(num_ids=32, num_codebooks=2), "num_ids=32, num_codebooks=2, but task='motif' is not drawn from speech"),
         (dict(arms=[]), r"arms=\[\], but it must name at least one and each once"),
         (dict(first_seed_arms=["ttt"]), r"arms=\['ttt', 'static', 'ttt'\], but it must name"),
         (dict(seeds=[0, 0]), r"seeds=\[0, 0\], but it must name at least one and each once"),
