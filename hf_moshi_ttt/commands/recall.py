@@ -15,7 +15,7 @@ from typing import Any
 
 from .parser import SEED, add_json, whole
 
-ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "in_place", "e2e")
+ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "in_place", "e2e", "copy")
 TASKS = (
     "motif", "motif8", "control", "loops", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled"
 )  # fmt: skip

@@ -16,11 +16,12 @@ class Losses:
 
     Args:
         runs: as `recall_run.run_arm` makes them.
-        ceilings: of a test, the test where `full` shows what can be reached.
+        reference: the arm that shows what can be reached.
+        ceilings: of a test, the test where it does.
     """
 
-    def __init__(self, runs: Runs, ceilings: dict[str, str], headroom_nats: float) -> None:
-        self.ceilings, self.headroom_nats = ceilings, headroom_nats
+    def __init__(self, runs: Runs, ceilings: dict[str, str], headroom_nats: float, reference: str = "full") -> None:
+        self.ceilings, self.headroom_nats, self.reference = ceilings, headroom_nats, reference
         self.runs = {(run["arm"], run["seed"]): run for run in runs}
         self.arms = list(dict.fromkeys(run["arm"] for run in runs))
         self.tests = list(runs[0]["tests"])
@@ -63,13 +64,13 @@ class Losses:
         return difference(*(self.rows(each, seeds, test, place) for each in (arm, base)))
 
     def gap(self, arm: str, test: str, place: str) -> Gap | None:
-        """The gap that an arm closes; None where no seed has it, `static` and `full`."""
-        seeds = self.seeds(arm, "static", "full")
+        """The gap that an arm closes; None where no seed has it, `static` and the reference."""
+        seeds = self.seeds(arm, "static", self.reference)
         if not seeds:
             return None
         ceiling = self.ceilings.get(test, test)
         arm_SR, static_SR = (self.rows(each, seeds, test, place) for each in (arm, "static"))
-        return gap_closed(arm_SR, static_SR, self.rows("full", seeds, ceiling, place), self.headroom_nats)
+        return gap_closed(arm_SR, static_SR, self.rows(self.reference, seeds, ceiling, place), self.headroom_nats)
 
     def positions(self, test: str) -> dict[str, list[float | None]]:
         """Each arm's mean loss over seeds at each frame."""
@@ -116,9 +117,10 @@ def measure(rung: Rung, series: dict[str, Any], headroom_nats: float) -> dict[st
     Args:
         series: what `recall_series.run_series` returned for it.
     """
-    losses = Losses(series["runs"], rung.ceilings, headroom_nats)
+    losses = Losses(series["runs"], rung.ceilings, headroom_nats, rung.reference)
     return {
-        "name": rung.name, "question": rung.question, "task": rung.task, "memory": rung.memory, "size": series["size"],
+        "name": rung.name, "question": rung.question, "task": rung.task, "memory": rung.memory,
+        "reference": rung.reference, "size": series["size"],
         "arms": losses.facts(), "fairness": losses.fairness(), "made_with": series["made_with"],
         "commit": series["commit"], "hardware": series["hardware"],
         "tests": {test: _measure_test(losses, test) for test in losses.tests},
@@ -169,7 +171,7 @@ def judge(rung: Rung, losses: Losses) -> list[dict[str, Any]]:
 
 def _judge_gap(criterion: Any, gap: Gap | None, less: Interval) -> tuple[bool | None, str, str]:
     rule = f"gap closed at least {100 * criterion.least:.0f}%, interval above {100 * criterion.low_above:.0f}%"
-    assert gap is not None, "a rung that judges a gap has full attention"
+    assert gap is not None, "a rung that judges a gap has its reference"
     if gap.closed is None or gap.closed.low is None:
         return None, rule, f"{gap}; less static's {less}"
     passes = gap.closed.value >= criterion.least and gap.closed.low > criterion.low_above

@@ -46,7 +46,7 @@ class Rung:
     Args:
         question: in one sentence.
         task: a task of `hf-moshi-ttt recall`.
-        arms: the main comparison, run with every seed; `static` among them, and `full` where a gap is judged.
+        arms: the main comparison, run with every seed; `static` among them, and the `reference` where a gap is judged.
         criteria: what decides.
         first_seed_arms: further arms, run with the first seed.
         also: further tests of the same models, by name of their task or set.
@@ -59,7 +59,9 @@ class Rung:
             return as they are.
         num_ids: groups of the ids of each codebook, of which the first `num_codebooks` are taken.
         seeds: how many of the plan's seeds the rung takes; all if None.
-        ceilings: of a test, the test where `full` shows what can be reached; the test itself if it is not named.
+        reference: the arm that shows what can be reached, to which gaps are: `full`, or `copy` where full attention
+            does not learn to find in so few steps.
+        ceilings: of a test, the test where the reference shows it; the test itself if it is not named.
         run_sec: time of a run as measured, for the estimate.
     """
 
@@ -72,6 +74,7 @@ class Rung:
     also: list[str] = field(default_factory=list)
     size: dict[str, Any] = field(default_factory=dict)
     memory: str = "ttt"
+    reference: str = "full"
     corpus: str = "librilight"
     apart: list[str] = field(default_factory=list)
     train_variants: bool = False
@@ -83,7 +86,7 @@ class Rung:
 
     def __post_init__(self) -> None:
         has_gap = any(criterion.rule == "gap" for criterion in self.criteria)
-        needed = ["static", *(["full"] if has_gap else []), self.memory]
+        needed = ["static", *([self.reference] if has_gap else []), self.memory]
         missing = [arm for arm in needed if arm not in self.arms]
         if missing:
             raise ValueError(f"arms={self.arms} of rung {self.name!r}: {', '.join(missing)} must be among them.")
@@ -147,7 +150,7 @@ class Plan:
     """What is proved and what it is proved on.
 
     Args:
-        headroom_nats: below this, between `static` and `full`, no gap is spoken of.
+        headroom_nats: below this, between `static` and a rung's reference, no gap is spoken of.
         timed_on: what the times of the runs were measured on.
         recipe: in place of rungs, what is not run here.
     """

@@ -22,7 +22,8 @@ from .arguments import MoshiTTTTrainingArguments
 from .length_stages import StagedSegments
 from .non_finite import NonFiniteError
 from .parameter_groups import count_parameters
-from .recall_setup import RecallSetup, arm_config
+from .recall_copying import mix_with_copies
+from .recall_setup import COPY, RecallSetup, arm_config, parse_arm
 from .recall_size import RecallSize
 from .trainer import MoshiTTTTrainer
 
@@ -90,7 +91,8 @@ def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None]
     model.eval()
     tests = {}
     for name, task in setup.tests.items():
-        tests[name] = score(model, draw_test(task, setup.size.test_rows), task.hearings)
+        batch = draw_test(task, setup.size.test_rows)
+        tests[name] = score(model, batch, task.hearings, copies=parse_arm(arm)[0] == COPY)
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return {
         "arm": arm, "seed": seed, "parameters": count_parameters(model), "train_frames": seen.frames,
@@ -167,8 +169,11 @@ def _cut(recordings: list[torch.Tensor], frames: int) -> SegmentDataset:
 
 
 @torch.no_grad()
-def score(model: RecallModel, batch: RecallBatch, hearings: int) -> dict[str, Any]:
+def score(model: RecallModel, batch: RecallBatch, hearings: int, copies: bool = False) -> dict[str, Any]:
     """Losses in nats, means over codebooks.
+
+    Args:
+        copies: whether predictions are mixed with copies of what was heard.
 
     Returns:
         `hearings`: for each the mean with its bootstrap interval over sequences; `other`: the same of the other frames,
@@ -180,7 +185,10 @@ def score(model: RecallModel, batch: RecallBatch, hearings: int) -> dict[str, An
     """
     own = slice(1, 1 + model.config.num_codebooks)
     parts = batch.codes_BKT.to(model.device).split(_ROWS_AT_A_TIME)
-    losses_BT = torch.cat([model(codes=codes, labels=codes).losses[:, own].mean(1).cpu() for codes in parts])
+    losses_BQT = torch.cat([model(codes=codes, labels=codes).losses[:, own].cpu() for codes in parts])
+    if copies:
+        losses_BQT = mix_with_copies(losses_BQT, batch.codes_BKT[:, own], batch.hearing_BT != UNSCORED)
+    losses_BT = losses_BQT.mean(1)
     if not torch.isfinite(losses_BT[batch.hearing_BT != UNSCORED]).all():
         raise NonFiniteError("A loss of a test is NaN or infinite after training.")
     other = _row_means(losses_BT, batch.hearing_BT == OTHER)

@@ -2,7 +2,7 @@
 
 An arm is written `NAME` or `NAME+key=value+key=value`, where the keys are those of the configuration's `ttt` section:
 `ttt+key_lag_frames=0` is the arm `ttt` with one of its parts switched back. Those of `e2e` are the keys that
-`EndToEndConfig` adds: `e2e+chunk_frames=24`.
+`EndToEndConfig` adds: `e2e+chunk_frames=24`. `copy` is `static`, tested with copies of what it heard mixed in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,10 +38,12 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "gated_delta": {"learner": "gated_delta"},
     "in_place": {"learner": "in_place"},
     "e2e": None,
+    "copy": {"learner": "static"},
 }
 END_TO_END = "e2e"  # a model of its own, without a ttt section
 _END_TO_END = {"chunk_frames": 24}  # the sequences of the tasks are short
 CONTROL = "static"
+COPY = "copy"  # the control's model, its predictions mixed with copies of what was heard
 TEST_SETS = ("speech_controls", "long_pieces")
 GAPS_WINDOWS = (2, 4, 8, 30, 62.5)
 _PIECES_BEFORE = 3

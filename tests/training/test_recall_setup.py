@@ -116,7 +116,7 @@ def test_arms_differ_in_what_reaches_back(arm: str) -> None:
     assert isinstance(config, EndToEndConfig) == (arm == "e2e")
     if config.ttt is not None:
         assert config.ttt_layer_indices == [0, 1] and config.ttt.initial_gating_alpha == 1
-        assert config.ttt.learner == {"ttt_all": "ttt"}.get(arm, arm)
+        assert config.ttt.learner == {"ttt_all": "ttt", "copy": "static"}.get(arm, arm)
 
 
 def test_the_control_has_as_many_parameters_as_the_arm_that_remembers() -> None:
