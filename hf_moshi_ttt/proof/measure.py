@@ -50,11 +50,19 @@ class Losses:
         return found
 
     def rows(self, arm: str, seeds: Sequence[int], test: str, place: str) -> np.ndarray:
-        """The losses `[S, R]`."""
+        """The losses `[S, R]`.
+
+        Raises:
+            ValueError: a run that has none of some sequence, or one that is NaN or infinite.
+        """
         tests = [self.runs[arm, seed]["tests"][test] for seed in seeds]
-        return np.array(
-            [each["other_rows"] if place == OTHER else each["hearing_rows"][int(place) - 1] for each in tests]
-        )
+        rows = [each["other_rows"] if place == OTHER else each["hearing_rows"][int(place) - 1] for each in tests]
+        for seed, found in zip(seeds, rows, strict=True):
+            if found is None or not np.isfinite(found).all():
+                raise ValueError(
+                    f"arm {arm!r} of seed {seed} has no finite loss of every sequence of {test!r}, {place}."
+                )
+        return np.array(rows)
 
     def less(self, arm: str, base: str, test: str, place: str) -> Interval | None:
         """The arm's loss less that of `base`; None where no seed has both, or for the arm itself."""
@@ -155,14 +163,20 @@ def _measure_place(losses: Losses, arm: str, test: str, place: str) -> dict[str,
 
 
 def judge(rung: Rung, losses: Losses) -> list[dict[str, Any]]:
-    """A verdict for each criterion: `passes` (None where nothing can be said), and what was `found` by which `rule`."""
-    verdicts = []
+    """A verdict for each criterion: `passes` (None where nothing can be said), and what was `found` by which `rule`.
+
+    Nothing can be said where arms of a seed saw different frames.
+    """
+    verdicts, is_fair = [], losses.fairness()["same_frames_in_order"]
     for criterion in rung.criteria:
         place = losses.place(criterion.test, criterion.at)
         gap = losses.gap(rung.memory, criterion.test, place)
         less = losses.less(rung.memory, "static", criterion.test, place)
         assert less is not None, "a rung's memory has the seeds of static"
         passes, rule, found = _JUDGES[criterion.rule](criterion, gap, less)
+        found += "" if less.seeds > 1 else "; one seed"
+        if not is_fair:
+            passes, found = None, f"{found}; arms of a seed saw different frames"
         verdicts.append(
             {"test": criterion.test, "place": place, "arm": rung.memory, "passes": passes, "rule": rule, "found": found}
         )
