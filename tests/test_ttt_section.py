@@ -44,6 +44,12 @@ def test_presets(preset: str, values: tuple) -> None:
             "update='all', but update must be 'last' with step='online' .for steps of all inner layers",
         ),
         ({"base_lr": 1.5}, "base_lr=1.5, but base_lr must be at most 1 with step='online', so that a write is bounded"),
+        ({"base_lr": float("inf"), "preset": "mini_batch"}, "base_lr=inf, but base_lr must be above 0"),
+        (
+            {"initial_gating_alpha": 0},
+            "initial_gating_alpha=0, .* must be finite and not 0",
+        ),
+        ({"initial_gating_alpha": float("nan")}, "initial_gating_alpha=nan, but .* must be finite and not 0"),
         ({"key_convolution_width": 0}, "key_convolution_width=0, but .* at least 1 frame .1 for none"),
         ({"key_lag_frames": 2}, "key_lag_frames=2, but key_lag_frames must be 0 or 1"),
         ({"centering_horizon_frames": 1}, r"=1, but .* must be 0 \(no centring\) or at least 2 frames"),

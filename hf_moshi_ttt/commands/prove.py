@@ -6,7 +6,8 @@ r"""Show whether the memory pays, from nothing: which share of the gap to full a
     hf-moshi-ttt prove --size cpu --output runs/proof --codes runs/demo/codes --rungs refrain
 
 A rung trains models from scratch on one task and asks them one question. Writes OUTPUT/proof.json, proof.md and three
-figures after each rung; runs that are in OUTPUT are not made again with the same settings and code.
+figures after each rung; runs that are in OUTPUT are not made again with the same settings, codes, source
+files and versions.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from .parser import UsageError, add_json, wrong_settings
+from .parser import SEED, UsageError, add_json, device_of, whole, wrong_settings
 
 SIZES = ("smoke", "cpu", "gpu", "7b")
 
@@ -26,27 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument("--config", metavar="FILE", help="a plan of one's own, in place of --size")
     parser.add_argument("--output", type=Path, default=Path("runs/proof"), help="folder for everything (%(default)s)")
     parser.add_argument("--rungs", nargs="+", default=[], help="names of the rungs to run (all of the plan)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds of the main comparison (the plan's)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (%(default)s)")
+    parser.add_argument("--seeds", type=SEED, nargs="+", help="seeds of the main comparison (the plan's)")
+    parser.add_argument("--jobs", type=whole(1), default=2, help="runs side by side (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where the models are trained (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be run and what it costs, and stop")
     speech = parser.add_argument_group("speech")
-    speech.add_argument("--data", type=Path, help="folder of a corpus and its codes, made if missing (OUTPUT/data)")
-    speech.add_argument("--codes", type=Path, help="folder with librilight_train and librilight_heldout, as prepared")
-    speech.add_argument("--codec", help="name or path of the codec of --codes (as their provenance says)")
+    given = speech.add_mutually_exclusive_group()
+    given.add_argument("--data", type=Path, help="folder of a corpus and its codes, made if missing (OUTPUT/data)")
+    given.add_argument("--codes", type=Path, help="folder with librilight_train and librilight_heldout, as prepared")
+    speech.add_argument("--codec", help="name or path of the codec of the codes (as their provenance says)")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
     """Runs the rungs that are not done yet; prints the costs with `--dry-run`, else returns the results."""
     from ..proof.costs import plan_lines, recipe_lines
-    from ..proof.plan import read_plan
+    from ..proof.plan import read_plan, require_seeds
     from ..shipped_files import configuration_file
 
     with wrong_settings():
         plan = read_plan(arguments.config or configuration_file(arguments.size, "proof"))
         rungs = plan.select(arguments.rungs)
-    seeds = arguments.seeds or plan.seeds
+        seeds = arguments.seeds or plan.seeds
+        require_seeds(seeds)
     if arguments.dry_run:
         lines = plan_lines(plan, rungs, seeds, arguments.jobs) if plan.recipe is None else recipe_lines(plan.recipe)
         print(*lines, sep="\n")
@@ -57,7 +60,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _prove(arguments: argparse.Namespace, plan: Any, rungs: Any, seeds: list[int]) -> dict[str, Any]:
-    from ..proof.run import Where, needs_codes, prepare_codes, prove
+    from ..proof.run import RESULTS_FILE, Where, needs_codes, prepare_codes, prove, require_own_results
     from ..training.recall_run import run_arm
     from ..training.recall_series import run_series
     from .console import main
@@ -65,10 +68,13 @@ def _prove(arguments: argparse.Namespace, plan: Any, rungs: Any, seeds: list[int
     def say(text: str) -> None:
         print(text, flush=True)
 
+    device = device_of(arguments.device)
+    with wrong_settings():
+        require_own_results(arguments.output / RESULTS_FILE, plan.title)
     codes = arguments.codes or (arguments.data or arguments.output / "data") / "codes"
     if arguments.codes is None and needs_codes(rungs):
         prepare_codes(codes.parent, plan.corpus, rungs, say, main)
-    where = Where(codes, arguments.codec, arguments.jobs, arguments.device)
+    where = Where(codes, arguments.codec, arguments.jobs, device)
     facts = {"command": command_of(arguments), "seeds": seeds}
     results = prove(
         plan, rungs, where, arguments.output, facts, say, lambda request, output: run_series(request, output, run_arm)

@@ -5,7 +5,7 @@ r"""Train small models from scratch on a task that only a memory solves, and say
         --train-codes runs/demo/codes/librilight_train --test-codes runs/demo/codes/librilight_heldout
 
 Writes DIR/recall.json and draws DIR/recall.png from it. Each run is a process with one thread; finished runs are kept
-in DIR/runs and not made again with the same settings.
+in DIR/runs and not made again with the same settings, codes, source files and versions.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 from .parser import SEED, add_json, whole
 
-ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "in_place", "e2e")
+ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "in_place", "e2e", "copy")
 TASKS = (
     "motif", "motif8", "control", "loops", "pairs", "refrain", "distance", "variants", "natural", "lines", "shuffled"
 )  # fmt: skip
@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     speech.add_argument("--train-codes", help="folder of encoded recordings (hf-moshi-ttt prepare)")
     speech.add_argument("--test-codes", help="folder of held-out ones")
     speech.add_argument("--codec", help="name or path of their codec (as their provenance says)")
-    speech.add_argument("--num-ids", type=whole(1), default=64, help="groups of codebook 0's ids (%(default)s)")
+    speech.add_argument("--num-ids", type=whole(1), default=64, help="groups of a codebook's ids (%(default)s)")
+    speech.add_argument("--num-codebooks", type=whole(1), default=1, help="first codebooks (%(default)s)")
     speech.add_argument("--variants", help="file of held-out recordings in other forms (hf-moshi-ttt make-variants)")
     speech.add_argument("--train-variants", help="train on passages that return in the forms of this file")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="sizes and schedule, such as hidden_size=192")

@@ -8,16 +8,17 @@ Legend: B batch, T frames, D model width, I width of the hidden activation, W wi
 """
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
-from ..transformer.stream_state import StreamState
+from ..transformer.stream_state import StreamState, require_layout
 from .in_place import InPlaceRule, InPlaceState, in_place
 from .naive import MemoryDiagnostics, TTTLayerOutput, key_dependent_share
-from .projections import InnerParameters, fp32, inner_dtype
+from .projections import InnerParameters, fp32, inner_dtype, require_step
 
 
 class InPlaceLearner(nn.Module):
@@ -111,9 +112,11 @@ class InPlaceLayer(nn.Module):
             inner_lr_scale: what `base_lr` is multiplied by, to warm the steps up in training.
 
         Raises:
-            ValueError: inputs of other shapes, or a state of another number of rows.
+            ValueError: inputs of other shapes, a state of another number of rows or of another kind of layer, or a
+                negative or infinite scale.
         """
         self._check(hidden_BTI, embedded_BTD, state)
+        require_step(inner_lr_scale)
         with torch.autocast(hidden_BTI.device.type, enabled=False):
             answers, after = self.learner(hidden_BTI, embedded_BTD, state, inner_lr_scale)
             found = _diagnose(fp32(hidden_BTI), after) if diagnostics else None
@@ -137,6 +140,12 @@ class InPlaceLayer(nn.Module):
             )
         if state is not None and state.batch_size != len(hidden_BTI):
             raise ValueError(f"hidden has {len(hidden_BTI)} rows, but the state has {state.batch_size}.")
+        if state is not None and not torch.compiler.is_compiling():
+            require_layout(state, self._layout)
+
+    @cached_property
+    def _layout(self) -> dict[str, tuple[int, ...]]:
+        return self.init_state(1, "meta").layout()
 
 
 @torch.no_grad()

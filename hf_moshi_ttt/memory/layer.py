@@ -13,6 +13,7 @@ Legend: B batch, T frames, D model width, H heads, F head width, R gates per hea
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,12 +25,21 @@ from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.adapted_linear import linear_of
 from ..transformer.rope import apply_rope, rope_phases
 from ..transformer.row_product import has_hooks, is_one_row, may_write, row_product
-from ..transformer.stream_state import StreamState
+from ..transformer.stream_state import StreamState, require_layout
 from .front_end import FrontEnd, FrontEndState
 from .gated_delta import GatedDeltaLearner
 from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTLayerOutput, TTTState, init_state, key_cosine
 from .online_learner import OnlineLearner, OnlineStaticLearner
-from .projections import InnerParameters, OutputGate, TTTGate, TTTProjection, WideLayerNorm, fp32, inner_dtype
+from .projections import (
+    InnerParameters,
+    OutputGate,
+    TTTGate,
+    TTTProjection,
+    WideLayerNorm,
+    fp32,
+    inner_dtype,
+    require_step,
+)
 from .scan import answer_at_start, diagnose, diagnose_at_start, ttt
 
 _INNER_ROPE_THETA = 10000.0
@@ -334,9 +344,10 @@ class TTTLayer(nn.Module):
             inner_lr_scale: what `base_lr` is multiplied by, to warm the inner steps up in training.
 
         Raises:
-            ValueError: x of another shape, or a state of another number of rows.
+            ValueError: x of another shape, a state of another number of rows or of another kind of layer, or a
+                negative or infinite scale.
         """
-        self._check(x_BTD, state)
+        self._check(x_BTD, state, inner_lr_scale)
         with torch.autocast(x_BTD.device.type, enabled=False):
             x = x_BTD.to(_dtype_for(self.q_proj, x_BTD))
             z_BHTF, state_after, found = self.learner(*self.project(x), state, diagnostics, inner_lr_scale)
@@ -347,12 +358,19 @@ class TTTLayer(nn.Module):
                 z_BTD = z_BTD * self.output_gate(x)
             return TTTLayerOutput(linear_of(self.o_proj, z_BTD.to(x.dtype)).to(x_BTD.dtype), state_after, found)
 
-    def _check(self, x_BTD: Tensor, state: StreamState | None) -> None:
+    def _check(self, x_BTD: Tensor, state: StreamState | None, inner_lr_scale: float) -> None:
         width = self.num_heads * self.head_dim
         if x_BTD.dim() != 3 or x_BTD.shape[1] < 1 or x_BTD.shape[2] != width:
             raise ValueError(f"x must be [B, T >= 1, {width}]; got {list(x_BTD.shape)}.")
         if state is not None and state.batch_size != x_BTD.shape[0]:
             raise ValueError(f"x has {x_BTD.shape[0]} rows, but the state has {state.batch_size}.")
+        require_step(inner_lr_scale)
+        if state is not None and not torch.compiler.is_compiling():
+            require_layout(state, self._layout)
+
+    @cached_property
+    def _layout(self) -> dict[str, tuple[int, ...]]:
+        return self.init_state(1, "meta").layout()
 
 
 def _dtype_for(linear: nn.Linear, x: Tensor) -> torch.dtype:

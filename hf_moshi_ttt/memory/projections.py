@@ -20,6 +20,12 @@ def fp32(x: Tensor) -> Tensor:
     return x.to(inner_dtype(x.dtype))
 
 
+def require_step(inner_lr_scale: float) -> None:
+    """Raises ValueError where inner steps would go the wrong way or nowhere."""
+    if not 0 <= inner_lr_scale < math.inf:
+        raise ValueError(f"inner_lr_scale={inner_lr_scale!r}, but it must be a number, 0 or more.")
+
+
 class TTTProjection(nn.Linear):
     """A linear layer that starts as N(0, std) with zero bias."""
 

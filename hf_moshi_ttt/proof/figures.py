@@ -55,7 +55,7 @@ def _draw_distances(axes: Axes, rung: dict[str, Any]) -> None:
     """Points without headroom are left out; bars are intervals."""
     for place, arm in enumerate(rung["arms"]):
         points = list(_gaps_by_distance(rung, arm))
-        if arm not in ("static", "full") and points:
+        if arm not in ("static", rung["reference"]) and points:
             x, value, low, high = (np.array(column) for column in zip(*points, strict=True))
             axes.errorbar(
                 x,
@@ -68,7 +68,7 @@ def _draw_distances(axes: Axes, rung: dict[str, Any]) -> None:
                 label=arm,
             )
     axes.axhline(0, color="black", linewidth=0.8, label="static")
-    axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label="full attention")
+    axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label=rung["reference"])
     axes.set(xscale="log", title=rung["name"], xlabel="windows of other sound between", ylabel="gap closed")
     gaps = sorted(rung["gaps_windows"].values())
     axes.set_xticks(gaps, [f"{gap:g}" for gap in gaps])

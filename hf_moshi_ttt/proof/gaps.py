@@ -53,12 +53,12 @@ def difference(arm_SR: np.ndarray, base_SR: np.ndarray) -> Interval:
     return _estimate(lambda arm, base: arm - base, arm_SR, base_SR)
 
 
-def gap_closed(arm_SR: np.ndarray, static_SR: np.ndarray, full_SR: np.ndarray, headroom_nats: float) -> Gap:
-    """(static - arm) / (static - full), if static - full is at least `headroom_nats` and its interval lies above 0."""
-    headroom = difference(static_SR, full_SR)
+def gap_closed(arm_SR: np.ndarray, static_SR: np.ndarray, reference_SR: np.ndarray, headroom_nats: float) -> Gap:
+    """(static - arm) / (static - reference), if the divisor is at least `headroom_nats` and its interval above 0."""
+    headroom = difference(static_SR, reference_SR)
     if headroom.value < headroom_nats or headroom.low is None or headroom.low <= 0:
         return Gap(headroom, None)
-    closed = _estimate(lambda arm, static, full: (static - arm) / (static - full), arm_SR, static_SR, full_SR)
+    closed = _estimate(lambda arm, static, best: (static - arm) / (static - best), arm_SR, static_SR, reference_SR)
     return Gap(headroom, closed)
 
 

@@ -16,11 +16,12 @@ class Losses:
 
     Args:
         runs: as `recall_run.run_arm` makes them.
-        ceilings: of a test, the test where `full` shows what can be reached.
+        reference: the arm that shows what can be reached.
+        ceilings: of a test, the test where it does.
     """
 
-    def __init__(self, runs: Runs, ceilings: dict[str, str], headroom_nats: float) -> None:
-        self.ceilings, self.headroom_nats = ceilings, headroom_nats
+    def __init__(self, runs: Runs, ceilings: dict[str, str], headroom_nats: float, reference: str = "full") -> None:
+        self.ceilings, self.headroom_nats, self.reference = ceilings, headroom_nats, reference
         self.runs = {(run["arm"], run["seed"]): run for run in runs}
         self.arms = list(dict.fromkeys(run["arm"] for run in runs))
         self.tests = list(runs[0]["tests"])
@@ -49,11 +50,19 @@ class Losses:
         return found
 
     def rows(self, arm: str, seeds: Sequence[int], test: str, place: str) -> np.ndarray:
-        """The losses `[S, R]`."""
+        """The losses `[S, R]`.
+
+        Raises:
+            ValueError: a run that has none of some sequence, or one that is NaN or infinite.
+        """
         tests = [self.runs[arm, seed]["tests"][test] for seed in seeds]
-        return np.array(
-            [each["other_rows"] if place == OTHER else each["hearing_rows"][int(place) - 1] for each in tests]
-        )
+        rows = [each["other_rows"] if place == OTHER else each["hearing_rows"][int(place) - 1] for each in tests]
+        for seed, found in zip(seeds, rows, strict=True):
+            if found is None or not np.isfinite(found).all():
+                raise ValueError(
+                    f"arm {arm!r} of seed {seed} has no finite loss of every sequence of {test!r}, {place}."
+                )
+        return np.array(rows)
 
     def less(self, arm: str, base: str, test: str, place: str) -> Interval | None:
         """The arm's loss less that of `base`; None where no seed has both, or for the arm itself."""
@@ -63,13 +72,13 @@ class Losses:
         return difference(*(self.rows(each, seeds, test, place) for each in (arm, base)))
 
     def gap(self, arm: str, test: str, place: str) -> Gap | None:
-        """The gap that an arm closes; None where no seed has it, `static` and `full`."""
-        seeds = self.seeds(arm, "static", "full")
+        """The gap that an arm closes; None where no seed has it, `static` and the reference."""
+        seeds = self.seeds(arm, "static", self.reference)
         if not seeds:
             return None
         ceiling = self.ceilings.get(test, test)
         arm_SR, static_SR = (self.rows(each, seeds, test, place) for each in (arm, "static"))
-        return gap_closed(arm_SR, static_SR, self.rows("full", seeds, ceiling, place), self.headroom_nats)
+        return gap_closed(arm_SR, static_SR, self.rows(self.reference, seeds, ceiling, place), self.headroom_nats)
 
     def positions(self, test: str) -> dict[str, list[float | None]]:
         """Each arm's mean loss over seeds at each frame."""
@@ -116,9 +125,10 @@ def measure(rung: Rung, series: dict[str, Any], headroom_nats: float) -> dict[st
     Args:
         series: what `recall_series.run_series` returned for it.
     """
-    losses = Losses(series["runs"], rung.ceilings, headroom_nats)
+    losses = Losses(series["runs"], rung.ceilings, headroom_nats, rung.reference)
     return {
-        "name": rung.name, "question": rung.question, "task": rung.task, "memory": rung.memory, "size": series["size"],
+        "name": rung.name, "question": rung.question, "task": rung.task, "memory": rung.memory,
+        "reference": rung.reference, "size": series["size"],
         "arms": losses.facts(), "fairness": losses.fairness(), "made_with": series["made_with"],
         "commit": series["commit"], "hardware": series["hardware"],
         "tests": {test: _measure_test(losses, test) for test in losses.tests},
@@ -153,14 +163,20 @@ def _measure_place(losses: Losses, arm: str, test: str, place: str) -> dict[str,
 
 
 def judge(rung: Rung, losses: Losses) -> list[dict[str, Any]]:
-    """A verdict for each criterion: `passes` (None where nothing can be said), and what was `found` by which `rule`."""
-    verdicts = []
+    """A verdict for each criterion: `passes` (None where nothing can be said), and what was `found` by which `rule`.
+
+    Nothing can be said where arms of a seed saw different frames.
+    """
+    verdicts, is_fair = [], losses.fairness()["same_frames_in_order"]
     for criterion in rung.criteria:
         place = losses.place(criterion.test, criterion.at)
         gap = losses.gap(rung.memory, criterion.test, place)
         less = losses.less(rung.memory, "static", criterion.test, place)
         assert less is not None, "a rung's memory has the seeds of static"
         passes, rule, found = _JUDGES[criterion.rule](criterion, gap, less)
+        found += "" if less.seeds > 1 else "; one seed"
+        if not is_fair:
+            passes, found = None, f"{found}; arms of a seed saw different frames"
         verdicts.append(
             {"test": criterion.test, "place": place, "arm": rung.memory, "passes": passes, "rule": rule, "found": found}
         )
@@ -169,7 +185,7 @@ def judge(rung: Rung, losses: Losses) -> list[dict[str, Any]]:
 
 def _judge_gap(criterion: Any, gap: Gap | None, less: Interval) -> tuple[bool | None, str, str]:
     rule = f"gap closed at least {100 * criterion.least:.0f}%, interval above {100 * criterion.low_above:.0f}%"
-    assert gap is not None, "a rung that judges a gap has full attention"
+    assert gap is not None, "a rung that judges a gap has its reference"
     if gap.closed is None or gap.closed.low is None:
         return None, rule, f"{gap}; less static's {less}"
     passes = gap.closed.value >= criterion.least and gap.closed.low > criterion.low_above

@@ -16,8 +16,9 @@ def to_markdown(results: dict[str, Any]) -> str:
         "",
         f"`{results['command']}`; seeds {seeds}; commit {results['commit']}; {made}; {machine}.",
         "",
-        "Losses are nats, with their range over seeds. Gap closed is (static - arm) / (static - full). Intervals are "
-        "over seeds and sequences, and over sequences alone for arms of one seed. Where static - full, the headroom, "
+        "Losses are nats, with their range over seeds. Gap closed is (static - arm) / (static - reference); the "
+        "reference is full attention unless a rung says otherwise. Intervals are over seeds and sequences, and over "
+        "sequences alone for arms of one seed. Where static - reference, the headroom, "
         f"is below {results['headroom_nats']} nats or not surely above 0, there is no gap to speak of.",
         "",
         *_verdict_table(results["rungs"]),
@@ -48,6 +49,8 @@ def _rung_lines(rung: dict[str, Any]) -> list[str]:
     order = "the same frames in the same order" if fair["same_frames_in_order"] else "**DIFFERENT FRAMES OR ORDER**"
     settings = ", ".join(f"{key} {value}" for key, value in size.items())
     lines += [f"Task {rung['task']}: {settings}. All arms of a seed saw {order}.", ""]
+    if rung["reference"] != "full":
+        lines += [f"Gaps are to `{rung['reference']}`.", ""]
     rows = [
         [arm, _listed(fact["seeds"]), f"{fact['train_frames']:,}", f"{fact['parameters']:,}",
          f"{fair['parameters_less_static'][arm]:+,}", f"{fact['cpu_sec']:.0f}"]
@@ -58,7 +61,10 @@ def _rung_lines(rung: dict[str, Any]) -> list[str]:
     for name, test in rung["tests"].items():
         lines += [f"### {rung['name']}: {name}", ""]
         if test["ceiling"] != name:
-            lines += [f"Gaps are to the loss of full attention at {test['ceiling']}, the distance that it knows.", ""]
+            lines += [
+                f"Gaps are to the loss of {rung['reference']} at {test['ceiling']}, the distance that it knows.",
+                "",
+            ]
         lines += _test_table(test)
     return lines
 

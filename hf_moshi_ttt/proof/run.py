@@ -1,7 +1,7 @@
 """A plan's rungs, one after the other; what has been made before is kept, and the results are written after each."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from ..demo.lanes import Run
-from ..memory.recall_tasks import PassageTask
+from ..memory.recall_tasks import OTHER as OTHER_FRAME
+from ..memory.recall_tasks import PassageTask, RecallTask
 from .measure import measure
-from .plan import CorpusSize, Plan, Rung
+from .plan import LAST, OTHER, CorpusSize, Plan, Rung
 from .report import to_markdown
 
+RESULTS_FILE = "proof.json"
 Say = Callable[[str], None]
 RunSeries = Callable[[Any, Path], dict[str, Any]]  # a RecallRequest and a folder to what run_series returns
 
@@ -60,7 +62,7 @@ def prepare_codes(data: Path, size: CorpusSize, rungs: Sequence[Rung], say: Say,
 
 def needs_codes(rungs: Sequence[Rung]) -> bool:
     """Whether any rung is drawn from encoded speech."""
-    from ..training.recall_setup import SPEECH_TASKS
+    from ..training.recall_size import SPEECH_TASKS
 
     return any(rung.task in SPEECH_TASKS for rung in rungs)
 
@@ -68,7 +70,7 @@ def needs_codes(rungs: Sequence[Rung]) -> bool:
 def make_request(rung: Rung, seeds: Sequence[int], where: Where) -> Any:
     """The rung as a `RecallRequest`."""
     from ..training.recall_series import RecallRequest
-    from ..training.recall_setup import SPEECH_TASKS
+    from ..training.recall_size import SPEECH_TASKS
     from .corpora import variants_file
 
     train_variants, variants = (str(variants_file(where.codes, rung.corpus, part)) for part in ("train", "heldout"))
@@ -77,8 +79,8 @@ def make_request(rung: Rung, seeds: Sequence[int], where: Where) -> Any:
     return RecallRequest(
         task=rung.task, arms=rung.arms, seeds=rung.take_seeds(seeds), changes=rung.size,
         train_codes=train if is_speech else None, test_codes=heldout if is_speech else None,
-        codec=where.codec if is_speech else None, num_ids=rung.num_ids, jobs=where.jobs, device=where.device,
-        first_seed_arms=rung.first_seed_arms, also=rung.also, apart=rung.apart,
+        codec=where.codec if is_speech else None, num_ids=rung.num_ids, num_codebooks=rung.num_codebooks,
+        jobs=where.jobs, device=where.device, first_seed_arms=rung.first_seed_arms, also=rung.also, apart=rung.apart,
         variants=variants if rung.asks_variants else None,
         train_variants=train_variants if rung.train_variants else None,
     )  # fmt: skip
@@ -99,7 +101,7 @@ def prove(
         facts: the `command` and the `seeds`.
 
     Raises:
-        ValueError: a rung that does not fit its codes, before anything runs.
+        ValueError: a rung that does not fit its codes or its models, before anything runs.
     """
     from ..evaluation.results_file import made_with
     from ..training.run_files import commit, hardware
@@ -118,10 +120,31 @@ def prove(
         for line in _lines_of(found):
             say(f"    {line}")
         results["rungs"].append(found)
-        write_whole(output / "proof.json", json.dumps(results, indent=1) + "\n")
+        write_whole(output / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
         write_whole(output / "proof.md", to_markdown(results) + "\n")
         draw_figures(results, output)
     return results
+
+
+def require_own_results(path: Path, title: str) -> None:
+    """Refuses to write over the results of another plan.
+
+    Args:
+        path: of the RESULTS_FILE that is to be written.
+        title: the plan's.
+
+    Raises:
+        ValueError: there is a file that another plan made, or that is none.
+    """
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no results in JSON ({error}). Remove it; the runs beside it are kept.") from error
+    theirs = found.get("title") if isinstance(found, dict) else None
+    if theirs != title:
+        raise ValueError(f"{path} holds the results of {theirs!r}, but this is {title!r}: choose another --output.")
 
 
 def _lines_of(found: dict[str, Any]) -> list[str]:
@@ -138,6 +161,7 @@ _SAID = {True: "passes", False: "fails", None: "nothing can be said"}
 
 def _prepare(rung: Rung, where: Where, seeds: Sequence[int]) -> tuple[Rung, Any, dict[str, Any]]:
     """The rung, its request, and what is known of it before it runs; no request where its codes are not there."""
+    from ..training.recall_setup import arm_config
     from .corpora import variants_file
 
     forms = variants_file(where.codes, rung.corpus, "heldout")
@@ -153,6 +177,9 @@ def _prepare(rung: Rung, where: Where, seeds: Sequence[int]) -> tuple[Rung, Any,
     request = replace(request, apart=rung.apart)
     setup = request.make_setup()
     rung, missing = without_missing_forms(rung, list(setup.tests))
+    require_places(rung, setup.tests)
+    for arm in (*rung.arms, *rung.first_seed_arms):
+        arm_config(setup, arm)
     gaps_windows = {
         name: task.gap_frames / setup.size.window_frames
         for name, task in setup.tests.items()
@@ -161,6 +188,35 @@ def _prepare(rung: Rung, where: Where, seeds: Sequence[int]) -> tuple[Rung, Any,
     places = {str(forms): missing, str(request.test_codes): silent}
     left_out = "; ".join(f"{', '.join(names)}: not in {place}" for place, names in places.items() if names)
     return rung, request, {"gaps_windows": gaps_windows, "left_out": left_out or None}
+
+
+def require_places(rung: Rung, tests: Mapping[str, RecallTask]) -> None:
+    """Refuses criteria and ceilings that ask for a hearing, or for other frames, where a test has none.
+
+    Raises:
+        ValueError: with the rung, the test and the places that it has.
+    """
+    places = {name: _places_of(tests[name]) for name in (*rung.ceilings, *rung.ceilings.values())}
+    for criterion in rung.criteria:
+        found = places.setdefault(criterion.test, _places_of(tests[criterion.test]))
+        if criterion.at != LAST and criterion.at not in found:
+            raise ValueError(
+                f"rung {rung.name!r}: at={criterion.at!r}, but test {criterion.test!r} has {', '.join(found)}."
+            )
+    for test, ceiling in rung.ceilings.items():
+        lacking = [place for place in places[test] if place not in places[ceiling]]
+        if lacking:
+            raise ValueError(
+                f"rung {rung.name!r}: ceilings: {test!r} has place {lacking[0]!r}, but its ceiling {ceiling!r} has "
+                f"{', '.join(places[ceiling])}."
+            )
+
+
+def _places_of(task: RecallTask) -> list[str]:
+    """The places of a test, as `Losses.places` finds them in its runs."""
+    drawn = task.draw(1, torch.Generator().manual_seed(0)).hearing_BT
+    heard = [str(number) for number in range(1, task.hearings + 1)]
+    return [*heard, OTHER] if (drawn == OTHER_FRAME).any() else heard
 
 
 def without_missing_speakers(rung: Rung, codes: str | None) -> tuple[Rung, list[str]]:

@@ -27,6 +27,7 @@ from transformers.utils import ModelOutput
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
 from ..streaming.state import MoshiTTTState
 from ..transformer.losses import code_losses, mask_unpredicted, target_weights, weighted_mean
+from ..transformer.row_product import is_cast
 from .configuration_end_to_end import EndToEndConfig
 from .end_to_end_state import EndToEndState
 from .fast_feed_forward import FastGatedMLP, fast_weight_names
@@ -164,11 +165,10 @@ class EndToEndMoshi(nn.Module):
         start = self.fast_weights()[0]
         if isinstance(start, DTensor):
             raise ValueError("FSDP has sharded TTT-E2E, whose fast weights belong to rows: train it on one device.")
-        is_cast = torch.is_autocast_enabled(start.device.type)
-        if start.dtype not in (torch.float32, torch.float64) or is_cast:
+        if start.dtype not in (torch.float32, torch.float64) or is_cast(start):
             raise ValueError(
                 f"TTT-E2E takes its steps in float32 or float64, but its weights are {start.dtype} and autocast is "
-                f"{'on' if is_cast else 'off'}: use model.float(), and neither bf16 nor fp16."
+                f"{'on' if is_cast(start) else 'off'}: use model.float(), and neither bf16 nor fp16."
             )
         if torch.is_inference_mode_enabled():
             raise ValueError("TTT-E2E takes gradients while it reads: use torch.no_grad(), not inference mode.")

@@ -15,13 +15,16 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from ..data.collator import MoshiTTTCollator
 from ..data.segments import SegmentDataset
 from ..evaluation.loss_curve import estimate_mean
-from ..memory.recall_tasks import OTHER, NaturalTask, RecallBatch, RecallTask, with_streams
+from ..memory.recall_tasks import OTHER, UNSCORED, NaturalTask, RecallBatch, RecallTask, with_streams
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from ..rivals.configuration_end_to_end import EndToEndConfig
 from .arguments import MoshiTTTTrainingArguments
 from .length_stages import StagedSegments
+from .non_finite import NonFiniteError
 from .parameter_groups import count_parameters
-from .recall_setup import RecallSetup, RecallSize, arm_config
+from .recall_copying import mix_with_copies
+from .recall_setup import COPY, RecallSetup, arm_config, parse_arm
+from .recall_size import RecallSize
 from .trainer import MoshiTTTTrainer
 
 if TYPE_CHECKING:
@@ -72,6 +75,7 @@ def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None]
         `sec`, `cpu_sec` of this thread, `train_losses` (`[step, loss]`) and `tests`: by name what `score` gives.
 
     Raises:
+        NonFiniteError: the training or a test gave NaN or infinity.
         SystemExit: SIGTERM stopped the training; what is trained in part says nothing.
     """
     start, cpu_start = time.monotonic(), time.thread_time()
@@ -87,7 +91,8 @@ def run_arm(setup: RecallSetup, arm: str, seed: int, on_step: Callable[[], None]
     model.eval()
     tests = {}
     for name, task in setup.tests.items():
-        tests[name] = score(model, draw_test(task, setup.size.test_rows), task.hearings)
+        batch = draw_test(task, setup.size.test_rows)
+        tests[name] = score(model, batch, task.hearings, copies=parse_arm(arm)[0] == COPY)
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return {
         "arm": arm, "seed": seed, "parameters": count_parameters(model), "train_frames": seen.frames,
@@ -107,7 +112,8 @@ def make_model(setup: RecallSetup, arm: str) -> RecallModel:
 def draw_test(task: RecallTask, rows: int) -> RecallBatch:
     """The sequences of a test, the same for all arms and seeds; the first ones are the same however many there are."""
     counts = [min(_ROWS_AT_A_TIME, rows - first) for first in range(0, rows, _ROWS_AT_A_TIME)]
-    batches = [task.draw(count, torch.Generator().manual_seed(_TEST_SEED + i)) for i, count in enumerate(counts)]
+    seeds = [(_TEST_SEED + number) % _TRAIN_SEED for number in range(len(counts))]  # those of training begin there
+    batches = [task.draw(count, torch.Generator().manual_seed(seed)) for count, seed in zip(counts, seeds, strict=True)]
     return RecallBatch(torch.cat([b.codes_BKT for b in batches]), torch.cat([b.hearing_BT for b in batches]))
 
 
@@ -163,17 +169,28 @@ def _cut(recordings: list[torch.Tensor], frames: int) -> SegmentDataset:
 
 
 @torch.no_grad()
-def score(model: RecallModel, batch: RecallBatch, hearings: int) -> dict[str, Any]:
+def score(model: RecallModel, batch: RecallBatch, hearings: int, copies: bool = False) -> dict[str, Any]:
     """Losses in nats, means over codebooks.
+
+    Args:
+        copies: whether predictions are mixed with copies of what was heard.
 
     Returns:
         `hearings`: for each the mean with its bootstrap interval over sequences; `other`: the same of the other frames,
         None where there are none; `hearing_rows` and `other_rows`: their means in each sequence, for paired
         differences; `positions`: the mean over sequences at each frame, None where there is no prediction.
+
+    Raises:
+        NonFiniteError: a loss that is counted is NaN or infinite, so that a mean would hide it.
     """
     own = slice(1, 1 + model.config.num_codebooks)
     parts = batch.codes_BKT.to(model.device).split(_ROWS_AT_A_TIME)
-    losses_BT = torch.cat([model(codes=codes, labels=codes).losses[:, own].mean(1).cpu() for codes in parts])
+    losses_BQT = torch.cat([model(codes=codes, labels=codes).losses[:, own].cpu() for codes in parts])
+    if copies:
+        losses_BQT = mix_with_copies(losses_BQT, batch.codes_BKT[:, own], batch.hearing_BT != UNSCORED)
+    losses_BT = losses_BQT.mean(1)
+    if not torch.isfinite(losses_BT[batch.hearing_BT != UNSCORED]).all():
+        raise NonFiniteError("A loss of a test is NaN or infinite after training.")
     other = _row_means(losses_BT, batch.hearing_BT == OTHER)
     heard = [_row_means(losses_BT, batch.hearing_BT == number) for number in range(1, hearings + 1)]
     return {
@@ -192,7 +209,7 @@ def _rounded(rows_B: np.ndarray) -> list[float] | None:
 
 def _row_means(losses_BT: torch.Tensor, counts_BT: torch.Tensor) -> np.ndarray:
     """The mean of each sequence, `[B]`; NaN where it has no such frame."""
-    sums, counts = (losses_BT * counts_BT).sum(1), counts_BT.sum(1)
+    sums, counts = losses_BT.where(counts_BT, 0).sum(1), counts_BT.sum(1)
     return torch.where(counts > 0, sums / counts, torch.nan).double().numpy()
 
 

@@ -1,6 +1,5 @@
 """Many runs of a recall task side by side: each a process with one thread, kept on disk when it has finished."""
 
-import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,22 +9,26 @@ from threading import Event, Thread
 from typing import Any
 
 import torch
-import yaml
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.workers import run_jobs
 from ..evaluation.results_file import made_with
-from ..whole_files import write_whole
+from ..settings import read_settings
+from .kept_runs import describe, keep_run, kept_run, run_path
+from .non_finite import NonFiniteError
 from .recall_report import summarise
-from .recall_setup import SPEECH_TASKS, RecallSetup, Speech, arm_config, make_setup
-from .recall_speech import load_recordings, load_said, load_speakers
+from .recall_setup import RecallSetup, Speech, make_setup
+from .recall_size import SPEECH_TASKS
+from .recall_speech import load_recordings, load_said, load_speakers, require_apart
 from .run_files import commit, hardware
 
 RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
 _POLL_SEC = 0.5
-_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "also", "device", "variants", "train_variants",
-    "apart")  # fmt: skip
+_LAST_SEED = 2**32 - 1  # of numpy
+_NUM_IDS = 64
+_DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "num_codebooks", "also", "device", "variants",
+    "train_variants", "apart")  # fmt: skip
 _steps_done: Any = None
 
 
@@ -40,6 +43,7 @@ class RecallRequest:
         changes: keys of `RecallSize` with other values.
         train_codes: folder of encoded recordings, for the tasks of speech; `test_codes` of held-out ones.
         codec: name or path of their codec; as their provenance names it, if None.
+        num_ids: groups of the ids of each codebook, of which the first `num_codebooks` are taken.
         variants: file of held-out recordings in other forms, for the task of that name; with `train_variants` models
             are trained on passages that return in other forms, and else on some that return as they are.
         apart: speakers of `test_codes` whose recordings are tested apart too.
@@ -54,7 +58,8 @@ class RecallRequest:
     train_codes: str | None = None
     test_codes: str | None = None
     codec: str | None = None
-    num_ids: int = 64
+    num_ids: int = _NUM_IDS
+    num_codebooks: int = 1
     variants: str | None = None
     train_variants: str | None = None
     jobs: int = 2
@@ -67,6 +72,8 @@ class RecallRequest:
         for name, given in (("arms", [*self.arms, *self.first_seed_arms]), ("seeds", list(self.seeds))):
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name}={given!r}, but it must name at least one and each once.")
+        if not all(0 <= seed <= _LAST_SEED for seed in self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)}, but seeds are whole numbers from 0 to {_LAST_SEED}.")
         if self.jobs < 1:
             raise ValueError(f"jobs={self.jobs}, but it must be at least 1.")
         given = [name for name in ("variants", "train_variants") if getattr(self, name) is not None]
@@ -78,6 +85,12 @@ class RecallRequest:
                 f"task={self.task!r}, train_codes={self.train_codes!r} and test_codes={self.test_codes!r}, but the "
                 f"tasks {', '.join(SPEECH_TASKS)} need both, and no other takes them."
             )
+        of_speech = {"codec": None, "num_ids": _NUM_IDS, "num_codebooks": 1}
+        unread = [f"{name}={getattr(self, name)!r}" for name, own in of_speech.items() if getattr(self, name) != own]
+        if unread and not is_speech:
+            raise ValueError(
+                f"{', '.join(unread)}, but task={self.task!r} is not drawn from speech and reads no codes."
+            )
         if self.apart and not is_speech:
             raise ValueError(f"apart={list(self.apart)}, but nobody speaks in task={self.task!r}.")
 
@@ -86,26 +99,34 @@ class RecallRequest:
         """A request of `key=value` settings of `RecallSize`.
 
         Raises:
-            ValueError: a setting that is no `key=value`.
+            ValueError: a setting that is no `key=value`, or steps that are given twice.
         """
-        changes = {}
-        for setting in settings:
-            key, separator, value = setting.partition("=")
-            if not separator:
-                raise ValueError(f"{setting!r}: expected key=value.")
-            changes[key] = yaml.safe_load(value)
+        changes = read_settings([], list(settings))
+        if steps is not None and "steps" in changes:
+            raise ValueError(f"--steps {steps} and steps={changes['steps']}: give one of them.")
         return cls(changes=changes | ({} if steps is None else {"steps": steps}), **given)
 
-    def make_setup(self) -> RecallSetup:
-        """The task, with its recordings read."""
-        return make_setup(self.task, self.changes, self._speech(), self.also, self.device)
+    def make_setup(self, speech: Speech | None = None) -> RecallSetup:
+        """The task.
 
-    def _speech(self) -> Speech | None:
+        Args:
+            speech: what `load_speech` returned; it is read if None.
+        """
+        return make_setup(self.task, self.changes, speech or self.load_speech(), self.also, self.device)
+
+    def load_speech(self) -> Speech | None:
+        """The recordings that the task is drawn from, where it is one of speech.
+
+        Raises:
+            ValueError: codes that cannot be read, or do not go together.
+        """
         if self.train_codes is None or self.test_codes is None:
             return None
         from .recall_variants import load_renderings, with_all_forms
 
-        asks_lines, how = bool({"lines", "long_pieces"} & {self.task, *self.also}), (self.num_ids, self.codec)
+        asks_lines = bool({"lines", "long_pieces"} & {self.task, *self.also})
+        how = (self.num_ids, self.codec, self.num_codebooks)
+        require_apart(self.train_codes, self.test_codes)
         train, heldout = (load_recordings(codes, *how) for codes in (self.train_codes, self.test_codes))
         return Speech(
             self.num_ids, train, heldout,
@@ -143,38 +164,25 @@ def run_series(request: RecallRequest, output: Path, run_arm: RunArm) -> dict[st
     Raises:
         ValueError: settings that are wrong or do not fit the data, before anything runs.
     """
-    setup = request.make_setup()
-    wanted = request.runs()
-    described = {arm: _describe(request, setup, arm) for arm, _ in wanted}
-    folder = output / "runs"
+    speech = request.load_speech()
+    setup = request.make_setup(speech)
+    asked = {key: getattr(request, key) for key in _DESCRIBED}
+    wanted, folder = request.runs(), output / "runs"
+    settings = {arm: describe(setup, arm, speech, asked) for arm, _ in wanted}
+    files = {(arm, seed): run_path(folder, arm, seed, settings[arm]) for arm, seed in wanted}
+    kept = {run: kept_run(path, settings[run[0]]) for run, path in files.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    files = {run: folder / f"{run[0]}-{run[1]}.json" for run in wanted}
-    missing = [run for run in wanted if _kept(files[run], described[run[0]]) is None]
+    missing = [run for run, found in kept.items() if found is None]
     for found in _run_all(request, missing, setup.size.steps, run_arm):
-        arm, seed = found["arm"], found["seed"]
-        write_whole(files[arm, seed], json.dumps({**found, "settings": described[arm]}, indent=1) + "\n")
-    runs = [_kept(files[run], described[run[0]]) for run in wanted]
+        run = found["arm"], found["seed"]
+        keep_run(files[run], found, settings[run[0]])
+        kept[run] = {**found, "settings": settings[run[0]]}
+    runs = [found for found in kept.values() if found is not None]
     return {
         "schema": 1, "task": request.task, "size": asdict(setup.size), "settings": asdict(request),
         "chance_nats": setup.chance_nats, "made_with": made_with(torch.device(request.device)), "commit": commit(),
-        "hardware": hardware(), "runs": runs, "summary": summarise([run for run in runs if run is not None]),
+        "hardware": hardware(), "runs": runs, "summary": summarise(runs),
     }  # fmt: skip
-
-
-def _describe(request: RecallRequest, setup: RecallSetup, arm: str) -> dict[str, Any]:
-    """All that a run's result depends on, beside its seed; also the commit, so that no two versions are mixed."""
-    data = {key: getattr(request, key) for key in _DESCRIBED}
-    data["commit"] = commit()
-    config = {key: value for key, value in arm_config(setup, arm).own_values().items() if key != "codec"}
-    described: dict[str, Any] = json.loads(json.dumps({**data, "size": asdict(setup.size), "config": config}))
-    return described
-
-
-def _kept(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found if found["settings"] == settings else None
 
 
 def _run_all(
@@ -213,7 +221,13 @@ def _start_worker(done: Any) -> None:
 
 
 def _run_one(run_arm: RunArm, request: RecallRequest, arm: str, seed: int) -> dict[str, Any]:
-    return run_arm(request.make_setup(), arm, seed, _count_step)
+    try:
+        return run_arm(request.make_setup(), arm, seed, _count_step)
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"arm {arm!r} of seed {seed}: {error} It proves nothing: lower learning_rate, or leave the arm out. What "
+            "has finished is kept."
+        ) from error
 
 
 def _count_step() -> None:

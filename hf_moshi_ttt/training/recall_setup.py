@@ -2,17 +2,16 @@
 
 An arm is written `NAME` or `NAME+key=value+key=value`, where the keys are those of the configuration's `ttt` section:
 `ttt+key_lag_frames=0` is the arm `ttt` with one of its parts switched back. Those of `e2e` are the keys that
-`EndToEndConfig` adds: `e2e+chunk_frames=24`.
+`EndToEndConfig` adds: `e2e+chunk_frames=24`. `copy` is `static`, tested with copies of what it heard mixed in.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from torch import Tensor
 
-from ..configuration_moshi_ttt import MoshiTTTConfig
+from ..configuration_moshi_ttt import MoshiTTTConfig, TTTConfig
 from ..memory.line_tasks import LinesTask, LongLinesTask, SaidRecording
 from ..memory.recall_tasks import (
     LoopTask,
@@ -27,6 +26,8 @@ from ..memory.recall_tasks import (
 )
 from ..memory.variant_tasks import RenderedRecording, VariantPassageTask
 from ..rivals.configuration_end_to_end import EndToEndConfig
+from ..settings import read_settings, typed_values
+from .recall_size import SPEECH_TASKS, TASKS, RecallSize, size_of
 
 ARMS: dict[str, dict[str, Any] | None] = {
     "full": None,
@@ -37,87 +38,23 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "gated_delta": {"learner": "gated_delta"},
     "in_place": {"learner": "in_place"},
     "e2e": None,
+    "copy": {"learner": "static"},
 }
 END_TO_END = "e2e"  # a model of its own, without a ttt section
 _END_TO_END = {"chunk_frames": 24}  # the sequences of the tasks are short
 CONTROL = "static"
-SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
-TASKS = ("motif", "motif8", "control", "loops", "pairs", *SPEECH_TASKS)
+COPY = "copy"  # the control's model, its predictions mixed with copies of what was heard
 TEST_SETS = ("speech_controls", "long_pieces")
 GAPS_WINDOWS = (2, 4, 8, 30, 62.5)
 _PIECES_BEFORE = 3
-_TASKS_OF = {"recall_first": ("lines",), "lanes": ("lines", "natural")}  # that read a key of RecallSize
 _OPEN_GATE = 1.0
 _RANDOM_DEPTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64}
 _SPEECH_DEPTH = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 256}
 
 
 @dataclass(frozen=True)
-class RecallSize:
-    """Sizes of a task's models and their schedule of training.
-
-    Args:
-        window_frames: what a layer's attention sees, the frame itself included.
-        piece_frames: length of the pieces of recordings that are taken as they are.
-        recall_first: of `lines`, whether two thirds of the steps are on passages that return, at one distance and then
-            at any, before the recordings as they are.
-        lanes: of `lines` and `natural`, whether recordings are read from start to end, piece by piece, so that an arm
-            with `persistent_states=true` carries its memory from piece to piece; else pieces are drawn at random.
-        last_rate: learning rate at the end of the cosine, in units of `learning_rate`.
-        test_rows: sequences of each test.
-    """
-
-    steps: int = 300
-    hidden_size: int = 64
-    num_attention_heads: int = 2
-    num_hidden_layers: int = 2
-    window_frames: int = 8
-    piece_frames: int = 384
-    recall_first: bool = False
-    lanes: bool = False
-    batch_size: int = 8
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 50
-    last_rate: float = 0.0
-    test_rows: int = 32
-
-    def changed(self, changes: dict[str, Any]) -> "RecallSize":
-        """With other values.
-
-        Raises:
-            ValueError: a key that it has not, or a value of another type.
-        """
-        known = {field.name: type(getattr(self, field.name)) for field in fields(self)}
-        for key, value in changes.items():
-            if key not in known or not isinstance(value, (int, float) if known[key] is float else known[key]):
-                kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items())
-                raise ValueError(f"{key}={value!r}, but what can be set is: {kinds}.")
-        return replace(self, **changes)
-
-
-_SPEECH_SIZE = RecallSize(
-    steps=600, hidden_size=96, num_attention_heads=4, learning_rate=2e-3, weight_decay=0.05, warmup_steps=30,
-    last_rate=0.1, test_rows=64,
-)  # fmt: skip
-_SIZES = {
-    "motif": RecallSize(),
-    "control": RecallSize(),
-    "motif8": RecallSize(hidden_size=96),
-    "loops": RecallSize(),
-    "pairs": RecallSize(),
-    "refrain": _SPEECH_SIZE,
-    "distance": _SPEECH_SIZE,
-    "variants": _SPEECH_SIZE,
-    "natural": replace(_SPEECH_SIZE, steps=400, test_rows=128),
-    "lines": replace(_SPEECH_SIZE, steps=400, test_rows=128),
-    "shuffled": replace(_SPEECH_SIZE, steps=150, test_rows=128),
-}
-
-
-@dataclass(frozen=True)
 class Speech:
-    """Recordings `[1, T]` in `num_ids` ids, to train on and held out.
+    """Recordings `[Q, T]` in `num_ids` ids, to train on and held out.
 
     Args:
         variants: held-out recordings in another form, by form; `train_variants` those to train on, in all their forms.
@@ -176,13 +113,10 @@ def make_setup(
         ValueError: an unknown task, test set or key, a key of other tasks, a task of speech without it, or tests of
             other ids.
     """
-    if task not in TASKS:
-        raise ValueError(f"task={task!r}, but the tasks are {', '.join(TASKS)}.")
-    size = _SIZES[task].changed(changes)
-    for key, tasks in _TASKS_OF.items():
-        if getattr(size, key) and task not in tasks:
-            raise ValueError(f"{key}=True of task={task!r}, but only {' and '.join(tasks)} can be trained so.")
+    size = size_of(task, changes)
     stages, tests = _made(task, speech, size)
+    if size.steps < len(stages):
+        raise ValueError(f"steps={size.steps}, but {task!r} is trained in {len(stages)} stages of at least one step.")
     for name in also:
         tests = tests | _tests(name, speech, size)
     for speaker, recordings in ({} if speech is None else speech.apart).items():
@@ -305,21 +239,24 @@ def parse_arm(arm: str) -> tuple[str, dict[str, Any]]:
     """The name of an arm and the keys of the `ttt` section that it changes.
 
     Raises:
-        ValueError: an unknown arm, a change that is no `key=value`, or one of an arm without memory.
+        ValueError: an unknown arm, a change that is no `key=value`, one of an arm without memory, a key that is given
+            twice, or a value that cannot be meant for its key.
     """
     name, *changes = arm.split("+")
     if name not in ARMS:
         raise ValueError(f"arm {name!r}, but the arms are {', '.join(ARMS)}.")
-    values = {}
     for change in changes:
-        key, separator, value = change.partition("=")
-        if not separator or (ARMS[name] is None and name != END_TO_END):
+        if "=" not in change or (ARMS[name] is None and name != END_TO_END):
             raise ValueError(
                 f"arm {arm!r}: {change!r} must be a key=value of the ttt section, or of EndToEndConfig, of an arm with "
                 "memory."
             )
-        values[key] = yaml.safe_load(value)
-    return name, values
+    keys = [change.partition("=")[0] for change in changes]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ValueError(f"arm {arm!r}: {twice[0]} is given twice; give it once.")
+    kind = EndToEndConfig if name == END_TO_END else TTTConfig
+    return name, typed_values(kind, read_settings([], changes), f"arm {arm!r}: ")
 
 
 def arm_config(setup: RecallSetup, arm: str) -> MoshiTTTConfig:

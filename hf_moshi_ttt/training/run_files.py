@@ -5,6 +5,7 @@
 out.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -96,13 +97,26 @@ def write_run(folder: Path, settings: dict[str, Any], start: dict[str, Any], fac
 
 
 def commit() -> str | None:
-    """The commit of this code, with `+` where files differ from it; None where it is installed without git."""
+    """The commit of this code, with `+` where files differ from it or are new; None where git does not have it."""
     folder = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True)
-    if found.returncode != 0:
+    if _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:  # its own, not one around it
         return None
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".."], cwd=folder).returncode != 0
-    return found.stdout.strip() + ("+" if changed else "")
+    head, changed = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "--", "..")
+    return None if head is None else head + ("+" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git says in a folder; None where it fails."""
+    found = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def code_sha256() -> str:
+    """A hash of this package's own Python files and of their names."""
+    package, found = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        found.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()
 
 
 def hardware() -> dict[str, Any]:

@@ -7,13 +7,14 @@ arguments of a module, such as FSDP2's mixed precision, leaves it in its own dty
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -30,6 +31,10 @@ class StreamState:
         for field in fields(self):
             named.update(_named(field.name, getattr(self, field.name)))
         return named
+
+    def layout(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor, by name, without its rows."""
+        return {name: tuple(tensor.shape[1:]) for name, tensor in self.named_tensors().items()}
 
     def map(self, function: Callable[[str, Tensor], Tensor], prefix: str = "") -> Self:
         """A state with `function(name, tensor)` in place of each tensor."""
@@ -104,10 +109,10 @@ class StreamState:
         """The state in a file, for what this state was made for (`model.init_state(B).load(...)`).
 
         Raises:
-            ValueError: the file is no state, or belongs to another configuration or batch size.
+            ValueError: the file is no state or not whole, or belongs to another configuration or batch size.
         """
         own = self.named_tensors()
-        with safe_open(path, framework="pt", device=str(next(iter(own.values())).device)) as file:
+        with _opened(path, str(next(iter(own.values())).device)) as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise ValueError(f"{path}: format {metadata.get('format')!r}, but a saved state is {_FORMAT!r}.")
@@ -116,6 +121,35 @@ class StreamState:
             named = {_current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
         _require_same_layout(own, named, path)
         return self.map(lambda name, _: named[name])
+
+
+@contextmanager
+def _opened(path: str | Path, device: str) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or no saved state ({error}). Take another copy.") from error
+
+
+def require_layout(state: StreamState, layout: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses a state that was made for something else.
+
+    Args:
+        layout: that of a state of one's own.
+
+    Raises:
+        ValueError: other tensors, or tensors of other shapes.
+    """
+    found = state.layout()
+    differing = [name for name in sorted(found.keys() | layout.keys()) if found.get(name) != layout.get(name)]
+    if differing:
+        name = differing[0]
+        shapes = [list(each[name]) if name in each else "absent" for each in (found, layout)]
+        raise ValueError(
+            f"The state belongs to another layer or configuration: {name} is {shapes[0]} a row, but {shapes[1]} here "
+            f"({len(differing)} tensors differ). Take one of init_state() of this layer, or that it returned."
+        )
 
 
 def per_row(rows_B: Tensor, tensor: Tensor) -> Tensor:

@@ -60,3 +60,30 @@ def test_a_dry_run_says_what_it_costs(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_what_cannot_be_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prove", "--rungs", "moon", "--dry-run"]) == 2
     assert "rungs=['moon'], but the plan has motif, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--jobs", "0"], "argument --jobs: '0', but it must be a whole number, 1 or more"),
+        (["--seeds", "-30"], "--seeds"),
+        (["--seeds", "1", "1"], r"seeds=[1, 1], but they are one or more different numbers"),
+        (["--data", "a", "--codes", "b"], "not allowed with argument"),
+    ],
+)
+def test_wrong_options_end_before_a_plan_is_told(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["prove", "--size", "smoke", "--dry-run", *words])
+    except SystemExit as ended:
+        code = ended.code  # type: ignore[assignment]
+    shown = capsys.readouterr()
+    assert code == 2 and message in shown.err and not shown.out
+
+
+def test_the_folder_of_another_plan_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "proof.json").write_text('{"title": "another"}')
+    assert main(["prove", "--size", "smoke", "--output", str(tmp_path)]) == 2
+    assert "holds the results of 'another', but this is 'Proof at smoke size" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["proof.json"]

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from hf_moshi_ttt.commands import recall
 from hf_moshi_ttt.commands.console import main
-from hf_moshi_ttt.training import recall_setup
+from hf_moshi_ttt.training import recall_setup, recall_size
 
 
 @pytest.fixture(autouse=True)
@@ -31,5 +31,5 @@ def test_a_short_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_tasks_and_arms_are_those_of_the_runs() -> None:
-    assert tuple(recall_setup.TASKS) == recall.TASKS and tuple(recall_setup.ARMS) == recall.ARMS
-    assert tuple(recall_setup.SPEECH_TASKS) == recall.SPEECH_TASKS
+    assert recall_size.TASKS == recall.TASKS and tuple(recall_setup.ARMS) == recall.ARMS
+    assert recall_size.SPEECH_TASKS == recall.SPEECH_TASKS

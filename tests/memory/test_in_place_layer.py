@@ -9,6 +9,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
 from hf_moshi_ttt.memory.in_place import naive_in_place
+from hf_moshi_ttt.memory.in_place_layer import InPlaceLayer
 from hf_moshi_ttt.memory.layer import TTTLayer
 
 from ..fixtures.in_place_cases import CHUNK, HIDDEN_WIDTH, WIDTH, OfOneInput, make_frames, make_input, make_layer
@@ -127,6 +128,16 @@ def test_a_state_of_other_rows_is_refused() -> None:
     layer = make_layer()
     with pytest.raises(ValueError, match="hidden has 3 rows, but the state has 2"):
         layer(*make_frames(1), layer.init_state(2))
+
+
+def test_a_state_of_another_layer_and_a_step_in_the_wrong_direction_are_refused() -> None:
+    layer, x = make_layer(), make_frames(1)
+    other = InPlaceLayer(WIDTH, HIDDEN_WIDTH, TTTConfig(learner="in_place", mini_batch_size=9))
+    with pytest.raises(ValueError, match="The state belongs to another layer or configuration: "):
+        layer(*x, other.init_state(3))
+    layer(*x, layer.init_state(3))
+    with pytest.raises(ValueError, match="inner_lr_scale=-1.0, but it must be a number, 0 or more"):
+        layer(*x, inner_lr_scale=-1.0)
 
 
 @pytest.mark.usefixtures("one_process")

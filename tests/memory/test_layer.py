@@ -1,6 +1,8 @@
 """The TTT layer as a module of its own: it stands alone, starts at zero, and keeps its inner loop in float32."""
 
+import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +131,32 @@ def test_a_state_of_other_rows_is_refused() -> None:
     layer = make_layer()
     with pytest.raises(ValueError, match="x has 2 rows, but the state has 3"):
         layer(torch.zeros(2, 1, 32), layer.init_state(3))
+
+
+KINDS: list[dict[str, Any]] = [
+    {}, {"key_lag_frames": 0}, {"key_convolution_width": 1}, {"answer_gate": "none"}, {"output_bias": False},
+    {"ttt_mlp_layers": 1}, {"learner": "static"}, {"learner": "gated_delta"}, {"preset": "mini_batch"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_a_state_of_another_layer_is_refused(frames: int) -> None:
+    """Some would be read without a word: keys with a lag as keys without one."""
+    layers = [TTTLayer(32, 2, TTTConfig(**kind)) for kind in KINDS]
+    x = torch.randn(1, frames, 32)
+    for own, other in itertools.permutations(layers, 2):
+        with torch.no_grad(), pytest.raises(ValueError, match="The state belongs to another layer or configuration: "):
+            own(x, other.init_state(1))
+        own(x, own.init_state(1))
+
+
+@pytest.mark.parametrize("scale", [-1.0, -1e-9, math.nan, math.inf])
+def test_a_step_in_the_wrong_direction_is_refused(scale: float) -> None:
+    for learner in ("ttt", "static"):
+        for preset in ("default", "mini_batch"):
+            layer = TTTLayer(32, 2, TTTConfig(learner=learner, preset=preset))
+            with pytest.raises(ValueError, match="inner_lr_scale=.*, but it must be a number, 0 or more"):
+                layer(torch.randn(1, 1, 32), inner_lr_scale=scale)
 
 
 @pytest.mark.parametrize("depth", [1, 5])

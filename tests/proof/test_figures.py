@@ -45,4 +45,4 @@ def test_three_figures(tmp_path: Path, drawn: list[Figure]) -> None:
 
 def test_no_gap_is_drawn_without_headroom(tmp_path: Path, drawn: list[Figure]) -> None:
     draw_figures({"rungs": [make_rung(full=2.95)]}, tmp_path)
-    assert set(lines(drawn[1])) == {"static", "full attention"}
+    assert set(lines(drawn[1])) == {"static", "full"}

@@ -71,6 +71,24 @@ def test_unequal_frames_are_told() -> None:
     assert not Losses(runs, {}, 0.1).fairness()["same_frames_in_order"]
 
 
+def test_nothing_is_said_of_arms_that_saw_different_frames_and_one_seed_is_told() -> None:
+    runs = make_runs(SECONDS)
+    runs[-1]["train_sha256"] = "another order"
+    (verdict,) = measure(make_rung(Criterion("refrain")), make_series(runs), 0.1)["verdicts"]
+    assert verdict["passes"] is None and verdict["found"].endswith("; arms of a seed saw different frames")
+    (verdict,) = measure(make_rung(Criterion("refrain")), make_series(make_runs(SECONDS, seeds=[3])), 0.1)["verdicts"]
+    assert verdict["passes"] is True and verdict["found"].endswith("; one seed")
+
+
+@pytest.mark.parametrize("loss", [None, [1.0] * 7 + [float("nan")], [float("inf")] * 8])
+def test_a_run_without_finite_losses_is_refused_by_name(loss: Any) -> None:
+    runs = make_runs(SECONDS)
+    found = runs[-1]["tests"]["refrain"]
+    runs[-1]["tests"] = {"refrain": {**found, "hearing_rows": [found["hearing_rows"][0], loss]}}
+    with pytest.raises(ValueError, match="arm 'ttt' of seed 1 has no finite loss of every sequence of 'refrain', 2"):
+        measure(make_rung(Criterion("refrain")), make_series(runs), 0.1)
+
+
 def test_a_place_that_is_none_is_refused() -> None:
     series = make_series(make_runs(SECONDS))
     with pytest.raises(ValueError, match="at='4', but test 'refrain' has 1, 2, other"):

@@ -15,7 +15,8 @@ from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering
 from hf_moshi_ttt.proof.corpora import TEST_FORMS
 from hf_moshi_ttt.proof.plan import Criterion, Plan, Rung, read_plan
 from hf_moshi_ttt.shipped_files import configuration_file, configuration_names
-from hf_moshi_ttt.training.recall_setup import SPEECH_TASKS, Speech, arm_config, make_setup
+from hf_moshi_ttt.training.recall_setup import Speech, arm_config, make_setup
+from hf_moshi_ttt.training.recall_size import SPEECH_TASKS
 
 GOOD = """
 title: t
@@ -85,6 +86,33 @@ def test_the_commands_of_a_recipe_are_those_of_its_arms() -> None:
         (("least: 0.5", "at: third"), "at='third' of test 'motif', but it is last, other or a hearing's number"),
         (("full, ", ""), r"arms=\['static', 'ttt'\] of rung 'a': full must be among them"),
         (("seeds: 1", "seeds: 0"), "seeds=0 of rung 'b', but it must be at least 1"),
+        (("least: 0.5", "least: 85"), "least=85 of test 'motif', but it is a share of the gap, from 0 to 1"),
+        (("least: 0.5", "low_above: .nan"), "low_above=nan of test 'motif', but it is a share"),
+        (("rule: equal", "rule: equal, least: 0.5"), "least=0.5 of test 'control', but rule='equal' reads it not"),
+        (("task: motif", "task: mootif"), "rung 'a': task='mootif', but the tasks are motif"),
+        (("full, static, ttt", "full, static, ttt, tt"), "rung 'a': arm 'tt', but the arms are full"),
+        (("full, static, ttt", "full, static, ttt, ttt"), "arm 'ttt' is named twice in rung 'a'"),
+        (("arms: [full, static, ttt]", "arms: full static ttt"), "arms='full static ttt', but it must be a list"),
+        (("seeds: 1", "size: {steps: 0}"), "rung 'b': steps=0, but it must be 1 or more"),
+        (("seeds: 1", "size: [1]"), r"size=\[1\], but it must be a dict"),
+        (("seeds: 1", "also: [tune]"), "also='tune' of rung 'b', but further tests are motif"),
+        (("seeds: 1", "memory: static"), "memory='static' of rung 'b', but it is compared with static"),
+        (("seeds: 1", "memory: full"), "memory='full' of rung 'b', but it is compared with static"),
+        (("seeds: 1", "num_ids: 1"), "num_ids=1, .* of rung 'b', but these are at least 2"),
+        (("seeds: 1", "run_sec: -1"), "run_sec=-1 of rung 'b', but these are at least 2, 1 and 0"),
+        (("seeds: 1", "corpus: programmes"), "corpus of rung 'b', but task='control' reads no recordings"),
+        (("name: b", "name: ../b"), "name='../b' of a rung, but it is that of a folder"),
+        (("title: t", "title: t\nseeds: [1, 1]"), r"seeds=\[1, 1\], but they are one or more different numbers"),
+        (("title: t", "title: t\nseeds: [-30]"), r"seeds=\[-30\], but they are"),
+        (("title: t", "title: t\nseeds: 3"), "seeds=3, but it must be a list"),
+        (("title: t", "title: t\nheadroom_nats: .nan"), "headroom_nats=nan, but it must be 0 or more"),
+        (("title: t", "title: t\ncorpus: {train_hours: 0}"), "corpus.train_hours=0, but it must be above 0"),
+        (("title: t", "title: t\ncorpus: [1]"), r"corpus=\[1\], but it must be a mapping"),
+        (
+            ("[{test: motif, least: 0.5}]", "{test: motif}"),
+            "rung 'a': criteria={'test': 'motif'}, but it must be a list",
+        ),
+        (("[{test: motif, least: 0.5}]", "[motif]"), "rung 'a': criteria='motif', but it must be a mapping"),
         (("name: b", "name: a"), r"rungs are called \['a', 'a'\]"),
         (("title: t", "headroom: 1"), "headroom is no key"),
     ],
@@ -92,6 +120,19 @@ def test_the_commands_of_a_recipe_are_those_of_its_arms() -> None:
 def test_what_is_wrong_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_plan(write(tmp_path, GOOD.replace(*change)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: t", "plan.yaml: 0 rungs and no recipe, but a plan has either rungs or a recipe"),
+        ("title: t\nrungs: null", "rungs=None, but it must be a list"),
+        ("title: t\nrungs: [a]", "rungs: 'a', but a rung is a mapping with a name"),
+    ],
+)
+def test_a_plan_of_nothing_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_plan(write(tmp_path, text))
 
 
 def test_only_a_gap_needs_full_attention() -> None:

@@ -48,4 +48,4 @@ def test_another_ceiling_and_unequal_frames_are_told() -> None:
     results["rungs"][0]["tests"]["refrain"]["ceiling"] = "near"
     results["rungs"][0]["fairness"]["same_frames_in_order"] = False
     text = to_markdown(results)
-    assert "Gaps are to the loss of full attention at near" in text and "**DIFFERENT FRAMES OR ORDER**" in text
+    assert "Gaps are to the loss of full at near" in text and "**DIFFERENT FRAMES OR ORDER**" in text

@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from hf_moshi_ttt.memory.recall_tasks import PassageTask
 from hf_moshi_ttt.proof.plan import CorpusSize, Criterion, Plan, Rung
-from hf_moshi_ttt.proof.run import Where, make_request, needs_codes, prepare_codes, prove, without_missing_forms
+from hf_moshi_ttt.proof.run import (
+    Where,
+    make_request,
+    needs_codes,
+    prepare_codes,
+    prove,
+    require_own_results,
+    require_places,
+    without_missing_forms,
+)
 
 from ..conftest import save_codes
 from ..fixtures.proofs import make_runs, make_series
@@ -63,6 +74,7 @@ def test_a_rung_becomes_a_request(tmp_path: Path) -> None:
     forms = make_request(VARIANTS, [4], where)
     assert forms.variants == str(tmp_path / "librilight_heldout_variants.safetensors")
     assert forms.train_variants == str(tmp_path / "librilight_train_variants.safetensors")
+    assert make_request(replace(SPEECH, num_codebooks=3), [4], where).num_codebooks == 3
     assert make_request(LINES, [4], where).test_codes == str(tmp_path / "programmes_heldout")
     assert needs_codes([MOTIF, SPEECH]) and not needs_codes([MOTIF])
 
@@ -113,6 +125,43 @@ def test_a_rung_that_does_not_fit_is_refused_before_any_runs(tmp_path: Path) -> 
     wrong = replace(MOTIF, name="wrong", criteria=[Criterion("speech")])
     with pytest.raises(ValueError, match="rung 'wrong': test 'speech', but its models are asked motif"):
         prove(Plan("P"), [MOTIF, wrong], Where(tmp_path), tmp_path, FACTS, print, lambda request, folder: {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(criteria=[Criterion("motif", at="9")]), "rung 'motif': at='9', but test 'motif' has 1, 2, 3, 4"),
+        (dict(criteria=[Criterion("motif", at="other")]), "at='other', but test 'motif' has 1, 2, 3, 4"),
+        (dict(arms=[*ARMS, "ttt+speed=1"]), r"does not know \['speed'\]"),
+    ],
+)
+def test_places_and_arms_that_are_none_are_refused_before_any_runs(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    wrong = replace(MOTIF, name="motif", **changes)
+    with pytest.raises(ValueError, match=message):
+        prove(Plan("P"), [wrong], Where(tmp_path), tmp_path, FACTS, print, lambda request, folder: {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ceiling_has_every_place_of_its_test() -> None:
+    codes = [torch.arange(1000)[None] % 64]
+    tests = {"refrain": PassageTask(codes, 64), "twice": PassageTask(codes, 64, hearings=2)}
+    require_places(replace(SPEECH, ceilings={"twice": "refrain"}), tests)
+    with pytest.raises(ValueError, match="'refrain' has place '3', but its ceiling 'twice' has 1, 2, other"):
+        require_places(replace(SPEECH, ceilings={"refrain": "twice"}), tests)
+
+
+def test_the_results_of_another_plan_are_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "proof.json"
+    require_own_results(path, "mine")
+    path.write_text('{"title": "mine"}')
+    require_own_results(path, "mine")
+    with pytest.raises(ValueError, match="proof.json holds the results of 'mine', but this is 'another': choose"):
+        require_own_results(path, "another")
+    path.write_text('{"title": "mi')
+    with pytest.raises(ValueError, match="proof.json: no results in JSON .* Remove it; the runs beside it are kept"):
+        require_own_results(path, "mine")
 
 
 def test_speakers_that_the_codes_have_not_are_left_out_and_said(tmp_path: Path) -> None:

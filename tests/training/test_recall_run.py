@@ -14,8 +14,10 @@ from torch import Tensor
 
 from hf_moshi_ttt.memory.recall_tasks import MotifTask, NaturalTask, RecallBatch, RecallTask
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
+from hf_moshi_ttt.training.non_finite import NonFiniteError
 from hf_moshi_ttt.training.recall_run import draw_test, make_trainer, run_arm, score
-from hf_moshi_ttt.training.recall_setup import RecallSetup, RecallSize, arm_config
+from hf_moshi_ttt.training.recall_setup import RecallSetup, arm_config
+from hf_moshi_ttt.training.recall_size import MOST_TEST_ROWS, RecallSize
 
 DEPTH = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32}
 CHANCE_NATS = math.log(16)
@@ -82,6 +84,13 @@ def test_tests_are_the_same_for_all_and_no_row_comes_twice() -> None:
     assert len(many.codes_BKT.flatten(1).unique(dim=0)) == 40
 
 
+def test_no_test_is_drawn_as_what_is_trained_on() -> None:
+    task = MotifTask()
+    trained = task.draw(32, torch.Generator().manual_seed(100)).codes_BKT
+    tested = draw_test(task, MOST_TEST_ROWS).codes_BKT
+    assert len(torch.cat([trained, tested]).flatten(1).unique(dim=0)) == 32 + MOST_TEST_ROWS
+
+
 def test_memory_is_carried_along_recordings_that_are_read_in_lanes(tmp_path: Path) -> None:
     recordings = [torch.randint(16, (1, 90), generator=torch.Generator().manual_seed(i)) for i in range(8)]
     task, size = NaturalTask(recordings, 16, frames=36), make_setup(4).size
@@ -116,7 +125,7 @@ class LossesGiven:
     device = torch.device("cpu")
 
     def __call__(self, codes: Tensor, labels: Tensor) -> Any:
-        assert torch.equal(codes, labels)
+        assert codes is labels
         return types.SimpleNamespace(losses=codes.float())
 
 
@@ -134,6 +143,17 @@ def test_losses_are_means_over_codebooks_by_hearing() -> None:
     batch.hearing_BT[batch.hearing_BT == 0] = -1
     found = score(LossesGiven(), batch, hearings=3)  # type: ignore[arg-type]
     assert found["other"] is None and found["other_rows"] is None and found["hearings"][2] is None
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_loss_that_is_not_finite_is_no_result(place: int) -> None:
+    """Frames 0 and 1 are heard, 3 is another one; what is not scored may be anything."""
+    codes, hearing = torch.ones(2, 5, 4), torch.tensor([[1, 1, -1, 0]] * 2)
+    codes[1, 1, 2] = torch.nan
+    assert score(LossesGiven(), RecallBatch(codes, hearing), 1)["other_rows"] == [1, 1]  # type: ignore[arg-type]
+    codes[0, 2, place] = torch.inf
+    with pytest.raises(NonFiniteError, match="A loss of a test is NaN or infinite after training"):
+        score(LossesGiven(), RecallBatch(codes, hearing), 1)  # type: ignore[arg-type]
 
 
 def test_tasks_fit_the_protocol() -> None:

@@ -1,9 +1,9 @@
 """Runs are made once for the same settings, kept on disk, and wrong settings are refused before any runs."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import copy
 from typing import Any
 
 import pytest
@@ -14,7 +14,9 @@ from transformers.utils import logging
 from hf_moshi_ttt.memory.line_tasks import SaidRecording
 from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering
 from hf_moshi_ttt.training import recall_series, recall_variants
+from hf_moshi_ttt.training.non_finite import NonFiniteError
 from hf_moshi_ttt.training.recall_series import RecallRequest, run_series
+from hf_moshi_ttt.training.recall_setup import arm_config
 
 from ..conftest import save_codes
 
@@ -56,6 +58,37 @@ def test_a_run_that_is_kept_is_not_made_again(tmp_path: Path) -> None:
     assert stand.made[6:] == [("ttt", 0)]
 
 
+def test_a_run_of_other_settings_overwrites_none(tmp_path: Path) -> None:
+    stand = StandIn()
+    for steps in (3, 4, 3):
+        run_series(make_request(arms=["ttt"], seeds=[0], changes={"steps": steps}), tmp_path, stand)
+    assert stand.made == [("ttt", 0)] * 2 and len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_a_run_of_other_code_or_data_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [str(save_codes(tmp_path / name, [1200])) for name in ("train", "test")]
+    given = dict(task="refrain", train_codes=folders[0], test_codes=folders[1], num_ids=32, arms=["ttt"], seeds=[0])
+    stand = StandIn()
+    run_series(make_request(**given), tmp_path, stand)
+    run_series(make_request(**given), tmp_path, stand)
+    assert len(stand.made) == 1
+    shutil.rmtree(folders[0])
+    save_codes(tmp_path / "train", [1300])
+    run_series(make_request(**given), tmp_path, stand)
+    assert len(stand.made) == 2
+    monkeypatch.setattr("hf_moshi_ttt.training.kept_runs.code_sha256", lambda: "changed, without a commit")
+    run_series(make_request(**given), tmp_path, stand)
+    assert len(stand.made) == 3
+
+
+def test_an_arm_that_diverges_is_named(tmp_path: Path) -> None:
+    def diverge(setup: Any, arm: str, seed: int, on_step: Any) -> dict[str, Any]:
+        raise NonFiniteError("Step 2 gave NaN.")
+
+    with pytest.raises(NonFiniteError, match="arm 'ttt' of seed 0: Step 2 gave NaN. It proves nothing: lower"):
+        run_series(make_request(), tmp_path, diverge)
+
+
 def test_further_arms_run_with_the_first_seed(tmp_path: Path) -> None:
     stand = StandIn()
     results = run_series(make_request(arms=["ttt"], first_seed_arms=["window"]), tmp_path, stand)
@@ -74,11 +107,13 @@ def test_the_results_say_what_made_them(tmp_path: Path) -> None:
 
 def test_settings_are_read_from_the_command_line() -> None:
     request = RecallRequest.parse(
-        ["hidden_size=32", "learning_rate=1.0e-3"], 7, task="motif", arms=["ttt"], seeds=[0], jobs=1
+        ["hidden_size=32", "learning_rate=1e-3"], 7, task="motif", arms=["ttt"], seeds=[0], jobs=1
     )
     assert request.changes == {"hidden_size": 32, "learning_rate": 1e-3, "steps": 7}
     with pytest.raises(ValueError, match="'hidden_size': expected key=value"):
         RecallRequest.parse(["hidden_size"], None, task="motif", arms=["ttt"], seeds=[0])
+    with pytest.raises(ValueError, match="--steps 7 and steps=8: give one of them"):
+        RecallRequest.parse(["steps=8"], 7, task="motif", arms=["ttt"], seeds=[0])
 
 
 def test_speech_is_read_once_for_both_folders(tmp_path: Path) -> None:
@@ -86,6 +121,10 @@ def test_speech_is_read_once_for_both_folders(tmp_path: Path) -> None:
     request = make_request(task="refrain", train_codes=folders[0], test_codes=folders[1], num_ids=32)
     setup = request.make_setup()
     assert setup.stages[0].num_ids == 32 and len(setup.tests["refrain"].recordings) == 1
+    setup = make_request(
+        task="refrain", train_codes=folders[0], test_codes=folders[1], num_ids=32, num_codebooks=3
+    ).make_setup()
+    assert setup.stages[0].num_codebooks == 3 and arm_config(setup, "ttt").num_codebooks == 3
 
 
 def test_speakers_are_tested_apart_by_their_names(tmp_path: Path) -> None:
@@ -94,7 +133,7 @@ def test_speakers_are_tested_apart_by_their_names(tmp_path: Path) -> None:
     rows = Dataset.from_list([{**row, "speaker": name} for row, name in zip(rows, ["ann", "ben"], strict=True)])
     given = {"task": "refrain", "train_codes": folders[0], "test_codes": str(tmp_path / "named"), "num_ids": 32}
     rows.save_to_disk(tmp_path / "named")
-    copy(Path(folders[1], "provenance.json"), tmp_path / "named")
+    shutil.copy(Path(folders[1], "provenance.json"), tmp_path / "named")
     tests = make_request(apart=["ben"], **given).make_setup().tests
     assert list(tests) == ["refrain", "ben: refrain", "ben: pieces"]
     assert [recording.shape for recording in tests["ben: refrain"].recordings] == [(1, 1000)]
@@ -109,7 +148,9 @@ def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, mo
     codes_1T = torch.zeros(1, 1200, dtype=torch.long)
     asked: list[tuple[str, int, str | None]] = []
 
-    def renderings(path: str, num_ids: int, codec: str | None) -> dict[str, list[RenderedRecording]]:
+    def renderings(
+        path: str, num_ids: int, codec: str | None, num_codebooks: int
+    ) -> dict[str, list[RenderedRecording]]:
         asked.append((path, num_ids, codec))
         return {"same": [RenderedRecording(codes_1T, [Rendering(codes_1T, int)])]}
 
@@ -127,9 +168,12 @@ def test_variants_and_lines_are_read_where_they_are_asked_for(tmp_path: Path, mo
     ("changes", "message"),
     [
         (dict(variants="a", train_variants="b"), "variants, train_variants given, but only the task 'variants'"),
+        (dict(num_ids=32, num_codebooks=2), "num_ids=32, num_codebooks=2, but task='motif' is not drawn from speech"),
         (dict(arms=[]), r"arms=\[\], but it must name at least one and each once"),
         (dict(first_seed_arms=["ttt"]), r"arms=\['ttt', 'static', 'ttt'\], but it must name"),
         (dict(seeds=[0, 0]), r"seeds=\[0, 0\], but it must name at least one and each once"),
+        (dict(seeds=[-30]), r"seeds=\[-30\], but seeds are whole numbers from 0 to 4294967295"),
+        (dict(seeds=[1 << 32]), "seeds=.4294967296., but seeds are whole numbers from 0 to 4294967295"),
         (dict(jobs=0), "jobs=0, but it must be at least 1"),
         (dict(task="refrain"), "task='refrain', train_codes=None and test_codes=None, but the tasks"),
         (dict(train_codes="a", test_codes="b"), "need both, and no other takes them"),

@@ -19,7 +19,8 @@ from hf_moshi_ttt.memory.recall_tasks import (
 from hf_moshi_ttt.memory.variant_tasks import RenderedRecording, Rendering, VariantPassageTask
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.rivals.configuration_end_to_end import EndToEndConfig
-from hf_moshi_ttt.training.recall_setup import ARMS, SPEECH_TASKS, TASKS, Speech, arm_config, make_setup, parse_arm
+from hf_moshi_ttt.training.recall_setup import ARMS, Speech, arm_config, make_setup, parse_arm
+from hf_moshi_ttt.training.recall_size import SPEECH_TASKS, TASKS
 
 LENGTH = 1200
 
@@ -115,7 +116,7 @@ def test_arms_differ_in_what_reaches_back(arm: str) -> None:
     assert isinstance(config, EndToEndConfig) == (arm == "e2e")
     if config.ttt is not None:
         assert config.ttt_layer_indices == [0, 1] and config.ttt.initial_gating_alpha == 1
-        assert config.ttt.learner == {"ttt_all": "ttt"}.get(arm, arm)
+        assert config.ttt.learner == {"ttt_all": "ttt", "copy": "static"}.get(arm, arm)
 
 
 def test_the_control_has_as_many_parameters_as_the_arm_that_remembers() -> None:
@@ -129,8 +130,9 @@ def test_the_control_has_as_many_parameters_as_the_arm_that_remembers() -> None:
 
 def test_an_arm_changes_keys_of_the_ttt_section() -> None:
     assert parse_arm("ttt+base_lr=0.5+forget=none") == ("ttt", {"base_lr": 0.5, "forget": "none"})
-    config = arm_config(make_setup("motif", {"hidden_size": 128}), "ttt+base_lr=0.5+ttt_mlp_layers=1")
+    config = arm_config(make_setup("motif", {"hidden_size": 128}), "ttt+base_lr=5e-1+ttt_mlp_layers=1+output_bias=no")
     assert (config.ttt.base_lr, config.ttt.ttt_mlp_layers, config.hidden_size) == (0.5, 1, 128)
+    assert not config.ttt.output_bias
 
 
 def test_an_arm_that_learns_end_to_end_changes_its_own_keys() -> None:
@@ -160,11 +162,16 @@ def test_an_arm_that_learns_end_to_end_changes_its_own_keys() -> None:
             lambda: make_setup("motif", {}, make_speech(), ["refrain"]),
             "only tests with the ids and codebooks of 'motif'",
         ),
-        (lambda: make_setup("motif", {"step": 3}), r"step=3, but what can be set is: steps \(int\)"),
-        (lambda: make_setup("motif", {"learning_rate": "fast"}), "learning_rate='fast', but what can be set is"),
+        (
+            lambda: make_setup("lines", {"recall_first": True, "steps": 2}, make_speech()),
+            "steps=2, but 'lines' is trained in 3 stages",
+        ),
         (lambda: parse_arm("lstm"), "arm 'lstm', but the arms are full, window, static"),
         (lambda: parse_arm("ttt+fast"), "'fast' must be a key=value of the ttt section"),
         (lambda: parse_arm("full+base_lr=1"), "of an arm with memory"),
+        (lambda: parse_arm("ttt+base_lr=0.5+base_lr=0.1"), "base_lr is given twice"),
+        (lambda: parse_arm("ttt+base_lr=fast"), r"arm 'ttt\+base_lr=fast': base_lr='fast', but it must be a number"),
+        (lambda: parse_arm("ttt+layers=["), r"layers=\[: not valid YAML"),
         (lambda: parse_arm("e2e+fast"), "'fast' must be a key=value of the ttt section, or of EndToEndConfig"),
         (lambda: arm_config(make_setup("motif", {}), "e2e+hidden_size=8"), "hidden_size is no key that EndToEndConfig"),
         (lambda: arm_config(make_setup("motif", {}), "ttt+speed=1"), r"does not know \['speed'\]"),

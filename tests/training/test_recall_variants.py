@@ -31,6 +31,9 @@ def test_ids_are_those_of_the_codec_or_their_groups(variants: Path, codec_path: 
         assert torch.equal(recording.codes_QT, codes[ORIGINAL][0][:1].long())
         assert torch.equal(form.codes_QT, codes[name][0][:1].long())
         assert torch.equal(coarse[name][0].forms[0].codes_QT, groups[form.codes_QT])
+        (both,) = load_renderings(str(variants), 5, num_codebooks=2)[name]
+        assert both.codes_QT.shape == (2, recording.codes_QT.shape[1])
+        assert torch.equal(both.forms[0].codes_QT[:1], coarse[name][0].forms[0].codes_QT)
     assert whole["rate_0.9"][0].forms[0].frame_of(90) == 100
     (joined,) = with_all_forms(whole)
     assert [form.frame_of(90) for form in joined.forms] == [90, 100]

@@ -1,13 +1,15 @@
 """A run leaves one line a log, whatever it was stopped by, and says what it was made with."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+from hf_moshi_ttt.training import run_files
 from hf_moshi_ttt.training.run import run
-from hf_moshi_ttt.training.run_files import commit, read_metrics, write_run
+from hf_moshi_ttt.training.run_files import code_sha256, commit, read_metrics, write_run
 
 from ..conftest import save_codes
 from ..fixtures.training_runs import tiny_settings
@@ -53,6 +55,31 @@ def test_run_json_tells_how_the_run_was_made(tmp_path: Path, codes: Path) -> Non
     assert told["data"]["segments"] == [24] and told["data"]["dropped_frames"] == [2]
     assert len(told["data"]["fingerprint"]) == 64 and told["config"]["ttt.mini_batch_size"] == 4
     assert sum(told["parameters"]["trained"].values()) == told["parameters"]["all"]
+
+
+def test_a_commit_is_that_of_this_code_with_what_is_new_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the package in a repository: first as someone else's installed package, then as its own code."""
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    package = tmp_path / "package"
+    (package / "training").mkdir(parents=True)
+    (package / "training" / "run_files.py").write_text("")
+    monkeypatch.setattr(run_files, "__file__", str(package / "training" / "run_files.py"))
+    (tmp_path / ".gitignore").write_text("*.pyc\n")
+    git("init", "-q")
+    git("add", ".gitignore")
+    git("commit", "-qm", "theirs")
+    assert commit() is None
+    git("add", ".")
+    git("commit", "-qm", "ours")
+    (package / "cached.pyc").write_text("")
+    assert commit() == git("rev-parse", "HEAD").strip()
+    before = code_sha256()
+    (package / "new.py").write_text("")
+    assert commit() == git("rev-parse", "HEAD").strip() + "+" and code_sha256() != before
 
 
 def test_another_run_in_the_same_folder_begins_anew(tmp_path: Path) -> None:

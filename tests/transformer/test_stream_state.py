@@ -89,6 +89,15 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
         layer.init_state(3).load(path, layer.config)
 
 
+@pytest.mark.parametrize("length", [0, 7, 100, 2000])
+def test_a_file_that_is_not_whole_is_refused_by_name(tmp_path: Path, length: int) -> None:
+    layer, path = make_layer(torch.float32, ttt_mlp_layers=2), tmp_path / "memory.safetensors"
+    layer.init_state(3).save(path, layer.config)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"memory.safetensors: damaged or no saved state \(.*\). Take another copy"):
+        layer.init_state(3).load(path, layer.config)
+
+
 def test_values_that_may_differ_do_not_stop_a_load(tmp_path: Path) -> None:
     layer, path = make_layer(torch.float32, ttt_mlp_layers=2), tmp_path / "memory.safetensors"
     layer.init_state(1).save(path, layer.config)
