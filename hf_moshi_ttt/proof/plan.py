@@ -203,6 +203,15 @@ class Recipe:
     utilisation: float
     commands: list[str]
 
+    def __post_init__(self) -> None:
+        for key in ("seeds", "train_frames", "segment_frames", "eval_frames", "peak_flops", "utilisation"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"recipe.{key}={getattr(self, key)!r}, but it must be above 0.")
+        if self.utilisation > 1 or not self.arms:
+            raise ValueError(
+                f"recipe: utilisation={self.utilisation!r}, arms={self.arms!r}, but it is at most 1, of any arm."
+            )
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -45,7 +45,7 @@ class EndToEndConfig(MoshiTTTConfig):
         self.require("ttt", self.ttt is None, "None: a model that learns end to end has no TTT layers")
         least = self.max_delay_frames + 1
         self.require("chunk_frames", self.chunk_frames >= least, f"at least {least} frames, one more than any delay")
-        self.require("inner_lr", self.inner_lr >= 0, "0 or more")
+        self.require("inner_lr", 0 <= self.inner_lr < float("inf"), "a number, 0 or more")
         self.require("max_inner_norm", self.max_inner_norm > 0, "above 0")
         layers = self.num_hidden_layers
         inside = self.fast_layers is not None and 1 <= self.fast_layers <= layers

@@ -139,6 +139,26 @@ def test_a_plan_of_nothing_is_refused(tmp_path: Path, text: str, message: str) -
         read_plan(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("utilisation", "0.0", "recipe.utilisation=0.0, but it must be above 0"),
+        ("utilisation", "35.0", "utilisation=35.0, arms=.* but it is at most 1"),
+        ("peak_flops", ".nan", "recipe.peak_flops=nan, but it must be above 0"),
+        ("arms", "{}", "arms={}, but it is at most 1, of any arm"),
+        ("arms", "[ttt]", r"recipe.arms=\['ttt'\], but it must be a dict"),
+    ],
+)
+def test_a_recipe_that_cannot_be_worked_out_is_refused(tmp_path: Path, key: str, value: str, message: str) -> None:
+    values = {
+        "preset": "tiny", "config": "{}", "arms": "{ttt: {}}", "seeds": "1", "train_frames": "9", "segment_frames": "3",
+        "eval_frames": "3", "peak_flops": "1.0", "utilisation": "0.5", "commands": "[]", key: value,
+    }  # fmt: skip
+    lines = "".join(f"  {name}: {given}\n" for name, given in values.items())
+    with pytest.raises(ValueError, match=message):
+        read_plan(write(tmp_path, f"title: t\nrecipe:\n{lines}"))
+
+
 def test_only_a_gap_needs_full_attention() -> None:
     given: dict[str, Any] = dict(name="a", question="q", task="control", arms=["static", "ttt"])
     assert Plan("t", [Rung(**given, criteria=[Criterion("control", rule="equal")])])

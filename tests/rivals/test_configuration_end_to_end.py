@@ -33,7 +33,8 @@ def test_a_state_depends_on_the_inner_loop() -> None:
     [
         ({"ttt": {}}, "must be None: a model that learns end to end has no TTT layers"),
         ({"chunk_frames": 1}, "chunk_frames=1, but chunk_frames must be at least 2 frames"),
-        ({"inner_lr": -0.5}, "inner_lr=-0.5, but inner_lr must be 0 or more"),
+        ({"inner_lr": -0.5}, "inner_lr=-0.5, but inner_lr must be a number, 0 or more"),
+        ({"inner_lr": float("inf")}, "inner_lr=inf, but inner_lr must be a number, 0 or more"),
         ({"max_inner_norm": 0}, "max_inner_norm=0, but max_inner_norm must be above 0"),
         ({"fast_layers": 5}, "fast_layers=5, but fast_layers must be from 1 to the 4 layers"),
         ({"fast_layers": 0}, "fast_layers=0"),
