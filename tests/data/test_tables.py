@@ -10,8 +10,8 @@ import pytest
 from datasets import Dataset, Features, Value
 from datasets import List as ListFeature
 
-from hf_moshi_ttt.data.audio_feature import SeekingAudio
 from hf_moshi_ttt.data import tables
+from hf_moshi_ttt.data.audio_feature import SeekingAudio
 from hf_moshi_ttt.data.tables import dataset_of
 
 FEATURES = Features(
