@@ -71,6 +71,8 @@ def _prove(arguments: argparse.Namespace, plan: Any, rungs: Any, seeds: list[int
     device = device_of(arguments.device)
     with wrong_settings():
         require_own_results(arguments.output / RESULTS_FILE, plan.title)
+    if arguments.codes is not None and not arguments.codes.is_dir():
+        raise UsageError(f"--codes {arguments.codes}: no such folder; leave it out to have a corpus made and encoded")
     codes = arguments.codes or (arguments.data or arguments.output / "data") / "codes"
     if arguments.codes is None and needs_codes(rungs):
         prepare_codes(codes.parent, plan.corpus, rungs, say, main)

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .parser import SEED, add_json, whole
+from .parser import SEED, add_json, whole, wrong_settings
 
 ARMS = ("full", "window", "static", "ttt", "ttt_all", "gated_delta", "in_place", "e2e", "copy")
 TASKS = (
@@ -58,7 +58,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     given = {key: value for key, value in vars(arguments).items() if key not in ("output", "arms", "debug", "json")}
     output, arms = arguments.output, arguments.arms.split(",")
-    results = run_series(RecallRequest.parse(arms=arms, **given), output, run_arm)
+    with wrong_settings():
+        request = RecallRequest.parse(arms=arms, **given)
+    results = run_series(request, output, run_arm)
     write_whole(output / "recall.json", json.dumps(results, indent=1) + "\n")
     plot_recall(results, output / "recall.png")
     print(table(results["summary"]))

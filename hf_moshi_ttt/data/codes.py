@@ -37,6 +37,7 @@ FEATURES = Features(
         "source_sha256": Value("string"),
     }
 )
+_AGAIN = "Take another copy, or encode again with hf-moshi-ttt prepare."
 _SILENCE_SEC = 20  # Mimi looks back 10 s
 
 
@@ -81,11 +82,16 @@ class Provenance:
         """Reads a provenance.json.
 
         Raises:
-            ValueError: unknown or missing keys.
+            ValueError: no whole JSON object, or unknown or missing keys.
         """
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: no whole JSON ({error}). {_AGAIN}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}: expected an object, got {type(values).__name__}. {_AGAIN}")
         known = {item.name for item in fields(cls)}
-        if not isinstance(values, dict) or set(values) - known:
+        if set(values) - known:
             raise ValueError(f"{path}: unknown keys {sorted(set(values) - known)}; was it written by a newer version?")
         try:
             return cls(**values)
@@ -189,14 +195,14 @@ def load_codes(
         seed: of a mixture's draws.
 
     Raises:
-        ValueError: `source` holds none, or a mixture of different codecs or tokenizers.
+        ValueError: `source` holds none, or damaged ones, or is a mixture of different codecs or tokenizers.
     """
     if isinstance(source, Mapping):
         return _load_mixture({expand_home(name): weight for name, weight in source.items()}, seed)
     source = expand_home(source)
     if Path(source, PROVENANCE_FILE).is_file():
         provenance = Provenance.load(Path(source, PROVENANCE_FILE))
-        dataset: Dataset | IterableDataset = load_from_disk(str(source))
+        dataset: Dataset | IterableDataset = _on_disk(str(source))
         return (dataset.to_iterable_dataset() if streaming else dataset).with_format("numpy"), provenance
     if Path(source).exists() or str(source).count("/") != 1:
         raise ValueError(f"{source}: no encoded corpus. Make one with hf-moshi-ttt prepare.")
@@ -205,6 +211,13 @@ def load_codes(
     except OSError as error:
         raise ValueError(f"{source}: no encoded corpus there, nor on the Hub under this name ({error}).") from error
     return load_dataset(str(source), split="train", streaming=streaming).with_format("numpy"), Provenance.load(path)
+
+
+def _on_disk(folder: str) -> Dataset:
+    try:
+        return load_from_disk(folder)
+    except (OSError, ValueError) as error:  # ValueErrors are those of Arrow and of JSON
+        raise ValueError(f"{folder}: damaged codes ({error}). {_AGAIN}") from error
 
 
 def require_same_codec(first_name: str, first: Provenance, second_name: str, second: Provenance) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -149,10 +149,17 @@ def load_variants(path: str | Path) -> tuple[dict[str, list[Tensor]], VariantsOr
     """The codes int16 `[8, T]` of every recording, by form, `ORIGINAL` among them, and where they come from.
 
     Raises:
-        ValueError: no file of variants.
+        ValueError: no file of variants, or one that is not whole.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; hf-moshi-ttt make-variants writes one.")
+    try:
+        return _read_variants(path)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged or no file of variants ({error}). Make it again.") from error
+
+
+def _read_variants(path: str | Path) -> tuple[dict[str, list[Tensor]], VariantsOrigin]:
     with safe_open(path, "pt") as file:
         text = (file.metadata() or {}).get("origin")
         if text is None:

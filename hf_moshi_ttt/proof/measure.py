@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .gaps import Gap, Interval, difference, gap_closed
-from .plan import LAST, OTHER, Rung
+from .plan import HEARINGS, LAST, OTHER, Rung
 
 Runs = Sequence[dict[str, Any]]
 
@@ -45,7 +45,7 @@ class Losses:
         places = self.places(test)
         heard = [place for place in places if place != OTHER]
         found = (heard or places)[-1] if at == LAST else at
-        if found not in places:
+        if found not in places and not (found == HEARINGS and heard):
             raise ValueError(f"at={at!r}, but test {test!r} has {', '.join(places)}.")
         return found
 
@@ -56,7 +56,7 @@ class Losses:
             ValueError: a run that has none of some sequence, or one that is NaN or infinite.
         """
         tests = [self.runs[arm, seed]["tests"][test] for seed in seeds]
-        rows = [each["other_rows"] if place == OTHER else each["hearing_rows"][int(place) - 1] for each in tests]
+        rows = [_rows_at(each, place) for each in tests]
         for seed, found in zip(seeds, rows, strict=True):
             if found is None or not np.isfinite(found).all():
                 raise ValueError(
@@ -111,6 +111,16 @@ class Losses:
 
     def _of(self, arm: str) -> list[dict[str, Any]]:
         return [run for (name, _), run in self.runs.items() if name == arm]
+
+
+def _rows_at(test: dict[str, Any], place: str) -> Any:
+    """The losses `[R]` of a run at a place; None where some sequence has none."""
+    if place == OTHER:
+        return test["other_rows"]
+    if place == HEARINGS:
+        rows = test["hearing_rows"]
+        return None if None in rows else np.mean(rows, axis=0)
+    return test["hearing_rows"][int(place) - 1]
 
 
 def _mean_positions(positions: Sequence[Sequence[float | None]]) -> list[float | None]:
@@ -170,7 +180,7 @@ def judge(rung: Rung, losses: Losses) -> list[dict[str, Any]]:
     verdicts, is_fair = [], losses.fairness()["same_frames_in_order"]
     for criterion in rung.criteria:
         place = losses.place(criterion.test, criterion.at)
-        gap = losses.gap(rung.memory, criterion.test, place)
+        gap = losses.gap(rung.memory, criterion.test, place) if criterion.rule == "gap" else None
         less = losses.less(rung.memory, "static", criterion.test, place)
         assert less is not None, "a rung's memory has the seeds of static"
         passes, rule, found = _JUDGES[criterion.rule](criterion, gap, less)

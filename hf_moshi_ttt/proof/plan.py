@@ -12,7 +12,7 @@ from typing import Any, get_origin
 from ..settings import read_settings, typed_values
 
 RULES = ("gap", "ahead", "equal", "harmless")
-LAST, OTHER = "last", "other"
+LAST, OTHER, HEARINGS = "last", "other", "hearings"
 _LAST_SEED = 2**32 - 1  # of numpy
 
 
@@ -22,7 +22,8 @@ class Criterion:
 
     Args:
         test: name of the test.
-        at: number of the hearing, `last`, or `other` for the frames outside of what returns.
+        at: number of the hearing, `last`, `hearings` for the mean of them all, or `other` for the frames outside of
+            what returns.
         rule: `gap` (it closes enough of the gap), `ahead` (better than `static`), `equal` (no different from it) or
             `harmless` (no worse).
         least: of rule `gap`, the least gap closed.
@@ -38,8 +39,14 @@ class Criterion:
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"rule={self.rule!r} of test {self.test!r}, but the rules are {', '.join(RULES)}.")
-        if self.at not in (LAST, OTHER) and not self.at.isdecimal():
-            raise ValueError(f"at={self.at!r} of test {self.test!r}, but it is {LAST}, {OTHER} or a hearing's number.")
+        if self.at not in (LAST, OTHER, HEARINGS) and not self.at.isdecimal():
+            raise ValueError(
+                f"at={self.at!r} of test {self.test!r}, but it is {LAST}, {OTHER}, {HEARINGS} or a hearing's number."
+            )
+        if self.at == HEARINGS and self.rule == "gap":
+            raise ValueError(
+                f"at={HEARINGS!r} of test {self.test!r}, but rule='gap' is of one hearing: give its number."
+            )
         for key in ("least", "low_above"):
             value = getattr(self, key)
             if not 0 <= value <= 1:

@@ -87,7 +87,7 @@ def _test_table(test: dict[str, Any]) -> list[str]:
 
 
 def _place_name(place: str) -> str:
-    return "other frames" if place == "other" else f"hearing {place}"
+    return {"other": "other frames", "hearings": "all hearings"}.get(place, f"hearing {place}")
 
 
 def _loss(found: dict[str, Any]) -> str:

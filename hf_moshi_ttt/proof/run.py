@@ -12,7 +12,7 @@ from ..demo.lanes import Run
 from ..memory.recall_tasks import OTHER as OTHER_FRAME
 from ..memory.recall_tasks import PassageTask, RecallTask
 from .measure import measure
-from .plan import LAST, OTHER, CorpusSize, Plan, Rung
+from .plan import HEARINGS, LAST, OTHER, CorpusSize, Plan, Rung
 from .report import to_markdown
 
 RESULTS_FILE = "proof.json"
@@ -199,7 +199,8 @@ def require_places(rung: Rung, tests: Mapping[str, RecallTask]) -> None:
     places = {name: _places_of(tests[name]) for name in (*rung.ceilings, *rung.ceilings.values())}
     for criterion in rung.criteria:
         found = places.setdefault(criterion.test, _places_of(tests[criterion.test]))
-        if criterion.at != LAST and criterion.at not in found:
+        known = {LAST, *found, *([HEARINGS] if tests[criterion.test].hearings else [])}
+        if criterion.at not in known:
             raise ValueError(
                 f"rung {rung.name!r}: at={criterion.at!r}, but test {criterion.test!r} has {', '.join(found)}."
             )

@@ -60,7 +60,7 @@ def table(summary: dict[str, Any]) -> str:
         for test, found in tests.items():
             cells = [_cell(loss) for loss in [*found["hearings"], found["other"]]]
             pair = found["other_less_static"]
-            less = "-" if pair is None else f"{pair['value']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}]"
+            less = "-" if pair is None else f"{pair['value']:+.4f}{_ends(pair)}"
             lines.append((arm, test, *cells, less))
     hearings = max(len(line) for line in lines) - 4
     heads = [f"hearing {number}" for number in range(1, hearings + 1)]
@@ -69,6 +69,11 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _ends(pair: dict[str, Any]) -> str:
+    """The interval; empty for a single sequence, which has none."""
+    return "" if pair["low"] is None else f" [{pair['low']:+.4f}, {pair['high']:+.4f}]"
 
 
 def _cell(loss: dict[str, Any] | None) -> str:

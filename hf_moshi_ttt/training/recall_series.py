@@ -18,8 +18,8 @@ from ..settings import read_settings
 from .kept_runs import describe, keep_run, kept_run, run_path
 from .non_finite import NonFiniteError
 from .recall_report import summarise
-from .recall_setup import RecallSetup, Speech, make_setup
-from .recall_size import SPEECH_TASKS
+from .recall_setup import RecallSetup, Speech, make_setup, parse_arm
+from .recall_size import SPEECH_TASKS, size_of
 from .recall_speech import load_recordings, load_said, load_speakers, require_apart
 from .run_files import commit, hardware
 
@@ -69,6 +69,9 @@ class RecallRequest:
     apart: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        size_of(self.task, self.changes)
+        for arm in (*self.arms, *self.first_seed_arms):
+            parse_arm(arm)
         for name, given in (("arms", [*self.arms, *self.first_seed_arms]), ("seeds", list(self.seeds))):
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name}={given!r}, but it must name at least one and each once.")

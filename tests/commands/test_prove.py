@@ -82,6 +82,12 @@ def test_wrong_options_end_before_a_plan_is_told(
     assert code == 2 and message in shown.err and not shown.out
 
 
+def test_codes_that_are_not_there_are_no_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["prove", "--size", "smoke", "--output", str(tmp_path / "out"), "--codes", str(tmp_path / "none")]
+    assert main(words) == 2 and "none: no such folder; leave it out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_folder_of_another_plan_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "proof.json").write_text('{"title": "another"}')
     assert main(["prove", "--size", "smoke", "--output", str(tmp_path)]) == 2

@@ -33,3 +33,21 @@ def test_a_short_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_tasks_and_arms_are_those_of_the_runs() -> None:
     assert recall_size.TASKS == recall.TASKS and tuple(recall_setup.ARMS) == recall.ARMS
     assert recall_size.SPEECH_TASKS == recall.SPEECH_TASKS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["steps=[]"], "but what can be set is: steps (int)"),
+        (["steps=0"], "steps=0, but it must be 1 or more"),
+        (["--arms", "static, ttt"], "arm ' ttt', but the arms are full"),
+        (["--arms", "ttt+base_lr=fast"], "base_lr='fast', but it must be a number"),
+        (["--steps", "2", "steps=3"], "--steps 2 and steps=3: give one of them"),
+        (["--variants", "a"], "only the task 'variants' has returns in other forms"),
+    ],
+)
+def test_wrong_settings_are_errors_of_usage(
+    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recall", "--task", "motif", "--output", str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())

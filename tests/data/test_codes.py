@@ -137,6 +137,26 @@ def test_a_folder_without_codes_is_refused(tmp_path: Path) -> None:
         load_codes(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", '{"codec": "x', "[]"])
+def test_a_provenance_that_is_not_whole_is_named(tmp_path: Path, content: str) -> None:
+    folder = save_codes(tmp_path / "codes", [30])
+    (folder / "provenance.json").write_text(content)
+    with pytest.raises(ValueError, match=r"codes/provenance.json: .* encode again with hf-moshi-ttt prepare"):
+        load_codes(folder)
+
+
+@pytest.mark.parametrize("name", ["data-00000-of-00001.arrow", "state.json", "dataset_info.json"])
+@pytest.mark.parametrize("length", [None, 0, 100])
+def test_codes_that_are_not_whole_are_named(tmp_path: Path, name: str, length: int | None) -> None:
+    path = save_codes(tmp_path / "codes", [30]) / name
+    whole = path.read_bytes()
+    path.unlink()
+    if length is not None:
+        path.write_bytes(whole[:length])
+    with pytest.raises(ValueError, match=r"codes: damaged codes \(.* encode again with hf-moshi-ttt prepare"):
+        load_codes(path.parent)
+
+
 def test_provenance_of_another_form_is_refused(tmp_path: Path) -> None:
     folder = save_codes(tmp_path / "codes", [5])
     content = (folder / "provenance.json").read_text()

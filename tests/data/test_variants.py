@@ -102,6 +102,13 @@ def test_a_file_holds_every_recording_in_every_form(recordings: list[Path], code
         assert torch.equal(codes["phase_0.5"][number], shifted) and not torch.equal(shifted, expected)
 
 
+@pytest.mark.parametrize("content", [b"", b"abc"])
+def test_a_file_that_is_not_whole_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.safetensors: damaged or no file of variants \(.* Make it again"):
+        load_variants(tmp_path / "a.safetensors")
+
+
 def test_what_is_no_such_file_is_refused(recordings: list[Path], codec_path: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file; hf-moshi-ttt make-variants writes one"):
         load_variants(tmp_path / "none.safetensors")

@@ -55,12 +55,27 @@ def test_a_ceiling_is_where_full_attention_shows_what_can_be_reached() -> None:
         (Criterion("refrain", at="1", rule="ahead"), 1.2, False),
         (Criterion("refrain", rule="harmless"), 1.2, True),
         (Criterion("refrain", rule="harmless"), 3.2, False),
+        (Criterion("refrain", at="hearings", rule="harmless"), 3.2, False),
+        (Criterion("refrain", at="hearings", rule="ahead"), 1.2, True),
+        (Criterion("refrain", at="hearings", rule="equal"), 3.0, True),
         (Criterion("refrain", at="other", rule="harmless"), 1.2, True),
     ],
 )
 def test_verdicts_follow_their_rules(criterion: Criterion, second: float, passes: bool | None) -> None:
     found = measure(make_rung(criterion), make_series(make_runs({**SECONDS, "ttt": second})), 0.1)
     assert found["verdicts"][0]["passes"] is passes
+
+
+def test_harm_at_an_earlier_hearing_is_seen_in_all_of_them() -> None:
+    runs = make_runs({**SECONDS, "ttt": 3.0})
+    for run in runs:
+        if run["arm"] == "ttt":
+            test = run["tests"]["refrain"]
+            first, second = test["hearing_rows"]
+            run["tests"] = {"refrain": {**test, "hearing_rows": [[loss + 0.1 for loss in first], second]}}
+    criteria = [Criterion("refrain", at=at, rule="harmless") for at in ("last", "hearings")]
+    last, every = measure(make_rung(*criteria), make_series(runs), 0.1)["verdicts"]
+    assert last["passes"] is True and every["passes"] is False and every["found"].startswith("+0.050 [+0.050, ")
 
 
 def test_unequal_frames_are_told() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_moshi_ttt.memory.recall_tasks import PassageTask
+from hf_moshi_ttt.memory.recall_tasks import NaturalTask, PassageTask
 from hf_moshi_ttt.proof.plan import CorpusSize, Criterion, Plan, Rung
 from hf_moshi_ttt.proof.run import (
     Where,
@@ -148,6 +148,10 @@ def test_a_ceiling_has_every_place_of_its_test() -> None:
     codes = [torch.arange(1000)[None] % 64]
     tests = {"refrain": PassageTask(codes, 64), "twice": PassageTask(codes, 64, hearings=2)}
     require_places(replace(SPEECH, ceilings={"twice": "refrain"}), tests)
+    every = Criterion("natural", at="hearings", rule="harmless")
+    with pytest.raises(ValueError, match="at='hearings', but test 'natural' has other"):
+        require_places(replace(SPEECH, criteria=[every]), {"natural": NaturalTask(codes, 64)})
+    require_places(replace(SPEECH, criteria=[replace(every, test="twice")]), tests)
     with pytest.raises(ValueError, match="'refrain' has place '3', but its ceiling 'twice' has 1, 2, other"):
         require_places(replace(SPEECH, ceilings={"refrain": "twice"}), tests)
 

@@ -43,5 +43,8 @@ def test_the_table_has_a_line_for_each_arm() -> None:
     head, static, ttt = table(summarise(RUNS)).splitlines()
     assert head.split("  ")[0] == "arm" and "hearing 2" in head
     assert "1.500 (1.000 to 2.000)" in ttt and "-0.1167 [" in ttt and static.endswith("-")
+    whole = summarise(RUNS)
+    whole["ttt"]["refrain"]["other_less_static"] = {"value": -0.1, "low": None, "high": None}
+    assert table(whole).splitlines()[2].endswith("-0.1000")  # one sequence has no interval
     alone = [make_run("ttt", 0, 1.0, None)]
     assert table(summarise(alone)).splitlines()[1].split() == ["ttt", "refrain", "3.000", "1.000", "-", "-"]
