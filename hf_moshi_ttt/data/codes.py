@@ -187,6 +187,8 @@ def load_codes(
 ) -> tuple[Any, Provenance]:
     """A dataset of codes (its rows give numpy arrays) and where they come from.
 
+    Seconds are float64 in a single row and float32 where several are read at once; `with_format(None)` gives floats.
+
     Args:
         source: a folder, a dataset repository on the Hub (`user/name`), or a mixture `{source: fraction of the time}`.
         streaming: whether the rows are fetched from the Hub as they are read (an `IterableDataset`).

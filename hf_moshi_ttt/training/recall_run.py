@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, Value
+from datasets import Features, Value
 from datasets import List as ListFeature
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from ..data.collator import MoshiTTTCollator
 from ..data.segments import SegmentDataset
+from ..data.tables import dataset_of
 from ..evaluation.loss_curve import estimate_mean
 from ..memory.recall_tasks import OTHER, UNSCORED, NaturalTask, RecallBatch, RecallTask, with_streams
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -161,11 +162,8 @@ def _in_lanes(task: NaturalTask) -> SegmentDataset:
 
 def _cut(recordings: list[torch.Tensor], frames: int) -> SegmentDataset:
     """Segments of recordings `[K, T]`."""
-    columns = {
-        "codes": [codes_KT.numpy().astype(np.int16) for codes_KT in recordings],
-        "frames": [codes_KT.shape[1] for codes_KT in recordings],
-    }
-    return SegmentDataset(Dataset.from_dict(columns, features=_FEATURES), frames)
+    rows = ({"codes": codes_KT.tolist(), "frames": codes_KT.shape[1]} for codes_KT in recordings)
+    return SegmentDataset(dataset_of(rows, _FEATURES), frames)
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
 """Tables equal those of `Dataset.from_list`, also where dill does not know pyarrow as an installed package."""
 
 import pickle
+import re
+from pathlib import Path
 
 import dill
 import pyarrow
@@ -8,6 +10,7 @@ import pytest
 from datasets import Dataset, Features, Value
 from datasets import List as ListFeature
 
+from hf_moshi_ttt.data import tables
 from hf_moshi_ttt.data.audio_feature import SeekingAudio
 from hf_moshi_ttt.data.tables import dataset_of
 
@@ -62,3 +65,10 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         dataset_of([{name: ROWS[0][name] for name in FEATURES if name != "snr"}], FEATURES)
     with pytest.raises(pyarrow.ArrowInvalid, match="40000"):
         dataset_of([{**ROWS[0], "codes": [[40_000]]}], FEATURES)
+
+
+def test_the_package_makes_its_tables_here() -> None:
+    here = Path(tables.__file__)
+    modules = [path for path in here.parents[1].rglob("*.py") if path != here]
+    assert len(modules) > 100
+    assert not [path.name for path in modules if re.search(r"Dataset\.from_(list|dict)\(", path.read_text())]
