@@ -14,6 +14,7 @@ Legend: B batch, K streams, Q Moshi's codebooks, T frames, C frames of a chunk, 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -24,10 +25,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.utils import ModelOutput
 
+from ..memory.projections import require_step
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutput
 from ..streaming.state import MoshiTTTState
 from ..transformer.losses import code_losses, mask_unpredicted, target_weights, weighted_mean
 from ..transformer.row_product import is_cast
+from ..transformer.stream_state import require_layout
 from .configuration_end_to_end import EndToEndConfig
 from .end_to_end_state import EndToEndState
 from .fast_feed_forward import FastGatedMLP, fast_weight_names
@@ -134,9 +137,13 @@ class EndToEndMoshi(nn.Module):
             return_logits: whether to return logits beside the losses.
 
         Raises:
-            ValueError: wrong shapes or codes, or a dtype, mode or sharding in which no inner step can be taken.
+            ValueError: wrong shapes or codes, a state of another model, a negative or infinite scale, or a dtype, mode
+                or sharding in which no inner step can be taken.
         """
         self._require_what_works(codes, labels)
+        require_step(inner_lr_scale)
+        if state is not None:
+            require_layout(state, self._layout)
         now = self.init_state(len(codes)) if state is None else state
         rate = self.config.inner_lr * inner_lr_scale
         pieces, steps = JoinedPieces(self.config.max_delay_frames), []
@@ -157,6 +164,10 @@ class EndToEndMoshi(nn.Module):
         output.state = None if state is None else now
         output.diagnostics = tuple(steps) if diagnostics else None
         return output
+
+    @cached_property
+    def _layout(self) -> dict[str, tuple[int, ...]]:
+        return self.init_state(1, device="meta").layout()
 
     def _require_what_works(self, codes: Tensor, labels: Tensor | None) -> None:
         if codes.dim() != 3 or (labels is not None and labels.shape != codes.shape):

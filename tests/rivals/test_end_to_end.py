@@ -321,6 +321,11 @@ def test_where_no_step_can_be_taken_it_says_so() -> None:
         model(codes.int())
     with pytest.raises(ValueError, match="codes have 1 rows, but the state has 2"):
         model(codes, state=model.init_state(2))
+    longer = make_model(chunk_frames=SIZE + 1)
+    with pytest.raises(ValueError, match="The state belongs to another layer or configuration: codes is"):
+        model(codes, state=longer.init_state(1))
+    with pytest.raises(ValueError, match="inner_lr_scale=-1.0, but it must be a number, 0 or more"):
+        model(codes, inner_lr_scale=-1.0)
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="autocast is on: use model.float"):
         model(codes)
     with torch.inference_mode(), pytest.raises(ValueError, match=r"use torch.no_grad\(\), not inference mode"):
