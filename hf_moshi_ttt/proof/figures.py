@@ -17,7 +17,10 @@ _COLOURS = matplotlib.colormaps["tab20"].colors[::2] + matplotlib.colormaps["tab
 
 
 def draw_figures(results: dict[str, Any], folder: Path) -> None:
-    """Draws what the rungs so far have: loss_by_position.png, gap_by_distance.png and recall_by_hearing.png."""
+    """Draws what the rungs so far have: loss_by_position.png, gap_by_distance.png and recall_by_hearing.png.
+
+    A figure that none of them has is taken away, so that none of other results lies there.
+    """
     rungs = [rung for rung in results["rungs"] if "not_run" not in rung]
     distant = [rung for rung in rungs if rung["gaps_windows"]]
     heard = [rung for rung in rungs if _first_test(rung)[1]["last"] != "other"]
@@ -26,9 +29,11 @@ def draw_figures(results: dict[str, Any], folder: Path) -> None:
         ("gap_by_distance", distant, _draw_distances),
         ("recall_by_hearing", heard, _draw_hearings),
     ):
+        path = folder / f"{name}.png"
+        path.unlink(missing_ok=True)
         if shown:
             rows = -(-len(shown) // _COLUMNS)
-            with saved_figure(folder / f"{name}.png", rows, min(len(shown), _COLUMNS), _PANEL_INCHES) as (_, axes):
+            with saved_figure(path, rows, min(len(shown), _COLUMNS), _PANEL_INCHES) as (_, axes):
                 remove_panels(axes, len(shown))
                 for rung, panel in zip(shown, axes.flat, strict=False):
                     panel.set_prop_cycle(color=_COLOURS)

@@ -43,6 +43,12 @@ def test_three_figures(tmp_path: Path, drawn: list[Figure]) -> None:
     assert distances["ttt"] == pytest.approx([0.9]) and hearings["ttt"][1] == pytest.approx(1.2, abs=0.02)
 
 
+def test_no_figure_of_other_results_stays(tmp_path: Path) -> None:
+    draw_figures({"rungs": [make_rung()]}, tmp_path)
+    draw_figures({"rungs": [make_rung() | {"gaps_windows": {}}]}, tmp_path)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["loss_by_position", "recall_by_hearing"]
+
+
 def test_no_gap_is_drawn_without_headroom(tmp_path: Path, drawn: list[Figure]) -> None:
     draw_figures({"rungs": [make_rung(full=2.95)]}, tmp_path)
     assert set(lines(drawn[1])) == {"static", "full"}
