@@ -13,6 +13,7 @@ from ..evaluation.figures import remove_panels, saved_figure
 _PANEL_INCHES = (8.0, 4.0)
 _BIN_FRAMES = 8
 _COLUMNS = 2
+_BARS: dict[str, Any] = {"fmt": "o-", "linewidth": 1, "capsize": 3}
 _COLOURS = matplotlib.colormaps["tab20"].colors[::2] + matplotlib.colormaps["tab20"].colors[1::2]  # type: ignore[attr-defined]
 
 
@@ -22,6 +23,8 @@ def draw_figures(results: dict[str, Any], folder: Path) -> None:
     A figure that none of them has is taken away, so that none of other results lies there.
     """
     rungs = [rung for rung in results["rungs"] if "not_run" not in rung]
+    arms = dict.fromkeys(arm for rung in rungs for arm in rung["arms"])
+    colours = {arm: _COLOURS[number % len(_COLOURS)] for number, arm in enumerate(arms)}  # the same in all panels
     distant = [rung for rung in rungs if rung["gaps_windows"]]
     heard = [rung for rung in rungs if _first_test(rung)[1]["last"] != "other"]
     for name, shown, draw in (
@@ -36,8 +39,7 @@ def draw_figures(results: dict[str, Any], folder: Path) -> None:
             with saved_figure(path, rows, min(len(shown), _COLUMNS), _PANEL_INCHES) as (_, axes):
                 remove_panels(axes, len(shown))
                 for rung, panel in zip(shown, axes.flat, strict=False):
-                    panel.set_prop_cycle(color=_COLOURS)
-                    draw(panel, rung)
+                    draw(panel, rung, colours)
                     panel.grid()
                     panel.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
@@ -46,32 +48,23 @@ def _first_test(rung: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return next(iter(rung["tests"].items()))
 
 
-def _draw_positions(axes: Axes, rung: dict[str, Any]) -> None:
+def _draw_positions(axes: Axes, rung: dict[str, Any], colours: dict[str, Any]) -> None:
     name, test = _first_test(rung)
     for arm, losses in test["positions"].items():
         known = np.array([np.nan if loss is None else loss for loss in losses])
         whole = len(known) // _BIN_FRAMES
         binned = known[: whole * _BIN_FRAMES].reshape(whole, _BIN_FRAMES).mean(1)
-        axes.plot((np.arange(whole) + 0.5) * _BIN_FRAMES, binned, linewidth=1, label=arm)
+        axes.plot((np.arange(whole) + 0.5) * _BIN_FRAMES, binned, linewidth=1, color=colours[arm], label=arm)
     axes.set(title=f"{rung['name']}: {name}", xlabel="position (frames of 80 ms)", ylabel="loss (nats)")
 
 
-def _draw_distances(axes: Axes, rung: dict[str, Any]) -> None:
+def _draw_distances(axes: Axes, rung: dict[str, Any], colours: dict[str, Any]) -> None:
     """Points without headroom are left out; bars are intervals."""
-    for place, arm in enumerate(rung["arms"]):
+    for arm in rung["arms"]:
         points = list(_gaps_by_distance(rung, arm))
         if arm not in ("static", rung["reference"]) and points:
             x, value, low, high = (np.array(column) for column in zip(*points, strict=True))
-            axes.errorbar(
-                x,
-                value,
-                [value - low, high - value],
-                fmt="o-",
-                linewidth=1,
-                capsize=3,
-                color=_COLOURS[place],
-                label=arm,
-            )
+            axes.errorbar(x, value, [value - low, high - value], color=colours[arm], label=arm, **_BARS)
     axes.axhline(0, color="black", linewidth=0.8, label="static")
     axes.axhline(1, color="black", linewidth=0.8, linestyle=":", label=rung["reference"])
     axes.set(xscale="log", title=rung["name"], xlabel="windows of other sound between", ylabel="gap closed")
@@ -89,13 +82,15 @@ def _gaps_by_distance(rung: dict[str, Any], arm: str) -> Iterator[tuple[float, f
             yield windows, closed["value"], closed["low"], closed["high"]
 
 
-def _draw_hearings(axes: Axes, rung: dict[str, Any]) -> None:
+def _draw_hearings(axes: Axes, rung: dict[str, Any], colours: dict[str, Any]) -> None:
     """Bars are the range over seeds."""
     name, test = _first_test(rung)
     places = [place for place in test["places"] if place != "other"]
     for arm in rung["arms"]:
         found = [test["places"][place][arm] for place in places]
         mean, low, high = (np.array([each[key] for each in found]) for key in ("loss", "min", "max"))
-        axes.errorbar(range(len(places)), mean, [mean - low, high - mean], fmt="o-", linewidth=1, capsize=3, label=arm)
+        bars, x = [mean - low, high - mean], range(len(places))
+        axes.errorbar(x, mean, bars, color=colours[arm], label=arm, **_BARS)
     axes.set_xticks(range(len(places)), places)
-    axes.set(title=f"{rung['name']}: {name}", xlabel="hearing", ylabel="loss (nats)", ylim=(0, None))
+    highest = max(found["max"] for place in places for found in test["places"][place].values())
+    axes.set(title=f"{rung['name']}: {name}", xlabel="hearing", ylabel="loss (nats)", ylim=(0, 1.05 * highest))

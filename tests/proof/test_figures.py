@@ -52,3 +52,13 @@ def test_no_figure_of_other_results_stays(tmp_path: Path) -> None:
 def test_no_gap_is_drawn_without_headroom(tmp_path: Path, drawn: list[Figure]) -> None:
     draw_figures({"rungs": [make_rung(full=2.95)]}, tmp_path)
     assert set(lines(drawn[1])) == {"static", "full"}
+
+
+def test_an_arm_has_one_colour_in_all_panels(tmp_path: Path, drawn: list[Figure]) -> None:
+    other = make_rung()
+    other["arms"] = dict(reversed(other["arms"].items()))
+    for test in other["tests"].values():
+        test["positions"] = dict(reversed(test["positions"].items()))
+    draw_figures({"rungs": [make_rung(), other]}, tmp_path)
+    first, second = ({line.get_label(): line.get_color() for line in axes.lines} for axes in drawn[0].axes)
+    assert list(first) == list(second)[::-1] and first == second and len(set(first.values())) == 3
