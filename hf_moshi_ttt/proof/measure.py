@@ -76,7 +76,7 @@ class Losses:
         seeds = self.seeds(arm, "static", self.reference)
         if not seeds:
             return None
-        ceiling = self.ceilings.get(test, test)
+        ceiling = test if place == OTHER else self.ceilings.get(test, test)
         arm_SR, static_SR = (self.rows(each, seeds, test, place) for each in (arm, "static"))
         return gap_closed(arm_SR, static_SR, self.rows(self.reference, seeds, ceiling, place), self.headroom_nats)
 

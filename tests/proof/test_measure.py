@@ -35,10 +35,20 @@ def test_a_ceiling_is_where_full_attention_shows_what_can_be_reached() -> None:
     runs = make_runs(SECONDS, tests=("refrain", "far"))
     for run in runs:
         if run["arm"] == "full":
-            run["tests"] = {**run["tests"], "far": make_run("full", run["seed"], 8.0)["tests"]["refrain"]}
+            run["tests"] = {**run["tests"], "far": make_run("full", run["seed"], 8.0, other=1.0)["tests"]["refrain"]}
     assert Losses(runs, {}, 0.1).gap("ttt", "far", "2").closed is None  # type: ignore[union-attr]
     closed = Losses(runs, {"far": "refrain"}, 0.1).gap("ttt", "far", "2").closed  # type: ignore[union-attr]
     assert closed is not None and closed.value == pytest.approx(0.9)
+    others = Losses(runs, {"far": "refrain"}, 0.1).gap("ttt", "far", "other")
+    assert others is not None and others.headroom.value == pytest.approx(1.0)  # those of the test itself
+
+
+def test_a_gap_is_to_the_rungs_reference() -> None:
+    runs = [*make_runs(SECONDS), *make_runs({"copy": 2.0})]
+    rung = make_rung(Criterion("refrain", least=0.5), arms=[*SECONDS, "copy"], reference="copy")
+    found = measure(rung, make_series(runs), 0.1)
+    assert found["tests"]["refrain"]["places"]["2"]["ttt"]["gap_closed"]["value"] == pytest.approx(1.8)
+    assert found["reference"] == "copy" and found["verdicts"][0]["found"].startswith("180%")
 
 
 @pytest.mark.parametrize(
