@@ -197,10 +197,12 @@ def make_model(preset: str, plain: bool) -> MoshiTTTForConditionalGeneration:
 
 
 def live_frame(preset: str, subject: str) -> Counts:
-    """One sampled frame of one stream."""
+    """One sampled frame of one stream, after one in which the model finds out what does not change."""
     model = make_model(preset, subject.endswith("plain")).eval()
     state = model.init_state(1, device="meta")
     codes = torch.zeros(1, model.config.num_streams, dtype=torch.int64, device="meta")
+    with torch.device("meta"), counting(MODELS[subject]):
+        model.step_with_logits(codes, state, Sampling())
     with torch.device("meta"), counting(MODELS[subject]) as counts:
         model.step_with_logits(codes, state, Sampling())
     return counts
