@@ -8,14 +8,13 @@ Legend: B batch, T frames, D model width, I width of the hidden activation, W wi
 """
 
 import math
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from ..configuration_moshi_ttt import TTTConfig
-from ..transformer.stream_state import StreamState, require_layout
+from ..transformer.stream_state import OwnStates, StreamState
 from .in_place import InPlaceRule, InPlaceState, in_place
 from .naive import MemoryDiagnostics, TTTLayerOutput, key_dependent_share
 from .projections import InnerParameters, fp32, inner_dtype, require_step
@@ -72,7 +71,7 @@ class InPlaceLearner(nn.Module):
         return in_place(self.rule(lr_scale), fp32(hidden_BTI), fp32(embedded_BTD), state)
 
 
-class InPlaceLayer(nn.Module):
+class InPlaceLayer(OwnStates, nn.Module):
     """What a feed-forward adds to its output from what it heard.
 
     Args:
@@ -140,12 +139,8 @@ class InPlaceLayer(nn.Module):
             )
         if state is not None and state.batch_size != len(hidden_BTI):
             raise ValueError(f"hidden has {len(hidden_BTI)} rows, but the state has {state.batch_size}.")
-        if state is not None and not torch.compiler.is_compiling():
-            require_layout(state, self._layout)
-
-    @cached_property
-    def _layout(self) -> dict[str, tuple[int, ...]]:
-        return self.init_state(1, "meta").layout()
+        if state is not None:
+            self.require_own(state)
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ Legend: B batch, T frames, D model width, H heads, F head width, R gates per hea
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from ..configuration_moshi_ttt import TTTConfig
 from ..transformer.adapted_linear import linear_of
 from ..transformer.rope import apply_rope, rope_phases
 from ..transformer.row_product import has_hooks, is_one_row, may_write, row_product
-from ..transformer.stream_state import StreamState, require_layout
+from ..transformer.stream_state import OwnStates, StreamState
 from .front_end import FrontEnd, FrontEndState
 from .gated_delta import GatedDeltaLearner
 from .naive import InnerNetwork, InnerTokens, MemoryDiagnostics, TTTLayerOutput, TTTState, init_state, key_cosine
@@ -249,7 +248,7 @@ def make_learner(num_heads: int, head_dim: int, ttt_config: TTTConfig) -> Any:
     return learner
 
 
-class TTTLayer(nn.Module):
+class TTTLayer(OwnStates, nn.Module):
     """A TTT layer that stands alone.
 
     Args:
@@ -365,12 +364,8 @@ class TTTLayer(nn.Module):
         if state is not None and state.batch_size != x_BTD.shape[0]:
             raise ValueError(f"x has {x_BTD.shape[0]} rows, but the state has {state.batch_size}.")
         require_step(inner_lr_scale)
-        if state is not None and not torch.compiler.is_compiling():
-            require_layout(state, self._layout)
-
-    @cached_property
-    def _layout(self) -> dict[str, tuple[int, ...]]:
-        return self.init_state(1, "meta").layout()
+        if state is not None:
+            self.require_own(state)
 
 
 def _dtype_for(linear: nn.Linear, x: Tensor) -> torch.dtype:

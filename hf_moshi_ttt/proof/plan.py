@@ -13,7 +13,6 @@ from ..settings import read_settings, typed_values
 
 RULES = ("gap", "ahead", "equal", "harmless")
 LAST, OTHER, HEARINGS = "last", "other", "hearings"
-_LAST_SEED = 2**32 - 1  # of numpy
 
 
 @dataclass(frozen=True)
@@ -254,8 +253,10 @@ class Plan:
 
 def require_seeds(seeds: Sequence[int]) -> None:
     """Raises ValueError where there is none, one twice, or one out of bounds."""
-    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= _LAST_SEED for seed in seeds):
-        raise ValueError(f"seeds={list(seeds)}, but they are one or more different numbers from 0 to {_LAST_SEED}.")
+    from ..training.recall_size import LAST_SEED
+
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= LAST_SEED for seed in seeds):
+        raise ValueError(f"seeds={list(seeds)}, but they are one or more different numbers from 0 to {LAST_SEED}.")
 
 
 def read_plan(path: str) -> Plan:

@@ -14,7 +14,6 @@ Legend: B batch, K streams, Q Moshi's codebooks, T frames, C frames of a chunk, 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +29,7 @@ from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration, MoshiTTTOutpu
 from ..streaming.state import MoshiTTTState
 from ..transformer.losses import code_losses, mask_unpredicted, target_weights, weighted_mean
 from ..transformer.row_product import is_cast
-from ..transformer.stream_state import require_layout
+from ..transformer.stream_state import OwnStates
 from .configuration_end_to_end import EndToEndConfig
 from .end_to_end_state import EndToEndState
 from .fast_feed_forward import FastGatedMLP, fast_weight_names
@@ -71,7 +70,7 @@ class EndToEndOutput(ModelOutput):
     diagnostics: tuple[InnerStep, ...] | None = None
 
 
-class EndToEndMoshi(nn.Module):
+class EndToEndMoshi(OwnStates, nn.Module):
     """A plain Moshi with fast feed-forwards in its last layers."""
 
     def __init__(self, config: EndToEndConfig) -> None:
@@ -143,7 +142,7 @@ class EndToEndMoshi(nn.Module):
         self._require_what_works(codes, labels)
         require_step(inner_lr_scale)
         if state is not None:
-            require_layout(state, self._layout)
+            self.require_own(state)
         now = self.init_state(len(codes)) if state is None else state
         rate = self.config.inner_lr * inner_lr_scale
         pieces, steps = JoinedPieces(self.config.max_delay_frames), []
@@ -164,10 +163,6 @@ class EndToEndMoshi(nn.Module):
         output.state = None if state is None else now
         output.diagnostics = tuple(steps) if diagnostics else None
         return output
-
-    @cached_property
-    def _layout(self) -> dict[str, tuple[int, ...]]:
-        return self.init_state(1, device="meta").layout()
 
     def _require_what_works(self, codes: Tensor, labels: Tensor | None) -> None:
         if codes.dim() != 3 or (labels is not None and labels.shape != codes.shape):

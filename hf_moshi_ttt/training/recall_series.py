@@ -19,13 +19,12 @@ from .kept_runs import describe, keep_run, kept_run, run_path
 from .non_finite import NonFiniteError
 from .recall_report import summarise
 from .recall_setup import RecallSetup, Speech, make_setup, parse_arm
-from .recall_size import SPEECH_TASKS, size_of
+from .recall_size import LAST_SEED, SPEECH_TASKS, size_of
 from .recall_speech import load_recordings, load_said, load_speakers, require_apart
 from .run_files import commit, hardware
 
 RunArm = Callable[[RecallSetup, str, int, Callable[[], None]], dict[str, Any]]
 _POLL_SEC = 0.5
-_LAST_SEED = 2**32 - 1  # of numpy
 _NUM_IDS = 64
 _DESCRIBED = ("task", "train_codes", "test_codes", "codec", "num_ids", "num_codebooks", "also", "device", "variants",
     "train_variants", "apart")  # fmt: skip
@@ -75,8 +74,8 @@ class RecallRequest:
         for name, given in (("arms", [*self.arms, *self.first_seed_arms]), ("seeds", list(self.seeds))):
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name}={given!r}, but it must name at least one and each once.")
-        if not all(0 <= seed <= _LAST_SEED for seed in self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)}, but seeds are whole numbers from 0 to {_LAST_SEED}.")
+        if not all(0 <= seed <= LAST_SEED for seed in self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)}, but seeds are whole numbers from 0 to {LAST_SEED}.")
         if self.jobs < 1:
             raise ValueError(f"jobs={self.jobs}, but it must be at least 1.")
         given = [name for name in ("variants", "train_variants") if getattr(self, name) is not None]

@@ -8,6 +8,7 @@ from ..settings import typed_values
 
 SPEECH_TASKS = ("refrain", "distance", "variants", "natural", "lines", "shuffled")
 TASKS = ("motif", "motif8", "control", "loops", "pairs", *SPEECH_TASKS)
+LAST_SEED = 2**32 - 1  # of numpy
 MOST_TEST_ROWS = 1600  # more would draw from the seeds of training
 _TASKS_OF = {"recall_first": ("lines",), "lanes": ("lines", "natural")}  # that read a key of RecallSize
 

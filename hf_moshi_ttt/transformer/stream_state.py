@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -150,6 +151,27 @@ def require_layout(state: StreamState, layout: Mapping[str, tuple[int, ...]]) ->
             f"The state belongs to another layer or configuration: {name} is {shapes[0]} a row, but {shapes[1]} here "
             f"({len(differing)} tensors differ). Take one of init_state() of this layer, or that it returned."
         )
+
+
+class OwnStates:
+    """Of a module that makes states: refuses those of others."""
+
+    def init_state(self, batch_size: int, *, device: torch.device | str | None = None) -> StreamState:
+        """A fresh state of `batch_size` rows."""
+        raise NotImplementedError
+
+    @cached_property
+    def _layout(self) -> dict[str, tuple[int, ...]]:
+        return self.init_state(1, device="meta").layout()
+
+    def require_own(self, state: StreamState) -> None:
+        """Refuses a state that was made for something else; nothing is asked under `torch.compile`.
+
+        Raises:
+            ValueError: as `require_layout` says.
+        """
+        if not torch.compiler.is_compiling():
+            require_layout(state, self._layout)
 
 
 def per_row(rows_B: Tensor, tensor: Tensor) -> Tensor:
