@@ -86,10 +86,12 @@ class GatedDeltaLearner(LearnedRetention):
     def _diagnose(
         self, k: Tensor, v: Tensor, log_retention: Tensor, beta: Tensor, before: Tensor | None, matrix: Tensor
     ) -> MemoryDiagnostics:
-        """The rule asked with its own keys gives v's reconstruction after each step, and from it the one before."""
-        after = _rule(k, k, v, log_retention, beta, before)[0] * math.sqrt(self.head_dim)
-        error_after = v - after
-        error_before = error_after / (1 - beta[..., None])
+        """Errors of reconstruction of the rule over twice the frames: each first decays and is asked, then is written."""
+        twice_k, twice_v = (torch.repeat_interleave(x, 2, dim=2) for x in (k, v))
+        zeros = torch.zeros_like(beta)
+        decays, writes = (torch.stack(pair, dim=-1).flatten(2) for pair in ((log_retention, zeros), (zeros, beta)))
+        answers = _rule(twice_k, twice_k, twice_v, decays, writes, before)[0] * math.sqrt(self.head_dim)
+        error_before, error_after = (v - answers[:, :, start::2] for start in (0, 1))
         share = key_dependent_share(F.normalize(k, dim=-1).to(matrix.dtype) @ matrix)
         initial, before_step, after_step = (error.square().mean(-1) for error in (v, error_before, error_after))
         return MemoryDiagnostics(initial, before_step, after_step, delta_ratio=None, key_dependent_share=share)

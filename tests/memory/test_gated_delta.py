@@ -81,8 +81,11 @@ def test_fresh_learner_keeps_the_initial_factor_over_a_mini_batch() -> None:
 
 
 @pytest.mark.usefixtures(float64_rule.__name__)
-def test_diagnostics_are_errors_of_reconstruction() -> None:
+@pytest.mark.parametrize("write_logit", [None, 100.0])  # 100: a write strength of exactly 1
+def test_diagnostics_are_errors_of_reconstruction(write_logit: float | None) -> None:
     learner, (q, k, v, gates) = make_learner(initial_retention=0.5), make_inputs(20)
+    if write_logit is not None:
+        gates[..., 0] = write_logit
     found = learner(q, k, v, gates, None, True)[2]
     torch.testing.assert_close(found.loss_initial, v.square().mean(-1))
     unit_k = F.normalize(k, dim=-1)
