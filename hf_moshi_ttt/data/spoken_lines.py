@@ -1,6 +1,5 @@
 """The lines of recordings whose JSON lists them, as frames of their codes (`demo/programmes.py` writes such JSON)."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from ..codec.audio import frame_at_sec
 from .codes import load_codes
+from .text_files import read_json
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def load_spoken_lines(codes: str) -> list[SpokenLines]:
     found = []
     for row in rows.select_columns(["path", "frames"]):
         path = Path(audio_dir, str(row["path"])).with_suffix(".json")
-        lines = json.loads(path.read_text(encoding="utf-8")).get("lines") if path.is_file() else None
+        content = read_json(path) if path.is_file() else None
+        lines = content.get("lines") if isinstance(content, dict) else None
         if not lines:
             raise ValueError(
                 f"{path}: no JSON with 'lines' there, but {codes} is to be read with its lines. Keep the audio of "

@@ -29,6 +29,7 @@ from ..codec.audio import (
 )
 from ..data.bad_files import BadFiles
 from ..data.codes import encode_streams, silence_codes
+from ..data.text_files import read_json
 from ..streaming.generation_moshi_ttt import Sampling
 from ..whole_files import replacing
 from .driven_conversations import drive, heard_sound, heard_words, seeded
@@ -209,8 +210,7 @@ def read_listeners(path: Path) -> dict[str, list[float]]:
         ValueError: not such a file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        listeners = {str(name): [float(value) for value in values] for name, values in content.items()}
+        listeners = {str(name): [float(value) for value in values] for name, values in read_json(path).items()}
         for name, values in listeners.items():
             if not 0 < sum(values) < math.inf or min(values) < 0:
                 raise ValueError(f"{name!r} has no fractions, or such below 0 or that are no numbers")

@@ -19,7 +19,6 @@ speech is joined over silences of 0.5 s, as there; a stop delay runs from the ov
 that it met, where that ends during the overlap. Their script lists every overlap of a file instead, wherever it lies.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import jensenshannon
 
+from ..data.text_files import read_json
 from .speech_times import Word, joined
 from .turn_outcomes import is_backchannel, is_takeover
 from .turn_statistics import delay_keys, rate_keys
@@ -88,7 +88,7 @@ def read_item(folder: Path) -> BenchItem:
 
 def _times(path: Path) -> tuple[float, float]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         stamps = content["timestamps"] if isinstance(content, dict) else content[0]["timestamp"]
         start, end = (float(stamp) for stamp in stamps)
         if not 0 <= start <= end < math.inf:

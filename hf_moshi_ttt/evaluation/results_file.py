@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import torch
 
+from ..data.text_files import read_json
 from ..whole_files import write_whole
 
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
@@ -64,10 +65,7 @@ def read_results(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no results. Make them with hf-moshi-ttt evaluate.")
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}).") from error
+    results = read_json(path)
     if not isinstance(results, dict):
         raise ValueError(f"{path}: expected an object, got {type(results).__name__}.")
     validate(results)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..codec.audio import sec_from_frames
 from ..codec.text_pieces import TextPieces, words_of_pieces
+from ..data.text_files import read_json
 from .speech_times import Word
 
 
@@ -42,7 +43,7 @@ def read_transcript(path: Path) -> list[Word]:
         ValueError: not such a transcript.
     """
     try:
-        chunks = json.loads(path.read_text(encoding="utf-8"))["chunks"]
+        chunks = read_json(path)["chunks"]
         timed = [(chunk["text"], *chunk["timestamp"]) for chunk in chunks if chunk["timestamp"][0] is not None]
         return [_word(text, start, start if end is None else end) for text, start, end in timed]
     except (ValueError, KeyError, TypeError, IndexError) as error:

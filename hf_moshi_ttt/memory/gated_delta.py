@@ -86,7 +86,7 @@ class GatedDeltaLearner(LearnedRetention):
     def _diagnose(
         self, k: Tensor, v: Tensor, log_retention: Tensor, beta: Tensor, before: Tensor | None, matrix: Tensor
     ) -> MemoryDiagnostics:
-        """Errors of reconstruction of the rule over twice the frames: each first decays and is asked, then is written."""
+        """Errors of reconstruction from the rule over twice the frames: each decays and is asked, then is written."""
         twice_k, twice_v = (torch.repeat_interleave(x, 2, dim=2) for x in (k, v))
         zeros = torch.zeros_like(beta)
         decays, writes = (torch.stack(pair, dim=-1).flatten(2) for pair in ((log_retention, zeros), (zeros, beta)))

@@ -30,6 +30,7 @@ def test_every_recording_has_its_own_lines(index: str, tmp_path: Path) -> None:
     first, second = load_spoken_lines(str(codes))
     assert first.text_of_saying.tolist() == [0, 1, 0] and len(first.saying_T) == 12
     assert second.text_of_saying.tolist() == [0] and second.saying_T.tolist() == [0] * 4 + [-1] * 16
-    (tmp_path / "1.json").write_text("{}")
-    with pytest.raises(ValueError, match="1.json: no JSON with 'lines' there, but .*codes is to be read"):
-        load_spoken_lines(str(codes))
+    for other in ("{}", "[]"):
+        (tmp_path / "1.json").write_text(other)
+        with pytest.raises(ValueError, match="1.json: no JSON with 'lines' there, but .*codes is to be read"):
+            load_spoken_lines(str(codes))

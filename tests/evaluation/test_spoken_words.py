@@ -46,7 +46,7 @@ def test_transcripts_are_written_and_read(tmp_path: Path) -> None:
 
 def test_words_without_an_end_end_where_they_begin(tmp_path: Path) -> None:
     chunks = [{"text": " a", "timestamp": [0.5, None]}, {"text": "b", "timestamp": [None, None]}]
-    (tmp_path / "output.json").write_text(json.dumps({"text": "a b", "chunks": chunks}))
+    (tmp_path / "output.json").write_text(json.dumps({"text": "a b", "chunks": chunks}), encoding="utf-8-sig")
     assert read_transcript(tmp_path / "output.json") == [Word("a", 0.5, 0.5)]
 
 
