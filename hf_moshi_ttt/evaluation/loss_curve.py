@@ -107,6 +107,18 @@ def estimate_mean(values_R: np.ndarray) -> Estimate | None:
     return estimate_ratio(known, np.ones(len(known))) if len(known) else None
 
 
+def mean_over_recordings(values_B: np.ndarray, recordings_B: Sequence[int] | None) -> Estimate | None:
+    """The mean of the pieces' values that are not NaN, its interval over the recordings that the pieces are cut from.
+
+    It is over the pieces where `recordings_B` is None, or names one recording: then it says nothing of others.
+    """
+    known = np.isfinite(values_B)
+    if recordings_B is None or len(set(np.asarray(recordings_B)[known].tolist())) < 2:
+        return estimate_mean(values_B)
+    place = np.unique(np.asarray(recordings_B)[known], return_inverse=True)[1]
+    return estimate_ratio(np.bincount(place, values_B[known]), np.bincount(place).astype(np.float64))
+
+
 def mean_around(losses_RT: Sequence[np.ndarray], position: int, width_frames: int) -> Estimate | None:
     """Mean over `width_frames` around a position and over the recordings that hold them all; None where none does."""
     span = slice(max(0, position - width_frames // 2), position + (width_frames + 1) // 2)

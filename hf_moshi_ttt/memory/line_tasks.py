@@ -3,16 +3,18 @@
 `LinesTask` scores pieces of recordings that nothing was heard before, `LongLinesTask` pieces after what a memory has
 heard: minutes of the same recording, or of another.
 
-Axes: Q codebooks, T frames.
+Axes: Q codebooks, R rows (these and the number of the recording), T frames.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
-from .recall_tasks import OTHER, UNSCORED, RecallBatch, cut, drawn, require_long
+from .cuts import cut, numbered, require_long
+from .recall_tasks import OTHER, UNSCORED, RecallBatch, drawn, of_recordings
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,16 @@ class _OfLines:
         """Q."""
         return len(self.recordings[0].codes_QT)
 
+    @cached_property
+    def _numbered(self) -> list[Tensor]:
+        """Codes `[Q + 1, T]` with the numbers of their recordings, which pieces are cut from."""
+        return numbered([each.codes_QT for each in self.recordings])
+
     def _require_long(self, frames: int) -> None:
         require_long([each.codes_QT for each in self.recordings], frames)
 
     def _piece(self, frames: int, first: int, wanted: set[int], generator: Generator) -> tuple[int, Tensor, Tensor]:
-        """The place of a recording, codes `[Q, frames]` of a piece of it, and the hearings of its frames from `first`
+        """The place of a recording, a piece `[Q + 1, frames]` of it, and the hearings of its frames from `first`
         on, with those wanted among them."""
         for _ in range(_MOST_TRIES):
             place = int(torch.randint(len(self.recordings), (), generator=generator))
@@ -63,7 +70,7 @@ class _OfLines:
             piece = slice(start, start + frames)
             hearing_T = _hearings(recording.saying_T[piece], recording.text_of_saying, first, self.skip_frames)[first:]
             if set(hearing_T.tolist()) >= wanted:
-                return place, recording.codes_QT[:, piece], hearing_T
+                return place, self._numbered[place][:, piece], hearing_T
         raise ValueError(f"In {_MOST_TRIES} pieces of {frames} frames no line returned: give longer pieces.")
 
 
@@ -82,7 +89,10 @@ class LinesTask(_OfLines):
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; what lies between lines counts as other frames."""
-        return drawn(lambda source: self._piece(self.frames, 0, {OTHER, 1, 2}, source)[1:], rows, generator)
+        return drawn(self._row, rows, generator, of_recordings)
+
+    def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
+        return self._piece(self.frames, 0, {OTHER, 1, 2}, generator)[1:]
 
 
 @dataclass
@@ -119,18 +129,18 @@ class LongLinesTask(_OfLines):
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; what lies between lines counts as other frames, what is heard before is not scored."""
-        return drawn(self._row, rows, generator)
+        return drawn(self._row, rows, generator, of_recordings)
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
         first = self.before_frames
-        own, codes_QT, hearing_T = self._piece(first + self.piece_frames, first, {OTHER, 1, 2, 3}, generator)
-        others = [each.codes_QT for place, each in enumerate(self.recordings) if place != own]
-        other_QT = cut(others, first, generator)  # drawn in any case, so that the pieces are the same
+        own, piece_RT, hearing_T = self._piece(first + self.piece_frames, first, {OTHER, 1, 2, 3}, generator)
+        others = [each for place, each in enumerate(self._numbered) if place != own]
+        other_RT = cut(others, first, generator)  # drawn in any case, so that the pieces are the same
         if self.before == "nothing":
-            return codes_QT[:, first:], hearing_T
+            return piece_RT[:, first:], hearing_T
         unscored = torch.full((first,), UNSCORED)
-        before_QT = codes_QT[:, :first] if self.before == "own" else other_QT
-        return torch.cat([before_QT, codes_QT[:, first:]], dim=1), torch.cat([unscored, hearing_T])
+        before_RT = piece_RT[:, :first] if self.before == "own" else other_RT
+        return torch.cat([before_RT, piece_RT[:, first:]], dim=1), torch.cat([unscored, hearing_T])
 
 
 def _hearings(saying_T: Tensor, text_of_saying: Tensor, first: int, skip_frames: int) -> Tensor:

@@ -19,12 +19,14 @@ Axes: B rows, K streams (text, Moshi's Q codebooks, the user's Q codebooks), T f
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from ..special_ids import NO_INPUT_ID
+from .cuts import cut, numbered, require_long
 
 OTHER = 0  # a frame outside of what returns
 UNSCORED = -1  # a frame that nothing is measured on
@@ -32,10 +34,15 @@ UNSCORED = -1  # a frame that nothing is measured on
 
 @dataclass
 class RecallBatch:
-    """Codes `[B, K, T]`, and for each frame `[B, T]` the number of its hearing from 1 on, `OTHER` or `UNSCORED`."""
+    """Codes `[B, K, T]`, and for each frame `[B, T]` the number of its hearing from 1 on, `OTHER` or `UNSCORED`.
+
+    Args:
+        recording_BT: the number of the recording that each frame comes from; None for random frames.
+    """
 
     codes_BKT: Tensor
     hearing_BT: Tensor
+    recording_BT: Tensor | None = None
 
 
 class RecallTask(Protocol):
@@ -96,7 +103,7 @@ class MotifTask:
             audio, text = audio.repeat(1, 1, self.hearings), text.repeat(1, 1, self.hearings)
         hearing = torch.arange(self.hearings).repeat_interleave(self.motif_frames) + 1
         if self.num_codebooks == 1:
-            return RecallBatch(with_streams(audio), hearing.repeat(rows, 1))
+            return of_random_frames(audio, hearing.repeat(rows, 1))
         hearing[-1] = UNSCORED  # delayed codebooks have no prediction there
         return RecallBatch(torch.cat([text, audio, torch.zeros_like(audio)], dim=1), hearing.repeat(rows, 1))
 
@@ -116,6 +123,11 @@ class _OfRecordings:
     def num_codebooks(self) -> int:
         """Q."""
         return len(self.recordings[0])
+
+    @cached_property
+    def _numbered(self) -> list[Tensor]:
+        """Recordings `[Q + 1, T]` with their numbers, which pieces are cut from."""
+        return numbered(self.recordings)
 
 
 @dataclass
@@ -150,15 +162,15 @@ class PassageTask(_OfRecordings):
             hearing[middle + self.skip_frames : end - 1] = number + 1
             if number:
                 hearing[start:middle] = OTHER
-        return RecallBatch(with_streams(audio), hearing.repeat(rows, 1))
+        return of_recordings(audio, hearing.repeat(rows, 1))
 
     def _row(self, generator: Generator) -> Tensor:
-        passage = cut(self.recordings, self.passage_frames, generator)
-        base = cut(self.recordings, self.gap_frames * self.hearings, generator)
+        passage = cut(self._numbered, self.passage_frames, generator)
+        base = cut(self._numbered, self.gap_frames * self.hearings, generator)
         parts = []
         for gap in base.split(self.gap_frames, dim=1):
             if not self.repeats:
-                passage = cut(self.recordings, self.passage_frames, generator)
+                passage = cut(self._numbered, self.passage_frames, generator)
             parts += [gap, passage]
         return torch.cat(parts, dim=1)
 
@@ -177,11 +189,11 @@ class ScatteredPassageTask(_OfRecordings):
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; hearings beyond `hearings` count as the last."""
-        return drawn(self._row, rows, generator)
+        return drawn(self._row, rows, generator, of_recordings)
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
-        audio = cut(self.recordings, self.frames, generator).clone()
-        passage = cut(self.recordings, self.passage_frames, generator)
+        audio = cut(self._numbered, self.frames, generator).clone()
+        passage = cut(self._numbered, self.passage_frames, generator)
         hearing, number = torch.full((self.frames,), OTHER), 1
         start = int(torch.randint(8, 60, (), generator=generator))
         while (end := start + self.passage_frames) <= self.frames:
@@ -229,13 +241,13 @@ class LoopTask:
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; hearings beyond `hearings` count as the last."""
-        return drawn(self._row, rows, generator)
+        return drawn(self._row, rows, generator, of_recordings if self.recordings else of_random_frames)
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
         spread = math.log(self.longest_frames / self.shortest_frames)
         length = round(self.shortest_frames * math.exp(spread * float(torch.rand((), generator=generator))))
         if self.recordings:
-            piece = cut(self.recordings, length, generator)
+            piece = cut(numbered(self.recordings), length, generator)
         else:
             piece = torch.randint(self.num_ids, (1, length), generator=generator)
         place = torch.arange(self.frames)
@@ -273,7 +285,7 @@ class PairsTask:
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch."""
-        return drawn(self._row, rows, generator)
+        return drawn(self._row, rows, generator, of_random_frames)
 
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
         third = self.num_ids // 3
@@ -315,10 +327,10 @@ class NaturalTask(_OfRecordings):
         hearing[: self.frames // 2] = UNSCORED
         if self.num_codebooks > 1:
             hearing[-1] = UNSCORED
-        return RecallBatch(with_streams(audio), hearing.repeat(rows, 1))
+        return of_recordings(audio, hearing.repeat(rows, 1))
 
     def _row(self, generator: Generator) -> Tensor:
-        return cut(self.recordings, self.frames, generator)
+        return cut(self._numbered, self.frames, generator)
 
 
 @dataclass
@@ -334,7 +346,7 @@ class SplicedTask(NaturalTask):
         pair = torch.randperm(len(self.recordings), generator=generator)[:2].tolist()
         lengths = (self.frames // 2, self.frames - self.frames // 2)
         halves = zip(pair, lengths, strict=True)
-        return torch.cat([cut([self.recordings[place]], length, generator) for place, length in halves], dim=1)
+        return torch.cat([cut([self._numbered[place]], length, generator) for place, length in halves], dim=1)
 
 
 def shuffle_frames(recordings: Sequence[Tensor]) -> list[Tensor]:
@@ -353,30 +365,22 @@ def with_streams(audio_BQT: Tensor) -> Tensor:
     return torch.cat([text, audio_BQT, torch.full_like(audio_BQT, NO_INPUT_ID)], dim=1)
 
 
-def drawn(row: Callable[[Generator], tuple[Tensor, Tensor]], rows: int, generator: Generator) -> RecallBatch:
-    """A batch of `rows` rows, each as `row` draws it: audio `[Q, T]` and hearing `[T]`."""
+def of_random_frames(audio_BQT: Tensor, hearing_BT: Tensor) -> RecallBatch:
+    """A batch of no recordings."""
+    return RecallBatch(with_streams(audio_BQT), hearing_BT)
+
+
+def of_recordings(numbered_BRT: Tensor, hearing_BT: Tensor) -> RecallBatch:
+    """A batch of pieces `[B, Q + 1, T]` whose last row says the recording."""
+    return RecallBatch(with_streams(numbered_BRT[:, :-1]), hearing_BT, numbered_BRT[:, -1])
+
+
+def drawn(
+    row: Callable[[Generator], tuple[Tensor, Tensor]],
+    rows: int,
+    generator: Generator,
+    batch_of: Callable[[Tensor, Tensor], RecallBatch],
+) -> RecallBatch:
+    """A batch of `rows` rows, each as `row` draws it: what `batch_of` takes of a row, and hearing `[T]`."""
     audio, hearing = zip(*(row(generator) for _ in range(rows)), strict=True)
-    return RecallBatch(with_streams(torch.stack(audio)), torch.stack(hearing))
-
-
-def cut(recordings: Sequence[Tensor], frames: int, generator: Generator) -> Tensor:
-    """A piece `[Q, frames]` from a random place of a random recording."""
-    recording = recordings[int(torch.randint(len(recordings), (), generator=generator))]
-    start = int(torch.randint(recording.shape[1] - frames, (), generator=generator))
-    return recording[:, start : start + frames]
-
-
-def require_long(recordings: Sequence[Tensor], frames: int) -> None:
-    """Refuses recordings that pieces of `frames` frames cannot be cut from.
-
-    Raises:
-        ValueError: there is none, or one is not longer.
-    """
-    if not recordings:
-        raise ValueError(f"No recording: pieces of {frames} frames are cut from at least one.")
-    shortest = min(recording.shape[1] for recording in recordings)
-    if shortest <= frames:
-        raise ValueError(
-            f"A recording has {shortest} frames, but pieces of {frames} frames are cut from each: leave out what is "
-            f"not longer than {frames} frames."
-        )
+    return batch_of(torch.stack(audio), torch.stack(hearing))

@@ -9,11 +9,13 @@ Axes: Q codebooks, T frames.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
-from .recall_tasks import OTHER, UNSCORED, RecallBatch, cut, drawn, require_long
+from .cuts import cut, numbered, require_long, with_number
+from .recall_tasks import OTHER, UNSCORED, RecallBatch, drawn, of_recordings
 
 
 @dataclass(frozen=True)
@@ -88,28 +90,33 @@ class VariantPassageTask:
 
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; the other frames are scored from the first return on."""
-        return drawn(self._row, rows, generator)
+        return drawn(self._row, rows, generator, of_recordings)
 
     def _surroundings(self) -> Sequence[Tensor]:
         return [each.codes_QT for each in self.rendered] if self.recordings is None else self.recordings
 
+    @cached_property
+    def _numbered_surroundings(self) -> list[Tensor]:
+        return numbered(self._surroundings())
+
     def _row(self, generator: Generator) -> tuple[Tensor, Tensor]:
         passages = self._passages(generator)
-        audio = cut(self._surroundings(), self.frames, generator).clone()
+        audio = cut(self._numbered_surroundings, self.frames, generator).clone()
         hearing = torch.full((self.frames,), UNSCORED)
         slot = self.passage_frames + self.gap_frames
-        for number, passage_QP in enumerate(passages, start=1):
+        for number, passage_RP in enumerate(passages, start=1):
             end = number * slot
-            start = end - passage_QP.shape[1]
-            audio[:, start:end] = passage_QP
+            start = end - passage_RP.shape[1]
+            audio[:, start:end] = passage_RP
             hearing[start + self.skip_frames : end - 1] = number
             if number > 1:
                 hearing[end - slot : start] = OTHER
         return audio, hearing
 
     def _passages(self, generator: Generator) -> list[Tensor]:
-        """A passage at each of its hearings, `[Q, frames]`."""
-        recording = self.rendered[int(torch.randint(len(self.rendered), (), generator=generator))]
+        """A passage at each of its hearings, `[Q + 1, frames]`, the last row the number of its recording."""
+        place = int(torch.randint(len(self.rendered), (), generator=generator))
+        recording = self.rendered[place]
         chosen = torch.randint(len(recording.forms), (self.hearings - 1,), generator=generator).tolist()
         forms = [recording.forms[place] for place in chosen]
         last = recording.codes_QT.shape[1] - self.passage_frames
@@ -117,4 +124,5 @@ class VariantPassageTask:
             start = int(torch.randint(last, (), generator=generator))
             end = start + self.passage_frames
             if all(form.holds(end) for form in forms):
-                return [recording.codes_QT[:, start:end], *(form.piece(start, end) for form in forms)]
+                heard = [recording.codes_QT[:, start:end], *(form.piece(start, end) for form in forms)]
+                return [with_number(codes_QP, place) for codes_QP in heard]

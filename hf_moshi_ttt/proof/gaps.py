@@ -1,14 +1,16 @@
-"""Differences of losses and the gap that an arm closes, with intervals over seeds and sequences.
+"""Differences of losses and the gap that an arm closes, with intervals over seeds and recordings.
 
 Losses are arrays `[S, R]`: seeds and test sequences. Every seed is tested on the same sequences, and arms of one seed
 are trained on the same frames; so seeds and sequences are both resampled, whole, for all arms together (the bootstrap
-of a crossed design: Owen 2007, "The pigeonhole bootstrap"). Of n there are n - 1 drawn, which makes the variance the
-unbiased one (Rao and Wu 1988, "Resampling inference with complex survey data"); with three seeds n of n would come out
-a third too small. The interval is the estimate and so many standard errors as Student's t says for the effective
-degrees of freedom of both together (Satterthwaite 1946). With one seed it holds the luck of the sequences alone.
+of a crossed design: Owen 2007, "The pigeonhole bootstrap"). Sequences that are cut from one recording are alike: they
+are drawn together, recording by recording. Of n there are n - 1 drawn, which makes the variance the unbiased one (Rao
+and Wu 1988, "Resampling inference with complex survey data"); with three seeds n of n would come out a third too small.
+The interval is the estimate and so many standard errors as Student's t says for the effective degrees of freedom of
+both together (Satterthwaite 1946). With one seed it holds the luck of the recordings alone, with one recording that of
+its pieces.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,13 +23,18 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Interval:
-    """A number, its interval, and the seeds and sequences behind it; ends are None where there is one sequence."""
+    """A number, its interval, and what is behind it; ends are None where there is one sequence.
+
+    Args:
+        recordings: how many the sequences are cut from; None for random frames.
+    """
 
     value: float
     low: float | None
     high: float | None
     seeds: int
     sequences: int
+    recordings: int | None = None
 
     def __str__(self) -> str:
         return f"{self.value:+.3f}" + ("" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]")
@@ -48,41 +55,73 @@ class Gap:
         return f"{100 * value:.0f}%{ends}"
 
 
-def difference(arm_SR: np.ndarray, base_SR: np.ndarray) -> Interval:
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The losses of an arm.
+
+    Args:
+        losses_SR: by seed and sequence.
+        recordings_R: the number of the recording that each sequence is cut from; None for random frames.
+    """
+
+    losses_SR: np.ndarray
+    recordings_R: Sequence[int] | None = None
+
+    @property
+    def units_R(self) -> np.ndarray:
+        """What each sequence is drawn with: its recording, or itself where there is no other recording."""
+        if self.recordings is None or self.recordings < 2:
+            return np.arange(self.losses_SR.shape[1])
+        assert self.recordings_R is not None
+        return np.unique(self.recordings_R, return_inverse=True)[1]
+
+    @property
+    def recordings(self) -> int | None:
+        """How many there are."""
+        return None if self.recordings_R is None else len(set(self.recordings_R))
+
+
+def difference(arm: Rows, base: Rows) -> Interval:
     """The mean loss of an arm less that of another one."""
-    return _estimate(lambda arm, base: arm - base, arm_SR, base_SR)
+    return _estimate(lambda arm, base: arm - base, arm, base)
 
 
-def gap_closed(arm_SR: np.ndarray, static_SR: np.ndarray, reference_SR: np.ndarray, headroom_nats: float) -> Gap:
-    """(static - arm) / (static - reference), if the divisor is at least `headroom_nats` and its interval above 0."""
-    headroom = difference(static_SR, reference_SR)
+def gap_closed(arm: Rows, static: Rows, reference: Rows, headroom_nats: float) -> Gap:
+    """(static - arm) / (static - reference), if the divisor is at least `headroom_nats` and its interval above 0.
+
+    Args:
+        reference: of the same sequences, or of another test's.
+    """
+    headroom = difference(static, reference)
     if headroom.value < headroom_nats or headroom.low is None or headroom.low <= 0:
         return Gap(headroom, None)
-    closed = _estimate(lambda arm, static, best: (static - arm) / (static - best), arm_SR, static_SR, reference_SR)
-    return Gap(headroom, closed)
+    return Gap(headroom, _estimate(lambda arm, static, best: (static - arm) / (static - best), arm, static, reference))
 
 
-def _estimate(statistic: Callable[..., np.ndarray], *losses_SR: np.ndarray) -> Interval:
-    seeds, rows = losses_SR[0].shape
-    assert all(losses.shape == (seeds, rows) for losses in losses_SR), [losses.shape for losses in losses_SR]
-    value = float(statistic(*(losses.mean() for losses in losses_SR)))
-    if rows < 2:
-        return Interval(value, None, None, seeds, rows)
-    resampled = [_resampled(losses) for losses in losses_SR]
+def _estimate(statistic: Callable[..., np.ndarray], *arms: Rows) -> Interval:
+    seeds, sequences = arms[0].losses_SR.shape
+    assert all(arm.losses_SR.shape == (seeds, sequences) for arm in arms), [arm.losses_SR.shape for arm in arms]
+    value, behind = float(statistic(*(arm.losses_SR.mean() for arm in arms))), (seeds, sequences, arms[0].recordings)
+    if sequences < 2:
+        return Interval(value, None, None, *behind)
+    units_R = arms[0].units_R
+    resampled = [_resampled(arm, 1 if np.array_equal(arm.units_R, units_R) else 2) for arm in arms]
     variances = [float(np.var(statistic(*means))) for means in zip(*resampled, strict=True)]
-    parts = [(part, count - 1) for part, count in zip(variances[1:], (seeds, rows), strict=True) if count > 1]
+    counts = (seeds, int(units_R.max()) + 1)
+    parts = [(part, count - 1) for part, count in zip(variances[1:], counts, strict=True) if count > 1]
     total, spread = sum(part for part, _ in parts), sum(part**2 / free for part, free in parts)
     if spread == 0:
-        return Interval(value, value, value, seeds, rows)
+        return Interval(value, value, value, *behind)
     reach = variances[0] ** 0.5 * stats.t.ppf(0.5 + CONFIDENCE / 2, total**2 / spread)
-    return Interval(value, float(value - reach), float(value + reach), seeds, rows)
+    return Interval(value, float(value - reach), float(value + reach), *behind)
 
 
-def _resampled(losses_SR: np.ndarray) -> list[np.ndarray]:
-    """Means `[RESAMPLES]` with seeds and sequences drawn, with seeds alone, and with sequences alone."""
-    seeds, rows = losses_SR.shape
-    by_seed, by_row = _weights(seeds, 0) @ losses_SR, _weights(rows, 1)
-    return [(by_seed * by_row).sum(1), by_seed.mean(1), by_row @ losses_SR.mean(0)]
+def _resampled(arm: Rows, generator_seed: int) -> list[np.ndarray]:
+    """Means `[RESAMPLES]` with seeds and units drawn, with seeds alone, and with units alone."""
+    units_R = arm.units_R
+    by_seed, by_row = _weights(len(arm.losses_SR), 0) @ arm.losses_SR, _weights(units_R.max() + 1, generator_seed)
+    by_row = by_row[:, units_R] / by_row[:, units_R].sum(1, keepdims=True)
+    return [(by_seed * by_row).sum(1), by_seed.mean(1), by_row @ arm.losses_SR.mean(0)]
 
 
 @lru_cache(maxsize=64)

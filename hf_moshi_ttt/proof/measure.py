@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .gaps import Gap, Interval, difference, gap_closed
+from .gaps import Gap, Interval, Rows, difference, gap_closed
 from .plan import HEARINGS, LAST, OTHER, Rung
 
 Runs = Sequence[dict[str, Any]]
@@ -49,8 +49,8 @@ class Losses:
             raise ValueError(f"at={at!r}, but test {test!r} has {', '.join(places)}.")
         return found
 
-    def rows(self, arm: str, seeds: Sequence[int], test: str, place: str) -> np.ndarray:
-        """The losses `[S, R]`.
+    def rows(self, arm: str, seeds: Sequence[int], test: str, place: str) -> Rows:
+        """The losses, and the recordings that the sequences are cut from.
 
         Raises:
             ValueError: a run that has none of some sequence, or one that is NaN or infinite.
@@ -62,7 +62,7 @@ class Losses:
                 raise ValueError(
                     f"arm {arm!r} of seed {seed} has no finite loss of every sequence of {test!r}, {place}."
                 )
-        return np.array(rows)
+        return Rows(np.array(rows), _recordings_at(tests[0], place))
 
     def less(self, arm: str, base: str, test: str, place: str) -> Interval | None:
         """The arm's loss less that of `base`; None where no seed has both, or for the arm itself."""
@@ -77,8 +77,8 @@ class Losses:
         if not seeds:
             return None
         ceiling = test if place == OTHER else self.ceilings.get(test, test)
-        arm_SR, static_SR = (self.rows(each, seeds, test, place) for each in (arm, "static"))
-        return gap_closed(arm_SR, static_SR, self.rows(self.reference, seeds, ceiling, place), self.headroom_nats)
+        own, static = (self.rows(each, seeds, test, place) for each in (arm, "static"))
+        return gap_closed(own, static, self.rows(self.reference, seeds, ceiling, place), self.headroom_nats)
 
     def positions(self, test: str) -> dict[str, list[float | None]]:
         """Each arm's mean loss over seeds at each frame."""
@@ -123,6 +123,13 @@ def _rows_at(test: dict[str, Any], place: str) -> Any:
     return test["hearing_rows"][int(place) - 1]
 
 
+def _recordings_at(test: dict[str, Any], place: str) -> list[int] | None:
+    """The recording of each sequence at a place; of all hearings together that of the first."""
+    if place == OTHER:
+        return test["other_recordings"]
+    return test["hearing_recordings"][0 if place == HEARINGS else int(place) - 1]
+
+
 def _mean_positions(positions: Sequence[Sequence[float | None]]) -> list[float | None]:
     """The mean at each frame; None where there is no prediction."""
     columns = zip(*positions, strict=True)
@@ -159,7 +166,7 @@ def _measure_test(losses: Losses, test: str) -> dict[str, Any]:
 
 
 def _measure_place(losses: Losses, arm: str, test: str, place: str) -> dict[str, Any]:
-    by_seed = losses.rows(arm, losses.seeds(arm), test, place).mean(1)
+    by_seed = losses.rows(arm, losses.seeds(arm), test, place).losses_SR.mean(1)
     gap = losses.gap(arm, test, place)
     bases = {
         f"less_{base}": losses.less(arm, base, test, place) for base in ("static", "window") if base in losses.arms

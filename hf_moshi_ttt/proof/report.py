@@ -17,8 +17,8 @@ def to_markdown(results: dict[str, Any]) -> str:
         f"`{results['command']}`; seeds {seeds}; commit {results['commit']}; {made}; {machine}.",
         "",
         "Losses are nats, with their range over seeds. Gap closed is (static - arm) / (static - reference); the "
-        "reference is full attention unless a rung says otherwise. Intervals are over seeds and sequences, and over "
-        "sequences alone for arms of one seed. Where static - reference, the headroom, "
+        "reference is full attention unless a rung says otherwise. Intervals are over seeds and recordings, and over "
+        "recordings alone for arms of one seed. Where static - reference, the headroom, "
         f"is below {results['headroom_nats']} nats or not surely above 0, there is no gap to speak of.",
         "",
         *_verdict_table(results["rungs"]),

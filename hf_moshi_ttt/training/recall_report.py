@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.loss_curve import estimate_mean
+from ..evaluation.loss_curve import mean_over_recordings
 from .recall_setup import CONTROL
 
 
@@ -13,7 +13,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Each arm's losses over its seeds, by test: `{arm: {test: {hearings, other, other_less_static}}}`.
 
     A loss is `{mean, min, max, seeds}`. `other_less_static` is the paired difference of the other frames to the static
-    arm of the same seeds, `{value, low, high}` with its bootstrap interval over sequences; None without that arm.
+    arm of the same seeds, `{value, low, high}` with its bootstrap interval over recordings; None without that arm.
     """
     arms = list(dict.fromkeys(run["arm"] for run in runs))
     return {arm: _summarise_arm(arm, runs) for arm in arms}
@@ -44,11 +44,11 @@ def _over_seeds(estimates: Sequence[dict[str, float] | None]) -> dict[str, Any] 
 
 
 def _paired(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any] | None:
-    """The mean over seeds of each sequence's difference, and its interval over sequences."""
+    """The mean over seeds of each sequence's difference, and its interval over recordings, or over random sequences."""
     rows = [np.subtract(own["other_rows"], static["other_rows"]) for own, static in pairs if own["other_rows"]]
     if not rows:
         return None
-    estimate = estimate_mean(np.mean(rows, axis=0))
+    estimate = mean_over_recordings(np.mean(rows, axis=0), pairs[0][0]["other_recordings"])
     assert estimate is not None, "a test has sequences"
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from ..data.collator import MoshiTTTCollator
 from ..data.segments import SegmentDataset
 from ..data.tables import dataset_of
-from ..evaluation.loss_curve import estimate_mean
+from ..evaluation.loss_curve import mean_over_recordings
 from ..memory.recall_tasks import OTHER, UNSCORED, NaturalTask, RecallBatch, RecallTask, with_streams
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from ..rivals.configuration_end_to_end import EndToEndConfig
@@ -115,7 +115,12 @@ def draw_test(task: RecallTask, rows: int) -> RecallBatch:
     counts = [min(_ROWS_AT_A_TIME, rows - first) for first in range(0, rows, _ROWS_AT_A_TIME)]
     seeds = [(_TEST_SEED + number) % _TRAIN_SEED for number in range(len(counts))]  # those of training begin there
     batches = [task.draw(count, torch.Generator().manual_seed(seed)) for count, seed in zip(counts, seeds, strict=True)]
-    return RecallBatch(torch.cat([b.codes_BKT for b in batches]), torch.cat([b.hearing_BT for b in batches]))
+    numbered = [b.recording_BT for b in batches if b.recording_BT is not None]
+    return RecallBatch(
+        torch.cat([b.codes_BKT for b in batches]),
+        torch.cat([b.hearing_BT for b in batches]),
+        torch.cat(numbered) if numbered else None,
+    )
 
 
 def make_trainer(model: RecallModel, setup: RecallSetup, seed: int, folder: str) -> MoshiTTTTrainer:
@@ -174,9 +179,11 @@ def score(model: RecallModel, batch: RecallBatch, hearings: int, copies: bool = 
         copies: whether predictions are mixed with copies of what was heard.
 
     Returns:
-        `hearings`: for each the mean with its bootstrap interval over sequences; `other`: the same of the other frames,
-        None where there are none; `hearing_rows` and `other_rows`: their means in each sequence, for paired
-        differences; `positions`: the mean over sequences at each frame, None where there is no prediction.
+        `hearings`: for each the mean with its bootstrap interval over recordings; `other`: the same of the other
+        frames, None where there are none; `hearing_rows` and `other_rows`: their means in each sequence, for paired
+        differences; `hearing_recordings` and `other_recordings`: the number of the recording that each of these comes
+        from, None for random frames; `positions`: the mean over sequences at each frame, None where there is no
+        prediction.
 
     Raises:
         NonFiniteError: a loss that is counted is NaN or infinite, so that a mean would hide it.
@@ -189,13 +196,16 @@ def score(model: RecallModel, batch: RecallBatch, hearings: int, copies: bool = 
     losses_BT = losses_BQT.mean(1)
     if not torch.isfinite(losses_BT[batch.hearing_BT != UNSCORED]).all():
         raise NonFiniteError("A loss of a test is NaN or infinite after training.")
-    other = _row_means(losses_BT, batch.hearing_BT == OTHER)
-    heard = [_row_means(losses_BT, batch.hearing_BT == number) for number in range(1, hearings + 1)]
+    places = [batch.hearing_BT == number for number in (OTHER, *range(1, hearings + 1))]
+    other, *heard = (_row_means(losses_BT, place_BT) for place_BT in places)
+    other_from, *heard_from = (_recordings_at(batch.recording_BT, place_BT) for place_BT in places)
     return {
-        "hearings": [_estimate(rows) for rows in heard],
+        "hearings": [_estimate(rows, recordings) for rows, recordings in zip(heard, heard_from, strict=True)],
         "hearing_rows": [_rounded(rows) for rows in heard],
-        "other": _estimate(other),
+        "hearing_recordings": heard_from,
+        "other": _estimate(other, other_from),
         "other_rows": _rounded(other),
+        "other_recordings": other_from,
         "positions": [round(loss, 4) if np.isfinite(loss) else None for loss in losses_BT.mean(0).tolist()],
     }
 
@@ -211,6 +221,15 @@ def _row_means(losses_BT: torch.Tensor, counts_BT: torch.Tensor) -> np.ndarray:
     return torch.where(counts > 0, sums / counts, torch.nan).double().numpy()
 
 
-def _estimate(values_B: np.ndarray) -> dict[str, Any] | None:
-    estimate = estimate_mean(values_B)
+def _recordings_at(recording_BT: torch.Tensor | None, place_BT: torch.Tensor) -> list[int] | None:
+    """The recording of each sequence's first frame at a place; a sequence that has none there counts as -1."""
+    if recording_BT is None:
+        return None
+    first_B1 = place_BT.int().argmax(1, keepdim=True)
+    found_B = recording_BT.gather(1, first_B1)[:, 0]
+    return [int(number) for number in found_B.where(place_BT.any(1), -1)]
+
+
+def _estimate(values_B: np.ndarray, recordings_B: list[int] | None) -> dict[str, Any] | None:
+    estimate = mean_over_recordings(values_B, recordings_B)
     return None if estimate is None else {"value": estimate.value, "low": estimate.low, "high": estimate.high}

@@ -10,9 +10,11 @@ from hf_moshi_ttt.evaluation.loss_curve import (
     codebook_curves,
     curve,
     estimate_mean,
+    estimate_ratio,
     headline,
     long_context_numbers,
     mean_beyond,
+    mean_over_recordings,
     slope_per_1000_frames,
     weighted,
 )
@@ -136,6 +138,16 @@ def test_a_single_recording_has_no_interval() -> None:
     assert str(Estimate(1.0, 0.5, 1.25, 7)) == "1.0000 [0.5000, 1.2500] (n=7)"
     assert estimate.keys("a") == {"a": 2.5, "a_recordings": 1}
     assert Estimate(1.0, 0.5, 1.25, 7).keys("a") == {"a": 1.0, "a_interval": [0.5, 1.25], "a_recordings": 7}
+
+
+def test_pieces_of_a_recording_count_as_one_draw() -> None:
+    values, recordings = np.array([1.0, 1.25, 1.5, NAN, 3.0]), [4, 4, 4, 9, 7]
+    found = mean_over_recordings(values, recordings)
+    assert found is not None and found.value == 1.6875 and found.recordings == 2
+    assert found == estimate_ratio(np.array([3.75, 3.0]), np.array([3.0, 1.0]))
+    for told in (None, [4] * 5):
+        assert mean_over_recordings(values, told) == estimate_mean(values)
+    assert mean_over_recordings(values * NAN, recordings) is None
 
 
 def test_numbers_have_the_positions_that_are_reached_and_no_others() -> None:

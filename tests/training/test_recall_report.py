@@ -1,5 +1,6 @@
 """The summary and the table say what the runs found."""
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ def estimate(value: float) -> dict[str, float]:
 def make_run(arm: str, seed: int, second: float, other_rows: list[float] | None) -> dict[str, Any]:
     other = None if other_rows is None else estimate(sum(other_rows) / len(other_rows))
     test = {"hearings": [estimate(3.0), estimate(second)], "other": other, "other_rows": other_rows}
+    test |= {"other_recordings": None}
     return {"arm": arm, "seed": seed, "tests": {"refrain": test}}
 
 
@@ -36,6 +38,10 @@ def test_other_frames_are_paired_with_the_control_of_the_same_seed() -> None:
     assert pair["value"] == pytest.approx((-0.15 - 0.15 - 0.05) / 3)
     assert pair["low"] < pair["value"] < pair["high"]
     assert summarise(RUNS)["static"]["refrain"]["other_less_static"] is None
+    for run in (runs := deepcopy(RUNS)):
+        run["tests"]["refrain"]["other_recordings"] = [0, 0, 1]
+    over_recordings = summarise(runs)["ttt"]["refrain"]["other_less_static"]
+    assert over_recordings["value"] == pytest.approx(pair["value"]) and over_recordings["high"] > pair["high"]
     assert summarise(RUNS[2:])["ttt"]["refrain"]["other_less_static"] is None
 
 

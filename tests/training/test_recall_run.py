@@ -143,6 +143,20 @@ def test_losses_are_means_over_codebooks_by_hearing() -> None:
     batch.hearing_BT[batch.hearing_BT == 0] = -1
     found = score(LossesGiven(), batch, hearings=3)  # type: ignore[arg-type]
     assert found["other"] is None and found["other_rows"] is None and found["hearings"][2] is None
+    assert found["hearing_recordings"] == [None] * 3 and found["other_recordings"] is None
+
+
+def test_intervals_of_losses_are_over_recordings() -> None:
+    """Sequences of one recording are alike, those of the other one too; where a sequence is not heard it has none."""
+    codes = torch.ones(8, 5, 4) * torch.tensor([1.0, 5.0] * 4)[:, None, None]
+    hearing = torch.tensor([[1, -1, -1, 0]] * 7 + [[-1, -1, -1, 0]])
+    recording = torch.tensor([[0, 9, 9, 1], [1, 9, 9, 0]] * 4)
+    found = score(LossesGiven(), RecallBatch(codes, hearing, recording), 1)  # type: ignore[arg-type]
+    assert found["hearing_recordings"] == [[0, 1, 0, 1, 0, 1, 0, -1]] and found["other_recordings"] == [1, 0] * 4
+    over_pieces = score(LossesGiven(), RecallBatch(codes, hearing), 1)  # type: ignore[arg-type]
+    for wide, narrow in ((found["other"], over_pieces["other"]), (found["hearings"][0], over_pieces["hearings"][0])):
+        assert wide["value"] == narrow["value"]
+        assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])
