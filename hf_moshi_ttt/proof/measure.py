@@ -191,7 +191,7 @@ def judge(rung: Rung, losses: Losses) -> list[dict[str, Any]]:
         less = losses.less(rung.memory, "static", criterion.test, place)
         assert less is not None, "a rung's memory has the seeds of static"
         passes, rule, found = _JUDGES[criterion.rule](criterion, gap, less)
-        found += "" if less.seeds > 1 else "; one seed"
+        found += ("" if less.seeds > 1 else "; one seed") + ("; one recording" if less.recordings == 1 else "")
         if not is_fair:
             passes, found = None, f"{found}; arms of a seed saw different frames"
         verdicts.append(

@@ -105,6 +105,16 @@ def test_nothing_is_said_of_arms_that_saw_different_frames_and_one_seed_is_told(
     assert verdict["passes"] is True and verdict["found"].endswith("; one seed")
 
 
+def test_losses_of_a_single_recording_are_told() -> None:
+    runs = make_runs(SECONDS)
+    for run in runs:
+        run["tests"] = {"refrain": {**run["tests"]["refrain"], "hearing_recordings": [[5] * 8] * 2}}
+    found = measure(make_rung(Criterion("refrain")), make_series(runs), 0.1)
+    assert found["verdicts"][0]["found"].endswith("; one recording")
+    places = found["tests"]["refrain"]["places"]
+    assert [places[place]["ttt"]["less_static"]["recordings"] for place in ("1", "other")] == [1, 2]
+
+
 @pytest.mark.parametrize("loss", [None, [1.0] * 7 + [float("nan")], [float("inf")] * 8])
 def test_a_run_without_finite_losses_is_refused_by_name(loss: Any) -> None:
     runs = make_runs(SECONDS)
