@@ -6,6 +6,7 @@ first used.
 Axes: B batch, K streams, Q codebooks, T frames of 80 ms, S samples.
 """
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -18,13 +19,16 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 
 from .checkpoints.repository import HUB_OPTIONS, Repository, read_config
-from .codec.audio import SAMPLE_RATE_HZ, Frames, whole_frames
+from .codec.audio import SAMPLE_RATE_HZ, Frames, sec_from_frames, whole_frames
 from .codec.hub_files import folder_or_repository, local_file
 from .codec.pretrained_codec import codec_sha256, load_codec
 from .codec.samples import float_samples
 from .codec.stream_rows import text_row, user_rows
 from .codec.text_stream import build_text_row, load_text_tokenizer, tokenizer_sha256
 from .configuration_moshi_ttt import MoshiTTTConfig
+from .data.word_times import main_speakers_words, within_audio
+
+logger = logging.getLogger(__name__)
 
 _SILENCE_SEC = 20  # Mimi looks back 10 s
 
@@ -131,12 +135,12 @@ class MoshiTTTProcessor(ProcessorMixin):
             audio: `[S]` samples of Moshi's voice, floats in [-1, 1] or int16 or int32, which are scaled. An
                 unfinished last frame is filled with silence, as in corpora.
             user_audio: `[S]` samples of the user's; without it the rows are those of mono recordings in training.
-            words: `{word, start_sec, end_sec}` of Moshi's voice; without them the text row is that of audio-only
-                recordings.
+            words: `{word, start_sec, end_sec}` of Moshi's voice in any order; without them the text row is that of
+                audio-only recordings. A few that start after the audio's end are left out with a warning.
 
         Raises:
-            ValueError: another rate, more than one channel, channels of different lengths, or samples of another type
-                or scale.
+            ValueError: another rate, more than one channel, channels of different lengths, samples of another type or
+                scale, or words of another form, before the audio's start or, too many of them, after its end.
         """
         if sampling_rate != SAMPLE_RATE_HZ:
             raise ValueError(f"sampling_rate={sampling_rate}, but the codec takes {SAMPLE_RATE_HZ} Hz: resample first.")
@@ -148,9 +152,14 @@ class MoshiTTTProcessor(ProcessorMixin):
             raise ValueError(f"audio has {own.shape[1]} frames, but user_audio {user.shape[1]}.")
         text = text_row(self.config, own.shape[1])
         if words is not None:
-            ids = build_text_row(words, Frames(own.shape[1]), self.tokenizer).ids
-            text = ids[None].astype(np.int64)
+            text = self._text_row(words, Frames(own.shape[1]))
         return BatchFeature({"codes": torch.from_numpy(np.concatenate([text, own, user]))[None]})
+
+    def _text_row(self, words: Sequence[dict[str, Any]], frames: Frames) -> np.ndarray:
+        times = within_audio("words", main_speakers_words(words), sec_from_frames(frames))
+        if times.beyond_end:
+            logger.warning("words: %d left out, e.g. %s", len(times.beyond_end), times.beyond_end[0])
+        return build_text_row(times.words, frames, self.tokenizer).ids[None].astype(np.int64)
 
     def _encode(self, audio: Any) -> np.ndarray:
         samples = float_samples(audio)

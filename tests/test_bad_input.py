@@ -70,6 +70,7 @@ WORD_DAMAGE = {
     "short_word": (b'{"alignments": [["hi", [0.1]]]}', "expected"),
     "before": (b'{"alignments": [["hi", [-0.9, 0.1], "A"]]}', "is no span of time"),
     "nan_time": (b'{"alignments": [["hi", [NaN, 0.1], "A"]]}', "is no span of time"),
+    "milliseconds": (b'{"alignments": [["hi", [480, 800], "A"]]}', "are these milliseconds"),
     "unsorted": (b'{"alignments": [["c", [2, 2], "A"], ["b", [1, 1.1], "A"], ["a", [0, 0.1], "A"]]}', "not in order"),
 }
 

@@ -81,6 +81,17 @@ def test_words_become_a_text_row_and_back(processor: MoshiTTTProcessor) -> None:
     assert processor.decode_text(torch.full((2, 17, 3), -1)) == ["", ""]
 
 
+def test_words_in_any_order_are_written_where_they_are_said(
+    processor: MoshiTTTProcessor, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [{"word": "hello", "start_sec": 0.2, "end_sec": 0.4}, {"word": "world", "start_sec": 0.8, "end_sec": 1.0}]
+    expected = processor(noise(48_000), words=words)["codes"]
+    assert torch.equal(processor(noise(48_000), words=words[::-1])["codes"], expected) and not caplog.records
+    late = {"word": "late", "start_sec": 2.0, "end_sec": 2.1}
+    assert torch.equal(processor(noise(48_000), words=[late, *words])["codes"], expected)
+    assert "words: 1 left out, e.g. 'late' starts at 2 s, after the 2 s of audio" in caplog.text
+
+
 def test_silence_for_the_user(folder: Path) -> None:
     processor = MoshiTTTProcessor(MoshiTTTConfig.from_pretrained(folder, user_stream="silence"))
     user = processor(noise(10_000))["codes"][0, 9:]
@@ -121,6 +132,12 @@ def test_processor_of_kyutais_repository(tmp_path: Path, lm_model: Any, folder: 
         (lambda p: p(np.zeros(100, np.uint8)), "samples are uint8, but must be floats"),
         (lambda p: p(noise(4000), user_audio=np.full(4000, np.nan)), "holds samples that are NaN or infinite"),
         (lambda p: p(noise(4000), user_audio=noise(100)), "audio has 3 frames, but user_audio 1"),
+        (lambda p: p(noise(4000), words=[("a", 0.1)]), r"words\[0\]=\('a', 0.1\), but a word must be a dict"),
+        (lambda p: p(noise(4000), words=[{"word": "a", "start_sec": -1}]), r"words\[0\]: 'a' from -1 s"),
+        (
+            lambda p: p(noise(4000), words=[{"word": "a", "start_sec": 480}]),
+            r"words: 'a' starts at 480 s, but the audio is 0.24 s long \(1 of 1 words .* are these milliseconds",
+        ),
         (lambda p: p.decode_audio(torch.full((1, 17, 3), -1)), "codes are absent or initial tokens: there is no sound"),
     ],
 )

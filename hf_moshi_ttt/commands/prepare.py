@@ -69,8 +69,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"{len(codes)} recordings, {hours:.2f} hours encoded in {arguments.output}")
     if arguments.push_to_hub and Rank.of_this_process().index == 0:
         push_codes(arguments.output, arguments.push_to_hub)
-    left_out = load_codes(arguments.output)[1].left_out
-    return {"output": arguments.output, "kind": kind, "recordings": len(codes), "hours": hours, "left_out": left_out}
+    provenance = load_codes(arguments.output)[1]
+    lost = provenance.tokens_beyond_end
+    if lost and arguments.window_sec is None:  # a window's last words go on in the next one
+        print(f"{lost} text tokens did not fit before the end of their recordings")
+    results = {"output": arguments.output, "kind": kind, "recordings": len(codes), "hours": hours}
+    return {**results, "left_out": provenance.left_out}
 
 
 def _corpus_of(arguments: argparse.Namespace, left_out: dict[str, str]) -> tuple[str, Any]:

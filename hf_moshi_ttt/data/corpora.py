@@ -37,6 +37,7 @@ from .word_times import (
     name_main_speaker,
     read_word_times,
     swap_speakers,
+    within_audio,
 )
 
 logger = logging.getLogger(__name__)
@@ -258,7 +259,9 @@ def _read_files(entries: list[dict[str, Any]], with_words: bool, data_dir: str |
 
     def read(entry: dict[str, Any]) -> _File | Exception:
         try:
-            return _File(_row(entry), _words_of(entry, data_dir) if with_words else None, entry["duration"])
+            row = _row(entry)
+            times = _words_of(entry, data_dir, row["duration_sec"]) if with_words else None
+            return _File(row, times, entry["duration"])
         except (OSError, ValueError) as error:
             return error
 
@@ -286,8 +289,10 @@ def _add_words(source: str | Path, files: list[_File], main_channel: int, main_s
     timed = [(file.row, file.times) for file in files if file.times is not None]
     main = _main_label(source, {word["speaker"] for _, times in timed for word in times.words}, main_speaker)
     left_out = [f"{row['path']}: {reason}" for row, times in timed for reason in times.left_out]
-    if left_out:
-        logger.warning("%s: %d words left out, e.g. %s", source, len(left_out), left_out[0])
+    beyond_end = [f"{row['path']}: {reason}" for row, times in timed for reason in times.beyond_end]
+    for where, reasons in (("", left_out), (" beyond the end of their audio", beyond_end)):
+        if reasons:
+            logger.warning("%s: %d words%s left out, e.g. %s", source, len(reasons), where, reasons[0])
     for row, times in timed:
         named = name_main_speaker(times, main)
         named = swap_speakers(named) if main_channel == 1 else named
@@ -332,12 +337,12 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
     return row | {"audio": str(path), "start_sec": 0.0, "duration_sec": duration_sec}
 
 
-def _words_of(entry: dict[str, Any], data_dir: str | Path) -> WordTimes:
+def _words_of(entry: dict[str, Any], data_dir: str | Path, duration_sec: float) -> WordTimes:
     beside = Path(entry["path"]).with_suffix(".json")
     require_inside(beside, data_dir)
     if not beside.exists():
         raise ValueError(f"no word times: there is no {beside.name} beside it. Make it with hf-moshi-ttt annotate.")
-    return read_word_times(beside)
+    return within_audio(beside, read_word_times(beside), duration_sec)
 
 
 def _channels(path: str | Path) -> int | None:

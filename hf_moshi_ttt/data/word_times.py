@@ -4,16 +4,17 @@ The format of `kyutai/DailyTalkContiguous`. A further key `labelled_until_sec` s
 without it the labels end with the last word, as it is unknown whether what follows is silence or was not transcribed.
 
 Words may come in any order and overlap, since only their starts count. One word without a usable start, or a tenth of
-them, is left out and reported; more refuse the file.
+them, is left out and reported; more refuse the file. The same holds of words that start after the audio's end.
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
+from ..codec.audio import frames_from_sec, sec_from_frames
 from .text_files import read_json
 
 MAIN_SPEAKER = "SPEAKER_MAIN"
@@ -27,11 +28,13 @@ class WordTimes:
 
     Args:
         left_out: why words could not be used, each with the word.
+        beyond_end: the same of words that start after the audio's end.
     """
 
     words: list[dict[str, Any]]
     labelled_until_sec: float
     left_out: list[str] = field(default_factory=list)
+    beyond_end: list[str] = field(default_factory=list)
 
 
 def read_word_times(path: str | Path) -> WordTimes:
@@ -55,7 +58,59 @@ def read_word_times(path: str | Path) -> WordTimes:
     until_sec = content.get("labelled_until_sec", last_sec)
     if not isinstance(until_sec, int | float) or not 0 <= until_sec < math.inf:
         raise ValueError(f"{path}: labelled_until_sec={until_sec!r}, but it must be a number of seconds, 0 or more.")
-    return WordTimes(sorted(words, key=lambda word: word["start_sec"]), float(until_sec), left_out)
+    return WordTimes(in_order(words), float(until_sec), left_out)
+
+
+def in_order(words: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Words in order of their starts; those of one start stay as they come."""
+    return sorted(words, key=lambda word: word["start_sec"])
+
+
+def main_speakers_words(items: Any) -> WordTimes:
+    """Words `{word, start_sec, end_sec}` of Moshi's speaker, given in memory and in any order; `end_sec` may be absent.
+
+    Raises:
+        ValueError: another form, or a start that is no finite number of seconds, 0 or more.
+    """
+    words = []
+    for place, item in enumerate(
+        [items] if isinstance(items, dict | str) or not isinstance(items, Iterable) else items
+    ):
+        if not isinstance(item, dict) or not {"word", "start_sec"} <= item.keys():
+            raise ValueError(
+                f'words[{place}]={item!r}, but a word must be a dict {{"word": text, "start_sec": seconds, "end_sec": '
+                "seconds}."
+            )
+        try:
+            words.append(read_word(item["word"], item["start_sec"], item.get("end_sec"), MAIN_SPEAKER))
+        except ValueError as error:
+            raise ValueError(f"words[{place}]: {error} Times are seconds from the audio's start, 0 or more.") from error
+    return WordTimes(in_order(words), max((word["end_sec"] for word in words), default=0.0))
+
+
+def within_audio(name: str | Path, times: WordTimes, duration_sec: float) -> WordTimes:
+    """The words that start before the audio's end, the others in `beyond_end`.
+
+    Args:
+        name: of the words, for errors.
+
+    Raises:
+        ValueError: half of the words, or more than one and than a tenth of them, start after the audio's end: no
+            overhang is as large.
+    """
+    end_sec, total = sec_from_frames(frames_from_sec(duration_sec)), len(times.words)
+    after = [word for word in times.words if word["start_sec"] >= end_sec]
+    if after and (len(after) > max(1.0, MAX_ODD_FRACTION * total) or 2 * len(after) >= total):
+        raise ValueError(
+            f"{name}: {_said(after[0])}, but the audio is {duration_sec:g} s long ({len(after)} of {total} words start "
+            "after its end). Times are seconds: are these milliseconds, or those of other audio?"
+        )
+    beyond = [f"{_said(word)}, after the {duration_sec:g} s of audio" for word in after]
+    return replace(times, words=times.words[: total - len(after)], beyond_end=beyond)
+
+
+def _said(word: dict[str, Any]) -> str:
+    return f"{word['word']!r} starts at {word['start_sec']:g} s"
 
 
 def name_main_speaker(times: WordTimes, label: str) -> WordTimes:
@@ -80,7 +135,7 @@ def swap_speakers(times: WordTimes) -> WordTimes:
     swapped = [
         {**word, "speaker": MAIN_SPEAKER if word["speaker"] in others else OTHER_SPEAKER} for word in times.words
     ]
-    return WordTimes(swapped, times.labelled_until_sec if others else 0.0, times.left_out)
+    return replace(times, words=swapped, labelled_until_sec=times.labelled_until_sec if others else 0.0)
 
 
 def read_word(word: Any, start: Any, end: Any, speaker: Any) -> dict[str, Any]:
@@ -129,8 +184,8 @@ def _items_of(item: Any) -> tuple[Any, Any, Any, Any]:
 
 
 def _number(value: Any) -> float:
-    """A JSON value as a number, NaN for what is none."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    """A value as a number, NaN for what is none."""
+    return float(value) if isinstance(value, SupportsFloat) and not isinstance(value, bool) else math.nan
 
 
 def _out_of_order(starts: Sequence[float]) -> int:

@@ -76,3 +76,34 @@ def test_what_is_missing_or_in_the_way_is_named(
     words = ["prepare", str(tmp_path / "mine"), "--codec", codec_path, "--output", str(tmp_path / "codes")]
     assert main([*words, *(word.format(tmp_path) for word in more)]) == 1
     assert message in capsys.readouterr().err
+
+
+def write_talk(folder: Path, name: str, *words: list[object]) -> None:
+    folder.mkdir(exist_ok=True)
+    soundfile.write(folder / f"{name}.wav", np.stack([chirps_S(2.0, seed) for seed in (0, 1)], 1), 24_000)
+    (folder / f"{name}.json").write_text(json.dumps({"alignments": words}))
+
+
+def test_words_in_milliseconds_make_a_bad_file(
+    tmp_path: Path, codec_path: str, tokenizer_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused, or skipped and named where bad files are allowed."""
+    write_talk(tmp_path / "mine", "good", ["a", [0.25, 0.5], "SPEAKER_MAIN"])
+    write_talk(tmp_path / "mine", "odd", ["a", [480, 800], "SPEAKER_MAIN"], ["b", [900, 950], "SPEAKER_MAIN"])
+    words = ["prepare", str(tmp_path / "mine"), "--codec", codec_path, "--output", str(tmp_path / "codes")]
+    words += ["--text-tokenizer", tokenizer_path, "--device", "cpu"]
+    assert main(words) == 1
+    reason = "odd.json: 'a' starts at 480 s, but the audio is 2 s long (2 of 2 words start after its end). Times are"
+    assert reason in capsys.readouterr().err
+    assert main([*words, "--max-bad-fraction", "0.5"]) == 0
+    codes, provenance = load_codes(str(tmp_path / "codes"))
+    assert list(codes["path"]) == ["good.wav"] and reason in provenance.left_out[str(tmp_path / "mine" / "odd.wav")]
+
+
+def test_text_that_does_not_fit_is_counted(
+    tmp_path: Path, codec_path: str, tokenizer_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_talk(tmp_path / "mine", "late", ["a", [0.25, 0.5], "SPEAKER_MAIN"], ["bcd", [1.9, 2.0], "SPEAKER_MAIN"])
+    words = ["prepare", str(tmp_path / "mine"), "--codec", codec_path, "--output", str(tmp_path / "codes")]
+    assert main([*words, "--text-tokenizer", tokenizer_path, "--device", "cpu"]) == 0
+    assert "\n2 text tokens did not fit before the end of their recordings\n" in capsys.readouterr().out

@@ -230,6 +230,13 @@ def test_odd_words_are_left_out_and_said(talks: Path, caplog: pytest.LogCaptureF
     assert "1 words left out, e.g." in caplog.text and "'odd' from None s to 1 s is no span of time" in caplog.text
 
 
+def test_words_beyond_the_end_are_counted_and_said(talks: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_lines(talks.with_name("a.json"), {"alignments": [*WORDS, ["late", [13.5, 13.6], "SPEAKER_MAIN"]]})
+    assert len(load_dailytalk(talks)[0]["alignments"]) == len(WORDS)
+    assert "1 words beyond the end of their audio left out, e.g." in caplog.text
+    assert "a.wav: 'late' starts at 13.5 s, after the 13 s of audio" in caplog.text
+
+
 def test_any_corpus_can_be_asked_for_by_kind(books: Path, talks: Path) -> None:
     assert load_corpus(books)[0]["alignments"] is None
     assert load_corpus(talks, swap=True)[0]["main_channel"] == 1

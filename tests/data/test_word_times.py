@@ -5,9 +5,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from hf_moshi_ttt.data.word_times import WordTimes, name_main_speaker, read_word_times, swap_speakers
+from hf_moshi_ttt.data.word_times import (
+    WordTimes,
+    main_speakers_words,
+    name_main_speaker,
+    read_word_times,
+    swap_speakers,
+    within_audio,
+)
 
 HI = ["hi", [0, 0.25], "SPEAKER_MAIN"]
 THERE = ["there", [0.5, 0.75], "SPEAKER_MAIN"]
@@ -132,3 +140,61 @@ def test_three_speakers_cannot_be_swapped(tmp_path: Path) -> None:
     times = read_word_times(write(tmp_path, HI, OH, ["x", [3, 4], "C"]))
     with pytest.raises(ValueError, match=r"swap needs two speakers, but beside SPEAKER_MAIN there are \['B', 'C'\]"):
         swap_speakers(times)
+
+
+def spread(starts_sec: list[float]) -> WordTimes:
+    return main_speakers_words([{"word": f"w{at:g}", "start_sec": at} for at in starts_sec])
+
+
+@pytest.mark.parametrize(
+    ("starts_sec", "found"),
+    [
+        ([480.0, 800.0], "'w480' starts at 480 s, but the audio is 8 s long (2 of 2"),
+        ([0.0, 480.0], "'w480' starts at 480 s, but the audio is 8 s long (1 of 2"),
+        ([8.0], "'w8' starts at 8 s, but the audio is 8 s long (1 of 1"),
+        ([*range(8), 9.0, 10.0], "'w9' starts at 9 s, but the audio is 8 s long (2 of 10"),
+    ],
+)
+def test_words_in_another_unit_are_refused(starts_sec: list[float], found: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"a.json: {found}") + r" words .* seconds: are these milliseconds"):
+        within_audio("a.json", spread(starts_sec), 8.0)
+
+
+def test_a_small_overhang_is_left_out_and_named() -> None:
+    inside = [number / 5 for number in range(27)]
+    for after in ([8.0], [8.0, 8.5, 1e308]):
+        times = within_audio("a.json", spread([*after, *inside]), 8.0)
+        assert [word["start_sec"] for word in times.words] == inside and len(times.beyond_end) == len(after)
+        assert times.beyond_end[0] == "'w8' starts at 8 s, after the 8 s of audio"
+    assert within_audio("a.json", spread([7.5, 8.05]), 8.01).beyond_end == []  # in the frame that the audio begins
+    assert within_audio("a.json", spread([]), 8.0) == spread([])
+
+
+def test_words_in_memory_are_read_as_those_of_files() -> None:
+    words = [{"word": "b", "start_sec": np.float32(0.5)}, {"word": "a", "start_sec": 0, "end_sec": 0.25}]
+    assert main_speakers_words(words).words == [
+        {"word": "a", "start_sec": 0.0, "end_sec": 0.25, "speaker": "SPEAKER_MAIN"},
+        {"word": "b", "start_sec": 0.5, "end_sec": 0.5, "speaker": "SPEAKER_MAIN"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            [("hello", 0.1, 0.4)],
+            r"words\[0\]=\('hello', 0.1, 0.4\), but a word must be a dict {\"word\": text",
+        ),
+        ("hello", r"words\[0\]='hello', but a word must be a dict"),
+        (5, r"words\[0\]=5, but a word must be a dict"),
+        ([{"word": "hello", "start": 0.1}], "but a word must be a dict"),
+        (
+            [{"word": "hello", "start_sec": -0.1}],
+            r"words\[0\]: 'hello' from -0.1 s .* from the audio's start, 0",
+        ),
+        ([{"word": "hello", "start_sec": None}], r"words\[0\]: 'hello' from None s"),
+    ],
+)
+def test_words_of_another_form_are_refused(words: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        main_speakers_words(words)
