@@ -210,7 +210,8 @@ class MoshiTTTStreamingMixin:
         Args:
             codes_frame: `[B, K]` int64, what is known of the next frame: an id, -1 for no input, or -2 for a code of
                 Moshi's own rows that the model shall choose. The user's rows are never free.
-            state: the stream so far; continue with the returned state.
+            state: the stream so far; continue with the returned state. Its window may be written in place: `clone()` it
+                first to go on from it a second time.
             active_rows: `[B]` bool, False for rows whose stream does not advance in this step.
             diagnostics: whether to return what the memory of each TTT layer did.
 
@@ -286,17 +287,22 @@ class MoshiTTTStreamingMixin:
         user_codes: Tensor | Literal["duplicate"] | None = None,
         sampling: Sampling | None = None,
         progress: bool = False,
+        text_codes: Tensor | None = None,
     ) -> MoshiTTTGenerateOutput:
         """Continues a prompt or a stream, frame by frame.
 
+        A model of audio alone has learned nothing about text, and an absent user only with `user_stream="none"`: give
+        `text_codes` and `user_codes` as they were in its training.
+
         Args:
             codes: `[B, K, T]` prompt, or None to continue `state` as it is (or to start from nothing).
-            state: the stream before the prompt, or None for a fresh one.
+            state: the stream before the prompt, or None for a fresh one; it stays as it is.
             max_new_frames: frames of 80 ms; 0 reads the prompt alone and returns codes `[B, K, 0]`.
             user_codes: `[B, Q, max_new_frames + max_delay]`, the user's side of the new frames; `"duplicate"` for a
                 copy of Moshi's, as in training on mono recordings with `user_stream="duplicate"`; absent (-1) if None.
             sampling: how codes are drawn; as the model's `generation_config` says if None.
             progress: whether to show a progress bar.
+            text_codes: `[B, max_new_frames + max_delay]`, the text of the new frames; chosen by the model if None.
 
         Raises:
             ValueError: wrong shapes or ids, or a number of frames below 0.
@@ -304,19 +310,21 @@ class MoshiTTTStreamingMixin:
         if isinstance(max_new_frames, bool) or not isinstance(max_new_frames, int) or max_new_frames < 0:
             raise ValueError(f"max_new_frames={max_new_frames!r}, but it must be a whole number of frames, 0 or more.")
         sampling = sampling or Sampling.from_generation_config(self.generation_config)
-        stream: MoshiTTTState = state or self.init_state(1 if codes is None else codes.shape[0])
+        stream: MoshiTTTState = self.init_state(1 if codes is None else len(codes)) if state is None else state.clone()
         if codes is not None:
             stream = self.forward(codes, state=stream).state
         if max_new_frames == 0:
             return MoshiTTTGenerateOutput(codes=stream.history[:, :, :0], state=stream)
         steps = max_new_frames + self._steps_ahead(stream)
         user, is_duplicate = self._user_frames(user_codes, stream, steps), isinstance(user_codes, str)
+        own = user.new_full((stream.batch_size, 1 + self.config.num_codebooks, steps), FREE_ID)
+        if text_codes is not None:
+            own[:, 0] = _of_new_frames("text_codes", text_codes, own[:, 0])
         everyone = torch.ones_like(stream.frames, dtype=torch.bool)
         frames: list[Any] = []
         for step in tqdm(range(steps), desc="generate", unit="frame", disable=not progress):
-            own = user.new_full((stream.batch_size, 1 + self.config.num_codebooks), FREE_ID)
             stream = stream.with_own_codes_as_user(everyone) if is_duplicate else stream
-            output: Any = self.step_with_logits(torch.cat([own, user[:, :, step]], dim=1), stream, sampling)
+            output: Any = self.step_with_logits(torch.cat([own[:, :, step], user[:, :, step]], dim=1), stream, sampling)
             stream = output.state
             frames.append(output.complete_codes)
         new = torch.stack(frames[steps - max_new_frames :], dim=2)
@@ -331,11 +339,23 @@ class MoshiTTTStreamingMixin:
         shape = (state.batch_size, self.config.num_codebooks, steps)
         if isinstance(user_codes, str) and user_codes != "duplicate":
             raise ValueError(f'user_codes={user_codes!r}, but it must be codes, "duplicate" or None.')
+        absent = state.history.new_full(shape, NO_INPUT_ID)
         if user_codes is None or isinstance(user_codes, str):
-            return state.history.new_full(shape, NO_INPUT_ID)
-        if user_codes.shape[:2] != shape[:2] or user_codes.shape[2] < steps:
-            raise ValueError(f"user_codes must be [B, Q, T] = {list(shape)} or longer; got {list(user_codes.shape)}.")
-        return user_codes
+            return absent
+        return _of_new_frames("user_codes", user_codes, absent)
+
+
+def _of_new_frames(name: str, codes: Tensor, like: Tensor) -> Tensor:
+    """The first frames of given codes, as many as `like` has.
+
+    Raises:
+        ValueError: another shape, or fewer frames.
+    """
+    steps = like.shape[-1]
+    if codes.dim() != like.dim() or codes.shape[:-1] != like.shape[:-1] or codes.shape[-1] < steps:
+        axes = "[B, Q, T]" if like.dim() == 3 else "[B, T]"
+        raise ValueError(f"{name} must be {axes} = {list(like.shape)} or longer; got {list(codes.shape)}.")
+    return codes[..., :steps]
 
 
 def _columns(delays: Sequence[int], around_BKT: Tensor) -> Tensor:

@@ -310,6 +310,34 @@ def test_a_duplicate_user_is_what_a_mono_recording_has_in_training(make_model: M
         model.generate(prompt, user_codes="twice")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("prompt_frames", [0, 1, 5])
+def test_one_state_can_be_continued_many_times(make_model: MakeModel, prompt_frames: int) -> None:
+    model = make_model()
+    state = model.generate(random_codes(model.config, 1, 40), max_new_frames=0).state  # longer than the window
+    prompt = random_codes(model.config, 1, prompt_frames, seed=7) if prompt_frames else None
+    before = {name: tensor.clone() for name, tensor in state.named_tensors().items()}
+
+    def continued(seed: int) -> torch.Tensor:
+        sampling = Sampling(generator=torch.Generator().manual_seed(seed))
+        return model.generate(prompt, state=state, max_new_frames=25, sampling=sampling).codes
+
+    first, other, again = (continued(seed) for seed in (0, 1, 0))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.named_tensors().items())
+
+
+def test_given_text_is_said(make_model: MakeModel) -> None:
+    model = make_model()
+    prompt = random_codes(model.config, 2, 20, absent=0)
+    text = torch.randint(model.config.text_vocab_size, (2, 12), generator=torch.Generator().manual_seed(0))
+    result = model.generate(prompt, max_new_frames=9, sampling=GREEDY, text_codes=text).codes
+    assert torch.equal(result[:, 0], text[:, :9])
+    predicted = model(torch.cat([prompt, result], dim=2)).audio_logits.argmax(-1)[:, :, 20:]
+    assert torch.equal(predicted[..., :-1], result[:, 1:9, :-1])  # the last delayed codes see one more frame
+    with pytest.raises(ValueError, match=r"text_codes must be \[B, T\] = \[2, 10\] or longer; got \[2, 9\]"):
+        model.generate(prompt, max_new_frames=9, text_codes=text[:, :9])
+
+
 def test_short_user_codes_are_refused(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match=r"user_codes must be \[B, Q, T\] = \[1, 8, 11\] or longer; got \[1, 8, 10\]"):
         make_model().generate(max_new_frames=10, user_codes=torch.zeros(1, 8, 10, dtype=torch.int64))

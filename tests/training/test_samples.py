@@ -54,6 +54,16 @@ def test_recordings_are_continued_and_training_is_the_same(
     assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
+def test_a_model_without_text_says_the_text_row_of_its_training(tmp_path: Path, codes: Path) -> None:
+    trainer, _ = prepare(settings(tmp_path / "run", codes))
+    (callback,) = (one for one in trainer.callback_handler.callbacks if isinstance(one, SampleCallback))
+    zero = trainer.model.config.end_pad_token_id
+    made_KT = callback._continued(callback.recordings[0], seed=0)[0]
+    assert made_KT[0].eq(zero).all() and len(made_KT[1].unique()) > 1
+    callback.collator.config.text_tokenizer = "some.model"
+    assert not callback._continued(callback.recordings[0], seed=0)[0, 0].eq(zero).all()
+
+
 def test_a_codec_that_is_not_there_is_missed_before_the_first_step(tmp_path: Path) -> None:
     codes = codes_of(tmp_path / "codes", str(tmp_path / "nowhere"))
     with pytest.raises((ValueError, OSError), match="nowhere"):
