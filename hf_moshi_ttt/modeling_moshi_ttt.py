@@ -33,6 +33,7 @@ from .special_ids import FREE_ID, NO_INPUT_ID
 from .streaming.generation_moshi_ttt import MoshiTTTStreamingMixin, Sampling
 from .streaming.state import MoshiTTTState
 from .transformer.attention import GatedMLP, KVCache, RMSNorm, SlidingWindowAttention, plus_mlp, shared_positions
+from .transformer.code_bounds import require_codes, require_labels
 from .transformer.constants import constant
 from .transformer.delays import delayed, delayed_after, late_logits, undelayed, undelayed_logits
 from .transformer.depth_transformer import CodeEmbedding, DepthTransformer, embed_codes
@@ -303,15 +304,17 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
             return_logits: whether to return logits beside the losses; without them much less memory is held.
 
         Raises:
-            ValueError: wrong shapes, ids out of range, labels with `text_only`, or no logits without labels.
+            ValueError: wrong types or shapes, ids out of range, labels with `text_only`, or no logits without labels.
         """
-        self._check_codes(codes, state)
+        require_codes(codes, self.config)
+        if state is not None and state.batch_size != codes.shape[0]:
+            raise ValueError(f"codes have {codes.shape[0]} rows, but the state has {state.batch_size}.")
         if text_only and labels is not None:
             raise ValueError("text_only leaves out the audio, and so the losses: give it without labels.")
         if labels is None and not return_logits:
             raise ValueError("return_logits=False leaves the losses alone: give it with labels.")
-        if labels is not None and labels.shape != codes.shape:
-            raise ValueError(f"labels have shape {list(labels.shape)}, but the codes {list(codes.shape)}.")
+        if labels is not None:
+            require_labels(labels, codes, self.config)
         sequence = self._delayed(codes, state)  # [B, K, T + 1]
         hidden, memory, window, memory_diagnostics = self.model(sequence[:, :, :-1], state, diagnostics, inner_lr_scale)
         output = MoshiTTTOutput(last_hidden_state=hidden, diagnostics=memory_diagnostics or None)
@@ -356,25 +359,6 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         output.audio_logits = undelayed_logits(steps, delays)
         if state is not None:
             output.late_audio_logits = late_logits(steps, delays, depth, state.frames)
-
-    def _check_codes(self, codes: Tensor, state: MoshiTTTState | None) -> None:
-        streams = self.config.num_streams
-        if codes.dim() != 3 or codes.shape[1] != streams or codes.shape[2] < 1 or codes.dtype != torch.int64:
-            raise ValueError(f"codes must be int64 [B, {streams}, T >= 1]; got {codes.dtype} {list(codes.shape)}.")
-        if state is not None and state.batch_size != codes.shape[0]:
-            raise ValueError(f"codes have {codes.shape[0]} rows, but the state has {state.batch_size}.")
-        highest = self.initial_codes(codes.device)[:, None]
-        in_range = ((codes >= NO_INPUT_ID) & (codes <= highest)).all()
-        message = (
-            f"codes must lie in -1..{self.config.text_vocab_size} (text) and -1..{self.config.codebook_size} (audio)"
-        )
-        if codes.device.type == "cpu" and not torch.compiler.is_compiling():
-            if not in_range:
-                raise ValueError(
-                    f"{message}; got {codes.amin((0, 2)).tolist()} to {codes.amax((0, 2)).tolist()} by row."
-                )
-        else:
-            torch._assert_async(in_range, message)  # no wait for the device
 
     def _delayed(self, codes: Tensor, state: MoshiTTTState | None) -> Tensor:
         """Codes as the transformers read them: column s holds frame s - 1 - delay; `[B, K, T + 1]`."""

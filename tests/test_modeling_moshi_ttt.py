@@ -300,6 +300,8 @@ def test_bad_state_and_labels_are_refused(make_model: MakeModel) -> None:
         model(codes, state=model.init_state(3))
     with pytest.raises(ValueError, match=r"labels have shape \[2, 17, 8\], but the codes \[2, 17, 9\]"):
         model(codes, labels=codes[:, :, :8])
+    with pytest.raises(ValueError, match="labels must lie below"):
+        model(codes, labels=codes + 10**6)
     partial = model.step_with_logits(torch.full((2, 17), -1).index_fill(1, torch.arange(9), -2), model.init_state(2))
     with pytest.raises(ValueError, match="last frame is not complete"):
         model(codes, state=partial.state)

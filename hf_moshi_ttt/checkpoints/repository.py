@@ -120,7 +120,15 @@ class Repository:
                 return open_weights([path])
             if (index := self.read_json(f"{name}.index.json")) is not None:
                 return self._shards(index, f"{name}.index.json")
-        raise ValueError(
+        raise self._no_weights(names)
+
+    def require_weights(self, *names: str) -> None:
+        """Raises ValueError as `weights` does where none of these files exists; nothing of them is read."""
+        if not any(self.file(one) for name in names for one in (name, f"{name}.index.json")):
+            raise self._no_weights(names)
+
+    def _no_weights(self, names: tuple[str, ...]) -> ValueError:
+        return ValueError(
             f"{self.name}: no weights. Looked for {', '.join(names)}, each also in several files with an index."
             f"{self.what_is_there()}"
         )
@@ -204,6 +212,8 @@ def read_config(repository: Repository) -> MoshiTTTConfig:
             f"{repository.name}: no checkpoint, it holds neither config.json nor weights (.safetensors)."
             f"{repository.what_is_there()} Give the folder of a model, such as that of a run."
         )
+    if raw is None and Path(repository.name).is_dir():
+        repository.require_weights(WEIGHTS_NAME, _FINETUNE_NAME)
     return config
 
 

@@ -62,12 +62,11 @@ class MoshiTTTCollator:
         Rows with codes alone are whole recordings, whose `recording` is -1.
 
         Raises:
-            ValueError: a segment with another number of rows or frame rate, or ids out of range.
+            ValueError: a segment with another number of rows or frame rate, or ids out of range or no whole numbers.
         """
         self._check_rates(segments)
         rows = [
-            None if segment["codes"] is None else self.frame_codes(np.asarray(segment["codes"], dtype=np.int64))
-            for segment in segments
+            None if segment["codes"] is None else self.frame_codes(np.asarray(segment["codes"])) for segment in segments
         ]
         lengths = torch.tensor([0 if row is None else row[0].shape[1] for row in rows])
         codes = torch.full((len(rows), self.config.num_streams, max(1, int(lengths.max()))), NO_INPUT_ID)
@@ -94,11 +93,16 @@ class MoshiTTTCollator:
         """Codes and labels `[17, T]` of one segment `[8, T]` or `[17, T]`.
 
         Raises:
-            ValueError: another number of rows, or ids out of range.
+            ValueError: another number of rows, or ids out of range or no whole numbers.
         """
         count, streams = self.config.num_codebooks, self.config.num_streams
         if codes.ndim != 2 or codes.shape[0] not in (count, streams) or codes.shape[1] == 0:
             raise ValueError(f"A segment must be [{count}, T] or [{streams}, T] with T > 0; got {list(codes.shape)}.")
+        if codes.dtype.kind not in "iu":
+            raise ValueError(
+                f"Codes are {codes.dtype}, but ids are whole numbers: give an integer type. Are they samples?"
+            )
+        codes = codes.astype(np.int64, copy=False)
         is_mono = codes.shape[0] == count
         if is_mono:
             user = user_rows(self.config, codes, self.silence_codes)

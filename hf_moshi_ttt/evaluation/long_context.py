@@ -117,14 +117,19 @@ def frame_recordings(
     Raises:
         ValueError: no recordings, or codes that are not the model's.
     """
-    if not recordings:
+    if getattr(recordings, "ndim", 3) != 3:
+        raise ValueError(
+            f"recordings is one array {list(np.shape(recordings))}, but must be a list of codes [Q, T] or [K, T]: "
+            "[codes] for one recording."
+        )
+    if len(recordings) == 0:
         raise ValueError("There are no recordings to evaluate.")
     config: Any = copy.deepcopy(model.config)
     config.user_stream = settings.user_stream or config.user_stream
     if settings.text_stream not in (None, "predicted"):
         config.text_stream = settings.text_stream
     collator = MoshiTTTCollator(config, silence_codes)
-    framed = [collator.frame_codes(np.array(codes, dtype=np.int64))[0] for codes in recordings]
+    framed = [collator.frame_codes(np.array(codes))[0] for codes in recordings]
     for codes_KT, given in zip(framed, recordings, strict=True):
         if settings.text_stream == "predicted":
             codes_KT[0] = FREE_ID

@@ -13,6 +13,7 @@ recordings' residuals when they are left out over those when they are not. The s
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,14 @@ def long_context_numbers(
         `librilight_samples` (recordings), `librilight_loss_<position>`, `librilight_slope` (nats per 1,000 frames
         beyond the window) and `librilight_loss_beyond_window`, each with `<key>_interval` where there is more than one
         recording and `<key>_recordings`. What no recording reaches is absent.
+
+    Raises:
+        ValueError: a window, a width or positions that are no whole numbers of frames, or are out of bounds.
     """
+    _require_frames("window", window_frames, 0)
+    _require_frames("bin_frames", bin_frames, 1)
+    for position in positions_frames:
+        _require_frames("positions_frames", position, 0)
     binned = bin_losses(losses_RT, bin_frames)
     named = {f"librilight_loss_{short_position(at)}": mean_around(losses_RT, at, bin_frames) for at in positions_frames}
     named["librilight_slope"] = slope_per_1000_frames(binned, bin_frames, window_frames)
@@ -177,6 +185,11 @@ def long_context_numbers(
     for name, estimate in named.items():
         numbers |= {} if estimate is None else estimate.keys(name)
     return numbers
+
+
+def _require_frames(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}: {value!r}, but it must be a whole number of frames of 80 ms, {least} or more.")
 
 
 def short_position(position: int) -> str:

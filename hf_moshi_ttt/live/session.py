@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, sec_from_frames
+from ..codec.samples import MAX_PEAK
 from ..codec.stream_rows import USER_STREAMS
 from ..codec.text_pieces import TextPieces
 from ..special_ids import FREE_ID, NO_INPUT_ID
@@ -131,19 +132,19 @@ class MoshiTTTSession(SavedRowsMixin):
         """The next 80 ms of every active row.
 
         Args:
-            samples_BN: `[B, 1920]` float32, what the users say; anything finite in rows that are not active. None where
-                there are no users: their codes are those of `user_stream`.
+            samples_BN: `[B, 1920]` float32 in [-1, 1], what the users say; anything finite in rows that are not active.
+                None where there are no users: their codes are those of `user_stream`.
             active_B: `[B]`, False for rows that rest: nothing of them changes; all advance if None.
             forced_text_B: `[B]` int64, the text of the frame that is chosen now, -2 where the model chooses.
             forced_codes_BQ: `[B, Q]` int64, its codes, likewise.
 
         Raises:
-            ValueError: wrong shapes or types, samples that are not finite, or ids out of range.
+            ValueError: wrong shapes or types, samples that are not finite or far outside [-1, 1], or ids out of range.
 
         After an error of any kind nothing has changed: the same frame can be stepped again, also for some rows alone.
         """
         active = self._checked_rows(active_B)
-        samples = None if samples_BN is None else self._checked_samples(samples_BN)
+        samples = None if samples_BN is None else self._checked_samples(samples_BN, active)
         frame = self._frame_to_choose(forced_text_B, forced_codes_BQ)
         with self._undone.on_failure(self.codec.tensors(), self.generators, self.texts):
             return self._stepped(samples, active, frame)
@@ -203,7 +204,7 @@ class MoshiTTTSession(SavedRowsMixin):
         frames, everyone = codes_BKT.shape[-1], self._checked_rows(None)
         own_BQT = codes_BKT[:, 1 : 1 + self.num_codebooks]
         if user_samples_BS is not None:
-            user_samples_BS = self._checked_samples(user_samples_BS, frames)
+            user_samples_BS = self._checked_samples(user_samples_BS, everyone, frames)
         if bool((own_BQT < 0).any()):
             raise ValueError("Some codes of Moshi's voice are absent: what was said must be known.")
         with silenced_rows(self.model, ~self.memory_on_B):
@@ -215,13 +216,19 @@ class MoshiTTTSession(SavedRowsMixin):
         if before > 0 and user_samples_BS is not None:
             self.codec.encode(user_samples_BS[:, : before * FRAME_SAMPLES].to(device), everyone.to(device))
 
-    def _checked_samples(self, samples_BN: Tensor | np.ndarray, frames: int = 1) -> Tensor:
+    def _checked_samples(self, samples_BN: Tensor | np.ndarray, active_B: Tensor, frames: int = 1) -> Tensor:
         samples, expected = torch.as_tensor(samples_BN), [self.num_rows, frames * FRAME_SAMPLES]
         if list(samples.shape) != expected or samples.dtype != torch.float32:
             raise ValueError(f"samples must be float32 {expected}; got {samples.dtype} {list(samples.shape)}.")
-        if not bool(samples.isfinite().all()):
-            rows = (~samples.isfinite()).any(1).nonzero()[:, 0].tolist()
+        peaks = samples.abs().amax(1).tolist()
+        if rows := [row for row, peak in enumerate(peaks) if not math.isfinite(peak)]:
             raise ValueError(f"samples of rows {rows} are NaN or infinite: clean the audio.")
+        loud = [row for row, peak in enumerate(peaks) if peak > MAX_PEAK]
+        if rows := [row for row in loud if active_B[row]]:
+            raise ValueError(
+                f"samples of rows {rows} peak at {max(peaks[row] for row in rows):g}, but samples lie in [-1, 1]: they "
+                "look like integers stored as floats; divide them by their full scale."
+            )
         return samples
 
     def _checked_rows(self, rows_B: Tensor | Sequence[bool] | None) -> Tensor:

@@ -59,3 +59,11 @@ def test_a_folder_without_a_model_is_not_taken_for_the_first_7b(
     error = capsys.readouterr().err
     assert f"{tmp_path}: no checkpoint, it holds neither config.json nor weights (.safetensors)." in error
     assert f"There is: {name or 'nothing'}. Give the folder of a model" in error
+
+
+def test_the_file_of_a_memory_is_not_taken_for_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "memory.safetensors").touch()
+    assert main(["info", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert f"{tmp_path}: no weights. Looked for model.safetensors, consolidated.safetensors" in error
+    assert "There is: memory.safetensors." in error

@@ -159,6 +159,15 @@ def test_ids_out_of_range_are_refused(row: int, code: int, message: str) -> None
         MoshiTTTCollator(config()).frame_codes(codes)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.bool_])
+def test_codes_that_are_no_whole_numbers_are_refused(kind: type) -> None:
+    collator = MoshiTTTCollator(config())
+    with pytest.raises(
+        ValueError, match=f"Codes are {np.dtype(kind)}, but ids are whole numbers: give an integer type"
+    ):
+        collator([{"codes": np.ones((2, 3), kind)}])
+
+
 def test_the_largest_ids_are_allowed() -> None:
     codes = np.array(TALK)
     codes[:, 0] = [63, 31, 31, 31, 31]

@@ -219,3 +219,9 @@ def test_results_have_the_established_keys_and_what_they_rest_on(make_model: Mak
 def test_no_recordings_are_refused(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match="There are no recordings to evaluate"):
         evaluate_long_context(make_model(), [])
+    with pytest.raises(
+        ValueError, match=r"recordings is one array \[8, 50\], but must be a list of codes .* \[codes\]"
+    ):
+        evaluate_long_context(make_model(), np.zeros((8, 50), np.int64))
+    with pytest.raises(ValueError, match="Codes are float64, but ids are whole numbers"):
+        evaluate_long_context(make_model(), [np.zeros((8, 50))])

@@ -1,5 +1,7 @@
 """Planted slopes and differences are found within their intervals, and nothing is said where there is no data."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -174,6 +176,21 @@ def test_a_position_is_reached_where_all_of_the_window_around_it_is(frames: int,
 def test_numbers_within_the_window_have_neither_slope_nor_mean_beyond() -> None:
     numbers = long_context_numbers([np.ones(500)], window_frames=500, bin_frames=100, positions_frames=[])
     assert numbers == {"librilight_samples": 1}
+
+
+@pytest.mark.parametrize(
+    ("window", "bin_frames", "positions", "message"),
+    [
+        (-5, 10, [100], "window: -5, but it must be a whole number of frames of 80 ms, 0 or more"),
+        (10, 0, [100], "bin_frames: 0, but it must be a whole number of frames of 80 ms, 1 or more"),
+        (10, -5, [100], "bin_frames: -5, but"),
+        (10, 2.5, [100], "bin_frames: 2.5, but"),
+        (10, 10, [100, -100], "positions_frames: -100, but .* 0 or more"),
+    ],
+)
+def test_what_is_no_number_of_frames_is_refused(window: Any, bin_frames: Any, positions: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        long_context_numbers([np.ones(500)], window, bin_frames, positions)
 
 
 def test_a_curve_has_a_point_a_bin() -> None:

@@ -255,6 +255,10 @@ def test_a_model_in_training_mode_is_refused(open_session: OpenSession) -> None:
         ({"samples_BN": torch.zeros(2, 1919)}, r"samples must be float32 \[2, 1920\]; got torch.float32 \[2, 1919\]"),
         ({"samples_BN": torch.zeros(2, 1920).double()}, r"got torch.float64 \[2, 1920\]"),
         ({"samples_BN": torch.tensor([[0.0], [torch.nan]]).repeat(1, 1920)}, r"samples of rows \[1\] are NaN or inf"),
+        (
+            {"samples_BN": torch.full((2, 1920), 5000.0)},
+            r"samples of rows \[0, 1\] peak at 5000, but samples lie in \[-1, 1",
+        ),
         ({"active_B": [True]}, "rows must be a bool tensor of 2 values"),
         ({"forced_text_B": torch.zeros(2)}, r"forced_text_B must be int64 \[2\]; got torch.float32 \[2\]"),
         ({"forced_codes_BQ": torch.zeros(2, 9, dtype=torch.int64)}, r"forced_codes_BQ must be int64 \[2, 8\]"),
@@ -268,6 +272,13 @@ def test_bad_frames_are_refused_and_change_nothing(open_session: OpenSession, ch
     with pytest.raises(ValueError, match=message):
         session.step(**{"samples_BN": sound[:, 3], **change})
     assert_same_speech([*ours, *played(session, sound[:, 3:])], expected)
+
+
+def test_rows_that_rest_may_hold_samples_of_any_scale(open_session: OpenSession) -> None:
+    sound = torch.cat([voices(1, 1)[:, 0], torch.full((1, 1920), 5000.0)])
+    frame = open_session(batch_size=2).step(sound, [True, False])
+    expected = open_session(batch_size=2).step(sound.clamp(-1, 1), [True, False])
+    assert_same_speech([frame], [expected])
 
 
 def test_rows_that_are_not_there_are_refused(open_session: OpenSession) -> None:
