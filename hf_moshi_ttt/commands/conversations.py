@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Continues conversations, and writes, draws and returns what was measured."""
     from ..codec.audio import frames_from_sec
-    from ..data.codes import load_codes
-    from ..data.compatibility import warn_where_unknown
+    from ..data.codes import data_fingerprint, load_codes
+    from ..data.compatibility import warn_where_trained_on, warn_where_unknown
     from ..evaluation.conversation_measures import summarize_measures
     from ..evaluation.results_file import made_with
     from ..evaluation.results_plot import plot_conversations
@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     model = loaded.to(device_of(arguments.device)).eval()
     rows, provenance = load_codes(arguments.codes)
     warn_where_unknown(model.config, provenance, arguments.codes)
+    warn_where_trained_on(arguments.model, data_fingerprint(rows, provenance), arguments.codes)
     prompt, window = frames_from_sec(arguments.prompt_sec), frames_from_sec(arguments.window_sec)
     drawn = _drawn(rows["frames"][:], prompt + window, arguments)
     chosen = [rows[place] for place in drawn]

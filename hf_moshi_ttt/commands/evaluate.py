@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
     import torch
     from accelerate import PartialState
 
+    from ..data.codes import data_fingerprint, load_codes
     from ..evaluation.baselines import Comparison, parse_baselines, split_name
     from ..evaluation.recordings import load_recordings
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -81,7 +82,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any] | None:
     with process.main_process_first():
         recordings, provenance = load_recordings(which, codec, arguments.output / "codes")
     keep_in = arguments.output / "losses"
-    comparison = Comparison(load, recordings, settings, provenance, keep_in, process.print)
+    fingerprint = None if which.librilight_codes is None else data_fingerprint(*load_codes(which.librilight_codes))
+    comparison = Comparison(load, recordings, settings, provenance, keep_in, process.print, fingerprint)
     baselines = [replace(one, path=one.path and model_folder(one.path)) for one in baselines]
     found = comparison.run(name, path, baselines)
     described = {

@@ -52,8 +52,8 @@ def tasks_of(arguments: argparse.Namespace) -> dict[str, str]:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Evaluates; writes and returns what is in tasks.json."""
-    from ..data.codes import load_codes
-    from ..data.compatibility import warn_where_unknown
+    from ..data.codes import data_fingerprint, load_codes
+    from ..data.compatibility import warn_where_trained_on, warn_where_unknown
     from ..evaluation.long_context import describe_model
     from ..evaluation.long_context_settings import parse_long_context_settings
     from ..evaluation.results_file import made_with
@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.dailytalk is not None:
         rows, provenance = load_codes(arguments.dailytalk)
         warn_where_unknown(model.config, provenance, arguments.dailytalk)
+        warn_where_trained_on(arguments.model, data_fingerprint(rows, provenance), arguments.dailytalk)
         results["dailytalk"] = evaluate_text_perplexity(model, [row["codes"] for row in rows], how.block_frames)
         print(f"DailyTalk: text perplexity {results['dailytalk']['dailytalk_text_perplexity']:.2f}")
     (arguments.output / "tasks.json").write_text(json.dumps(results, indent=1), encoding="utf-8")

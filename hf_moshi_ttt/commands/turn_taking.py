@@ -115,8 +115,8 @@ def _models(arguments: argparse.Namespace) -> dict[str, str]:
 
 def _of_codes(arguments: argparse.Namespace, models: dict[str, str], biases: list[float]) -> dict[str, Any]:
     from ..codec.audio import frames_from_sec
-    from ..data.codes import load_codes
-    from ..data.compatibility import warn_where_unknown
+    from ..data.codes import data_fingerprint, load_codes
+    from ..data.compatibility import warn_where_trained_on, warn_where_unknown
     from ..evaluation.conversation_runs import Corpus, Setup, compare_models, hear_humans, hear_model
     from ..evaluation.turn_taking_plot import plot_conversation
 
@@ -132,6 +132,7 @@ def _of_codes(arguments: argparse.Namespace, models: dict[str, str], biases: lis
     for name, path in models.items():
         model, processor = _load(path, device_of(arguments.device))
         warn_where_unknown(model.config, provenance, arguments.codes)
+        warn_where_trained_on(path, data_fingerprint(rows, provenance), arguments.codes)
         human = human or hear_humans(processor, corpus, setup)
         if not heard and len(biases) > 1:
             sweep = _sweep(

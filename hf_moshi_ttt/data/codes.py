@@ -252,6 +252,21 @@ def _load_mixture(sources: Mapping[str, float], seed: int) -> tuple[Dataset, Pro
     return mixture.with_format("numpy"), Provenance(**values)
 
 
+def recordings_of(rows: Any) -> set[tuple[str, float]]:
+    """What was encoded, by the hash of its file and where it starts there; nothing where the codes do not say."""
+    if not {"source_sha256", "start_sec"} <= set(rows.column_names):
+        return set()
+    pairs = zip(rows["source_sha256"][:], rows["start_sec"][:], strict=True)
+    return {(str(source), float(start_sec or 0)) for source, start_sec in pairs if source}
+
+
+def data_fingerprint(codes: Any, provenance: Provenance) -> str:
+    """A hash of what was encoded and how: equal for equal data in equal order, in any folder."""
+    described = {**asdict(provenance), "versions": None, "source": None, "codec": None, "text_tokenizer": None}
+    described["frames"] = [int(frames) for frames in codes["frames"][:]]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
 def push_codes(folder: str | Path, repo_id: str, private: bool = False) -> None:
     """Publishes a folder of codes as parquet on the Hub; `load_codes(repo_id)` reads or streams it.
 

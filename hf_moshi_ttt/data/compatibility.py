@@ -1,15 +1,21 @@
-"""Whether codes and a model belong to the same codec and text tokenizer, judged by the hashes of both.
+"""Whether codes and a model belong to the same codec and text tokenizer, judged by the hashes of both, and whether
+codes to measure on are those of the model's training.
 
 Equal numbers of ids say nothing: codes of another codec of the same size are noise to a model, without any error.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from .codes import Provenance
+from .text_files import read_json
 
+_RUN_FILE = "run.json"  # that training writes beside its model and its checkpoints
+HOLD_OUT = "The numbers say nothing about new recordings: encode some that were held out (hf-moshi-ttt prepare)"
 logger = logging.get_logger(__name__)
 
 
@@ -52,6 +58,32 @@ def warn_where_unknown(config: MoshiTTTConfig, provenance: Provenance, source: o
     """`require_codes_of_model`, with what cannot be told as warnings."""
     for sentence in require_codes_of_model(config, provenance, source):
         logger.warning(f"{sentence}.")
+
+
+def trained_on(model: str | Path, fingerprint: str, source: object) -> str | None:
+    """A sentence where a model was trained on exactly these codes; None where it was not, or where no run tells it.
+
+    Args:
+        model: folder of the model or of a checkpoint.
+        fingerprint: as `data_fingerprint` gives it.
+        source: what the codes are called.
+
+    Raises:
+        ValueError: a run.json that is no JSON.
+    """
+    folder = Path(model)
+    run = (folder.parent if folder.name.startswith(PREFIX_CHECKPOINT_DIR) else folder) / _RUN_FILE
+    found = read_json(run) if run.is_file() else None
+    data = found.get("data") if isinstance(found, dict) else None
+    if not isinstance(data, dict) or data.get("fingerprint") != fingerprint:
+        return None
+    return f"{source} are the recordings that {model} was trained on"
+
+
+def warn_where_trained_on(model: str | Path, fingerprint: str, source: object) -> None:
+    """`trained_on` as a warning."""
+    if (sentence := trained_on(model, fingerprint, source)) is not None:
+        logger.warning(f"{sentence}. {HOLD_OUT}.")
 
 
 class _Pair(NamedTuple):

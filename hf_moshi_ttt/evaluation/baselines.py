@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec.hub_files import expand_home
 from ..data.codes import Provenance
+from ..data.compatibility import HOLD_OUT, trained_on
 from .comparisons import compare
 from .long_context import LongContextOutput, describe_model, evaluate_long_context
 from .long_context_settings import LongContextSettings
@@ -101,6 +102,7 @@ class Comparison:
         load: from a checkpoint's path to its model, on its device.
         keep_in: folder of losses of finished recordings, or None.
         say: takes each finding to print.
+        fingerprint: of the recordings' codes (`data_fingerprint`), to tell those of a model's training.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Comparison:
         provenance: Provenance,
         keep_in: str | Path | None = None,
         say: Callable[[str], object] = print,
+        fingerprint: str | None = None,
     ) -> None:
         self.load = load
         self.recordings = recordings
@@ -118,6 +121,7 @@ class Comparison:
         self.provenance = provenance
         self.keep_in = keep_in
         self.say = say
+        self.fingerprint = fingerprint
         self._printed: set[Finding] = set()
 
     def run(self, name: str, path: str, baselines: Sequence[Baseline]) -> dict[str, Any]:
@@ -154,7 +158,7 @@ class Comparison:
         self, name: str, path: str, model: "MoshiTTTForConditionalGeneration", settings: LongContextSettings
     ) -> LongContextOutput:
         codes = [recording.codes for recording in self.recordings]
-        findings = preflight(model, codes, settings, self.provenance)
+        findings = [*preflight(model, codes, settings, self.provenance), *self._training_data(path)]
         self._print_once(name, findings)
         silence = self.provenance.silence_codes
         output = evaluate_long_context(model, codes, settings, silence_codes=silence, keep_in=self.keep_in)
@@ -164,6 +168,10 @@ class Comparison:
         found = [asdict(finding) for finding in [*findings, *after]]
         output.results = {"path": path, "description": description, **output.results, "findings": found}
         return output
+
+    def _training_data(self, path: str) -> list[Finding]:
+        sentence = None if self.fingerprint is None else trained_on(path, self.fingerprint, "These")
+        return [] if sentence is None else [Finding(sentence, HOLD_OUT)]
 
     def _print_once(self, name: str, findings: Sequence[Finding]) -> None:
         """Prints findings that were not printed before, of this model or another."""

@@ -187,7 +187,10 @@ def _opened(path: str | Path) -> Iterator[Any]:
 def _manifest(path: str | Path, file: Any) -> Manifest:
     metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path}: format {metadata.get('format')!r}, but the memory of a live stream is {FORMAT!r}.")
+        raise ValueError(
+            f"{path}: format {metadata.get('format')!r}, but the memory of a live stream is {FORMAT!r}, as "
+            "MoshiTTTSession.save writes it. What state.save wrote, model.init_state(rows).load(...) reads."
+        )
     try:
         values = json.loads(metadata.get("manifest", ""))
     except json.JSONDecodeError as error:

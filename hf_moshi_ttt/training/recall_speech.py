@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..codec.log_mel_codec import LogMelCodecModel
 from ..codec.pretrained_codec import codec_sha256, load_codec
-from ..data.codes import NUM_CODEBOOKS, load_codes, require_same_codec
+from ..data.codes import NUM_CODEBOOKS, load_codes, recordings_of, require_same_codec
 from ..data.spoken_lines import load_spoken_lines
 from ..memory.line_tasks import SaidRecording
 
@@ -85,18 +85,10 @@ def require_apart(train_codes: str, test_codes: str) -> None:
     """
     (train, train_origin), (test, test_origin) = load_codes(train_codes), load_codes(test_codes)
     require_same_codec(train_codes, train_origin, test_codes, test_origin)
-    common = _recordings_of(train) & _recordings_of(test)
+    common = recordings_of(train) & recordings_of(test)
     if common or Path(train_codes).resolve() == Path(test_codes).resolve():
         what = f"hold {len(common)} recordings in common" if common else "are one"
         raise ValueError(f"train_codes={train_codes!r} and test_codes={test_codes!r} {what}: hold others out.")
-
-
-def _recordings_of(rows: Any) -> set[tuple[str, float]]:
-    """What was encoded, by the hash of its file and where it starts there; nothing where the codes do not say."""
-    if not {"source_sha256", "start_sec"} <= set(rows.column_names):
-        return set()
-    pairs = zip(rows["source_sha256"][:], rows["start_sec"][:], strict=True)
-    return {(str(source), float(start_sec or 0)) for source, start_sec in pairs if source}
 
 
 def load_said(codes: str, recordings: Sequence[Tensor]) -> list[SaidRecording]:

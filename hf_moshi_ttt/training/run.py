@@ -1,12 +1,9 @@
 """A training run from its settings: the model, what of it is trained, the data, and where the run starts."""
 
-import hashlib
-import json
 import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,9 @@ from ..checkpoints.weight_files import ADAPTER_CONFIG_NAME, require_one_layout, 
 from ..codec.audio import frames_from_sec
 from ..codec.hub_files import lasting_name
 from ..configuration_moshi_ttt import MoshiTTTConfig
-from ..data.codes import Provenance, load_codes, require_same_codec
+from ..data.codes import Provenance, data_fingerprint, load_codes, recordings_of, require_same_codec
 from ..data.collator import MoshiTTTCollator
-from ..data.compatibility import require_codes_of_model
+from ..data.compatibility import HOLD_OUT, require_codes_of_model
 from ..data.segments import SegmentDataset
 from ..evaluation.training_metrics import LongContextCallback
 from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
@@ -238,7 +235,7 @@ def build_trainer(
         SegmentDataset(codes, frames_from_sec(sec), overlap_frames=overlap, frame_rate_hz=provenance.frame_rate_hz)
         for sec, _ in stages
     ]
-    held_out = None if data.eval_codes is None else _held_out_codes(data, provenance, model.config)
+    held_out = None if data.eval_codes is None else _held_out_codes(data, codes, provenance, model.config)
     collator = MoshiTTTCollator(model.config, provenance.silence_codes)
     course = course_settings(model_args, data, args, data_fingerprint(codes, provenance))
     dataset = StagedSegments(segments) if len(segments) > 1 else segments[0]
@@ -297,10 +294,15 @@ def _segment_frames(trainer: MoshiTTTTrainer) -> int:
     return trainer.stages()[-1].segment_frames
 
 
-def _held_out_codes(data: DataArguments, trained_on: Provenance, config: MoshiTTTConfig) -> Any:
+def _held_out_codes(data: DataArguments, trained_on: Any, train_origin: Provenance, config: MoshiTTTConfig) -> Any:
     codes, provenance = load_codes(str(data.eval_codes))
-    require_same_codec(str(data.train_codes), trained_on, str(data.eval_codes), provenance)
+    require_same_codec(str(data.train_codes), train_origin, str(data.eval_codes), provenance)
     require_codes_of_model(config, provenance, data.eval_codes)
+    if common := recordings_of(codes) & recordings_of(trained_on):
+        logger.warning(
+            f"eval_codes={data.eval_codes!r} and train_codes={data.train_codes!r} have {len(common)} recordings in "
+            f"common. {HOLD_OUT}."
+        )
     return codes
 
 
@@ -323,10 +325,3 @@ def adopt_provenance(model: Any, provenance: Provenance, source: str) -> None:
     tokenizer, sha256 = provenance.text_tokenizer, provenance.tokenizer_sha256
     if tokenizer is not None and (sha256 is not None or config.text_tokenizer_sha256 is None):
         config.text_tokenizer, config.text_tokenizer_sha256 = lasting_name(tokenizer), sha256
-
-
-def data_fingerprint(codes: Any, provenance: Provenance) -> str:
-    """A hash of what was encoded and how: equal for equal data in equal order, in any folder."""
-    described = {**asdict(provenance), "versions": None, "source": None, "codec": None, "text_tokenizer": None}
-    described["frames"] = [int(frames) for frames in codes["frames"][:]]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

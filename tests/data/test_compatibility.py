@@ -1,12 +1,20 @@
 """Codes meet a model only with the codec and tokenizer that it was trained on, or it is said that nobody knows."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.data.codes import Provenance
-from hf_moshi_ttt.data.compatibility import require_codes_of_model, warn_where_unknown
+from hf_moshi_ttt.data.compatibility import (
+    require_codes_of_model,
+    trained_on,
+    warn_where_trained_on,
+    warn_where_unknown,
+)
+from hf_moshi_ttt.training.run_files import RUN_FILE
 
 A, B = "a" * 64, "b" * 64
 
@@ -47,3 +55,19 @@ def test_what_is_not_recorded_is_said_to_be_unknown(caplog: pytest.LogCaptureFix
     assert tokenizer.startswith("Whether talks has the model's text tokenizer is not known, talks does not record its")
     warn_where_unknown(config(codec=None), codes(), "talks")
     assert "Whether talks has the model's codec is not known" in caplog.text
+
+
+def test_codes_of_the_training_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tmp_path / "run"
+    model.mkdir()
+    (model / RUN_FILE).write_text(json.dumps({"data": {"fingerprint": A}}))
+    expected = f"talks are the recordings that {model} was trained on"
+    assert trained_on(model, A, "talks") == expected and trained_on(model, B, "talks") is None
+    assert trained_on(model / "checkpoint-5", A, "talks") == expected.replace("run was", "run/checkpoint-5 was")
+    assert trained_on(model / "adapter", A, "talks") is None and trained_on("kyutai/moshiko", A, "talks") is None
+    warn_where_trained_on(model, B, "talks")
+    assert not caplog.text
+    warn_where_trained_on(model, A, "talks")
+    assert f"{expected}. The numbers say nothing about new recordings: encode some" in caplog.text
+    (model / RUN_FILE).write_text("[]")
+    assert trained_on(model, A, "talks") is None

@@ -15,11 +15,10 @@ from datasets import Column, Dataset, Features, Value, concatenate_datasets
 from datasets import List as ListFeature
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
-from hf_moshi_ttt.data.codes import load_codes
+from hf_moshi_ttt.data.codes import data_fingerprint, load_codes
 from hf_moshi_ttt.data.collator import MoshiTTTCollator
 from hf_moshi_ttt.data.mixture import mix
 from hf_moshi_ttt.data.segments import EMPTY, LaneSampler, Place, SegmentDataset, ShuffledSampler
-from hf_moshi_ttt.training.run import data_fingerprint
 
 from ..conftest import save_codes
 

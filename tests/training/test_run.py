@@ -15,12 +15,14 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from hf_moshi_ttt.checkpoints.adapters import matched_lora_rank
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.data.codes import load_codes
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.settings import read_settings
 from hf_moshi_ttt.training.run import prepare, run
@@ -99,6 +101,21 @@ def test_adapters_go_on_exactly(tmp_path: Path, codes: Path, base: Path) -> None
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ValueError, match=r"checkpoint-8: 1 weights of the model are missing \(.*lora.*\), 1 have no"):
         run({**settings, "max_steps": 9})
+
+
+def test_held_out_codes_that_are_trained_on_are_told(
+    tmp_path: Path, codes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, provenance = load_codes(str(codes))
+    numbered = rows.with_format(None).select_columns(["path", "codes", "frames"]).to_list()
+    for name, first in (("train", 0), ("eval", 1), ("others", 7)):
+        own = [{**row, "source_sha256": f"{first + n}", "start_sec": 0.0} for n, row in enumerate(numbered)]
+        Dataset.from_list(own).save_to_disk(tmp_path / name)
+        provenance.save(tmp_path / name)
+    for name, is_told in (("others", False), ("eval", True)):
+        settings = tiny_settings(tmp_path / "run", tmp_path / "train", eval_codes=str(tmp_path / name))
+        prepare({**settings, "eval_strategy": "steps", "eval_steps": 5})
+        assert ("recordings in common. The numbers say nothing about new recordings" in caplog.text) == is_told
 
 
 @pytest.fixture(scope="module")
