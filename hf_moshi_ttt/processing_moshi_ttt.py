@@ -22,7 +22,7 @@ from .checkpoints.repository import HUB_OPTIONS, Repository, read_config
 from .codec.audio import SAMPLE_RATE_HZ, Frames, sec_from_frames, whole_frames
 from .codec.hub_files import folder_or_repository, local_file
 from .codec.pretrained_codec import codec_sha256, load_codec
-from .codec.samples import float_samples
+from .codec.samples import float_samples, samples_and_rate
 from .codec.stream_rows import text_row, user_rows
 from .codec.text_stream import build_text_row, load_text_tokenizer, tokenizer_sha256
 from .configuration_moshi_ttt import MoshiTTTConfig
@@ -132,8 +132,9 @@ class MoshiTTTProcessor(ProcessorMixin):
         """`codes` `[1, K, T]` int64 of one recording, T = ceil(S / 1920).
 
         Args:
-            audio: `[S]` samples of Moshi's voice, floats in [-1, 1] or int16 or int32, which are scaled. An
-                unfinished last frame is filled with silence, as in corpora.
+            audio: `[S]` samples of Moshi's voice, floats in [-1, 1] or int16 or int32, which are scaled; or a value of
+                a dataset's audio column, which brings its rate. An unfinished last frame is filled with silence, as in
+                corpora.
             user_audio: `[S]` samples of the user's; without it the rows are those of mono recordings in training.
             words: `{word, start_sec, end_sec}` of Moshi's voice in any order; without them the text row is that of
                 audio-only recordings. A few that start after the audio's end are left out with a warning.
@@ -142,12 +143,11 @@ class MoshiTTTProcessor(ProcessorMixin):
             ValueError: another rate, more than one channel, channels of different lengths, samples of another type or
                 scale, or words of another form, before the audio's start or, too many of them, after its end.
         """
-        if sampling_rate != SAMPLE_RATE_HZ:
-            raise ValueError(f"sampling_rate={sampling_rate}, but the codec takes {SAMPLE_RATE_HZ} Hz: resample first.")
-        own = self._encode(audio)
-        user = (
-            user_rows(self.config, own, self._silence_if_needed()) if user_audio is None else self._encode(user_audio)
-        )
+        own = self._encode(audio, sampling_rate)
+        if user_audio is None:
+            user = user_rows(self.config, own, self._silence_if_needed())
+        else:
+            user = self._encode(user_audio, sampling_rate)
         if user.shape != own.shape:
             raise ValueError(f"audio has {own.shape[1]} frames, but user_audio {user.shape[1]}.")
         text = text_row(self.config, own.shape[1])
@@ -161,8 +161,11 @@ class MoshiTTTProcessor(ProcessorMixin):
             logger.warning("words: %d left out, e.g. %s", len(times.beyond_end), times.beyond_end[0])
         return build_text_row(times.words, frames, self.tokenizer).ids[None].astype(np.int64)
 
-    def _encode(self, audio: Any) -> np.ndarray:
-        samples = float_samples(audio)
+    def _encode(self, audio: Any, sampling_rate: int = SAMPLE_RATE_HZ) -> np.ndarray:
+        given, rate_hz = samples_and_rate(audio, sampling_rate)
+        if rate_hz != SAMPLE_RATE_HZ:
+            raise ValueError(f"sampling_rate={rate_hz}, but the codec takes {SAMPLE_RATE_HZ} Hz: resample first.")
+        samples = float_samples(given)
         if samples.ndim != 1 or samples.size == 0:
             raise ValueError(f"audio must be one channel of samples [S]; got shape {list(samples.shape)}.")
         values = torch.from_numpy(whole_frames(samples))[None, None].to(self.codec.device)

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import AutoProcessor
 
 from hf_moshi_ttt.codec.pretrained_codec import codec_sha256, load_codec
 from hf_moshi_ttt.codec.text_stream import tokenizer_sha256, train_text_tokenizer
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
+from hf_moshi_ttt.data.audio_feature import AudioFile
 from hf_moshi_ttt.data.codes import encode_waveform
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 from hf_moshi_ttt.processing_moshi_ttt import MoshiTTTProcessor
@@ -63,6 +65,27 @@ def test_codes_are_those_of_a_corpus_to_the_last_unfinished_frame(processor: Mos
         audio = noise(samples)
         corpus = encode_waveform(processor.codec, audio[None])[0]
         assert np.array_equal(processor(audio)["codes"][0, 1:9], corpus)
+
+
+class Decoder:
+    """As `datasets.Audio` gives it."""
+
+    def __init__(self, samples: np.ndarray) -> None:
+        self.values = {"array": samples, "sampling_rate": 24_000}
+
+    def get_all_samples(self) -> None:
+        """What torchcodec's decoders have."""
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+
+def test_values_of_audio_columns_bring_their_rate(processor: MoshiTTTProcessor, tmp_path: Path) -> None:
+    audio = noise(8000)
+    expected = processor(audio, user_audio=audio)["codes"]
+    soundfile.write(tmp_path / "a.wav", audio, 24_000, subtype="FLOAT")
+    for value in (Decoder(audio).values, Decoder(audio), AudioFile(str(tmp_path / "a.wav"))):
+        assert torch.equal(processor(value, sampling_rate=16_000, user_audio=value)["codes"], expected)
 
 
 def test_integer_samples_are_scaled_by_their_type(processor: MoshiTTTProcessor) -> None:
@@ -126,6 +149,11 @@ def test_processor_of_kyutais_repository(tmp_path: Path, lm_model: Any, folder: 
     ("call", "message"),
     [
         (lambda p: p(noise(100), sampling_rate=16_000), "sampling_rate=16000, but the codec takes 24000 Hz: resample"),
+        (lambda p: p({"array": noise(100), "sampling_rate": 8000}), "sampling_rate=8000, but the codec takes 24000 Hz"),
+        (
+            lambda p: p({"path": "a", "bytes": b""}),
+            r"audio is a dict of \['bytes', 'path'\], but must hold \"array\" and",
+        ),
         (lambda p: p(noise(100)[None]), r"audio must be one channel of samples \[S\]; got shape \[1, 100\]"),
         (lambda p: p(noise(0)), r"got shape \[0\]"),
         (lambda p: p(noise(100) * 32_767), "the peak is .*, but samples lie in .*: they look like integers stored as"),

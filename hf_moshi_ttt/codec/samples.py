@@ -32,6 +32,23 @@ def float_samples(samples: Any) -> np.ndarray:
     return values.astype(np.float32)
 
 
+def samples_and_rate(audio: Any, rate_hz: int) -> tuple[Any, int]:
+    """Samples with their rate: those of a value of a dataset's audio column, or `audio` itself with `rate_hz`.
+
+    Args:
+        audio: a dict of "array" and "sampling_rate", what `datasets.Audio` or `SeekingAudio` decodes, or samples.
+
+    Raises:
+        ValueError: a dict without these keys.
+    """
+    is_decoder = hasattr(audio, "get_all_samples") or (isinstance(audio, str) and hasattr(audio, "read"))
+    if isinstance(audio, dict) and not {"array", "sampling_rate"} <= audio.keys():
+        raise ValueError(f'audio is a dict of {sorted(audio)}, but must hold "array" and "sampling_rate": decode it.')
+    if isinstance(audio, dict) or is_decoder:
+        return audio["array"], audio["sampling_rate"]
+    return audio, rate_hz
+
+
 def require_float_scale(values: np.ndarray) -> None:
     """Raises ValueError for samples that are NaN, infinite, or far outside [-1, 1]."""
     peak = float(np.abs(values).max(initial=0.0))
