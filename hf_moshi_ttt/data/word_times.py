@@ -69,6 +69,8 @@ def in_order(words: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def main_speakers_words(items: Any) -> WordTimes:
     """Words `{word, start_sec, end_sec}` of Moshi's speaker, given in memory and in any order; `end_sec` may be absent.
 
+    Words that name another `speaker`, as those of a whole conversation do, are not Moshi's and are left out.
+
     Raises:
         ValueError: another form, or a start that is no finite number of seconds, 0 or more.
     """
@@ -81,6 +83,8 @@ def main_speakers_words(items: Any) -> WordTimes:
                 f'words[{place}]={item!r}, but a word must be a dict {{"word": text, "start_sec": seconds, "end_sec": '
                 "seconds}."
             )
+        if item.get("speaker", MAIN_SPEAKER) != MAIN_SPEAKER:
+            continue
         try:
             words.append(read_word(item["word"], item["start_sec"], item.get("end_sec"), MAIN_SPEAKER))
         except ValueError as error:

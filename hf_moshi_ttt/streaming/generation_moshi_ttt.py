@@ -216,9 +216,10 @@ class MoshiTTTStreamingMixin:
             diagnostics: whether to return what the memory of each TTT layer did.
 
         Raises:
-            ValueError: wrong shape or ids, or a state without a window.
+            ValueError: wrong shape or ids, a state without a window, or a `sampling` that is none.
         """
         self.check_frame(codes_frame, state)
+        _require_sampling(sampling)
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
         columns = _columns(self.config.delays, around)
         inputs, given = around.gather(2, columns).unbind(2)
@@ -305,11 +306,12 @@ class MoshiTTTStreamingMixin:
             text_codes: `[B, max_new_frames + max_delay]`, the text of the new frames; chosen by the model if None.
 
         Raises:
-            ValueError: wrong shapes or ids, or a number of frames below 0.
+            ValueError: wrong shapes or ids, a number of frames below 0, or a `sampling` that is none.
         """
         if isinstance(max_new_frames, bool) or not isinstance(max_new_frames, int) or max_new_frames < 0:
             raise ValueError(f"max_new_frames={max_new_frames!r}, but it must be a whole number of frames, 0 or more.")
-        sampling = sampling or Sampling.from_generation_config(self.generation_config)
+        sampling = Sampling.from_generation_config(self.generation_config) if sampling is None else sampling
+        _require_sampling(sampling)
         stream: MoshiTTTState = self.init_state(1 if codes is None else len(codes)) if state is None else state.clone()
         if codes is not None:
             stream = self.forward(codes, state=stream).state
@@ -343,6 +345,11 @@ class MoshiTTTStreamingMixin:
         if user_codes is None or isinstance(user_codes, str):
             return absent
         return _of_new_frames("user_codes", user_codes, absent)
+
+
+def _require_sampling(sampling: Any) -> None:
+    if not isinstance(sampling, Sampling):
+        raise ValueError(f"sampling={sampling!r}, but it must be a Sampling(temperature=..., top_k=...).")
 
 
 def _of_new_frames(name: str, codes: Tensor, like: Tensor) -> Tensor:

@@ -171,7 +171,11 @@ def test_a_small_overhang_is_left_out_and_named() -> None:
 
 
 def test_words_in_memory_are_read_as_those_of_files() -> None:
-    words = [{"word": "b", "start_sec": np.float32(0.5)}, {"word": "a", "start_sec": 0, "end_sec": 0.25}]
+    words = [
+        {"word": "b", "start_sec": np.float32(0.5)},
+        {"word": "of the user", "start_sec": 0.1, "end_sec": 0.4, "speaker": "SPEAKER_USER"},
+        {"word": "a", "start_sec": 0, "end_sec": 0.25, "speaker": "SPEAKER_MAIN"},
+    ]
     assert main_speakers_words(words).words == [
         {"word": "a", "start_sec": 0.0, "end_sec": 0.25, "speaker": "SPEAKER_MAIN"},
         {"word": "b", "start_sec": 0.5, "end_sec": 0.5, "speaker": "SPEAKER_MAIN"},

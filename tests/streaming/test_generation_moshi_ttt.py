@@ -326,6 +326,15 @@ def test_one_state_can_be_continued_many_times(make_model: MakeModel, prompt_fra
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.named_tensors().items())
 
 
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.5}])
+def test_what_is_no_sampling_is_refused(make_model: MakeModel, sampling: Any) -> None:
+    model = make_model()
+    with pytest.raises(ValueError, match=r"sampling=\{.*\}, but it must be a Sampling\(temperature=..., top_k=...\)"):
+        model.generate(max_new_frames=2, sampling=sampling)
+    with pytest.raises(ValueError, match="but it must be a Sampling"):
+        model.step_with_logits(random_codes(model.config, 1, 1)[:, :, 0], model.init_state(1), sampling)
+
+
 def test_given_text_is_said(make_model: MakeModel) -> None:
     model = make_model()
     prompt = random_codes(model.config, 2, 20, absent=0)
