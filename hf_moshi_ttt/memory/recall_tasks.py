@@ -239,6 +239,10 @@ class LoopTask:
         """The loss of a random frame that nothing is known about."""
         return None if self.recordings else math.log(self.num_ids)
 
+    @cached_property
+    def _numbered(self) -> list[Tensor]:
+        return numbered(self.recordings)
+
     def draw(self, rows: int, generator: Generator) -> RecallBatch:
         """A batch; hearings beyond `hearings` count as the last."""
         return drawn(self._row, rows, generator, of_recordings if self.recordings else of_random_frames)
@@ -247,7 +251,7 @@ class LoopTask:
         spread = math.log(self.longest_frames / self.shortest_frames)
         length = round(self.shortest_frames * math.exp(spread * float(torch.rand((), generator=generator))))
         if self.recordings:
-            piece = cut(numbered(self.recordings), length, generator)
+            piece = cut(self._numbered, length, generator)
         else:
             piece = torch.randint(self.num_ids, (1, length), generator=generator)
         place = torch.arange(self.frames)
