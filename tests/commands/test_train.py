@@ -1,11 +1,13 @@
 """Settings are read before anything runs; wrong ones end with code 2 and the nearest right name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from hf_moshi_ttt.commands.console import main
+from hf_moshi_ttt.data.codes import PROVENANCE_FILE, Provenance
 
 from ..conftest import save_codes
 from ..fixtures.training_runs import tiny_settings
@@ -23,10 +25,14 @@ def test_a_run_and_its_continuation(config: str, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
-def test_a_dry_run_tells_what_would_happen(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_tells_what_would_happen(
+    config: str, codec_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provenance = Provenance.load(tmp_path / "codes" / PROVENANCE_FILE)
+    replace(provenance, codec=codec_path).save(tmp_path / "codes")
     assert main(["train", config, "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "model   " in said and "\ntime    steps of" in said
+    assert "model   " in said and "\ntime    steps of" in said and "not decoded" not in said
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
