@@ -19,6 +19,14 @@ def text_row(config: "MoshiTTTConfig", frames: int) -> np.ndarray:
     return np.full((1, frames), fill, dtype=np.int64)
 
 
+def text_row_without_words(config: "MoshiTTTConfig", frames: int) -> np.ndarray | None:
+    """What a model that was trained without text is given as text `[1, T]`: its text head has learned nothing.
+
+    None for a model that has a tokenizer, which chooses its text itself.
+    """
+    return text_row(config, frames) if config.text_tokenizer is None else None
+
+
 def user_rows(config: "MoshiTTTConfig", codes_QT: np.ndarray, silence_codes: Sequence[int] | None) -> np.ndarray:
     """The user's rows `[Q, T]` of a mono recording, after the configuration's `user_stream`.
 

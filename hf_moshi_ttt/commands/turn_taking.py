@@ -121,6 +121,7 @@ def _of_codes(arguments: argparse.Namespace, models: dict[str, str], biases: lis
     from ..evaluation.turn_taking_plot import plot_conversation
 
     rows, provenance = load_codes(arguments.codes)
+    fingerprint = data_fingerprint(rows, provenance)
     count = len(rows) if arguments.conversations is None else min(arguments.conversations, len(rows))
     frames = None if arguments.length_sec is None else frames_from_sec(arguments.length_sec)
     corpus = Corpus([rows[place]["codes"][:, :frames] for place in range(count)], provenance.silence_codes)
@@ -132,7 +133,7 @@ def _of_codes(arguments: argparse.Namespace, models: dict[str, str], biases: lis
     for name, path in models.items():
         model, processor = _load(path, device_of(arguments.device))
         warn_where_unknown(model.config, provenance, arguments.codes)
-        warn_where_trained_on(path, data_fingerprint(rows, provenance), arguments.codes)
+        warn_where_trained_on(path, fingerprint, arguments.codes)
         human = human or hear_humans(processor, corpus, setup)
         if not heard and len(biases) > 1:
             sweep = _sweep(

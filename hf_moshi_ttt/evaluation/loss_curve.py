@@ -114,10 +114,16 @@ def mean_over_recordings(values_B: np.ndarray, recordings_B: Sequence[int] | Non
     It is over the pieces where `recordings_B` is None, or names one recording: then it says nothing of others.
     """
     known = np.isfinite(values_B)
-    if recordings_B is None or len(set(np.asarray(recordings_B)[known].tolist())) < 2:
-        return estimate_mean(values_B)
-    place = np.unique(np.asarray(recordings_B)[known], return_inverse=True)[1]
-    return estimate_ratio(np.bincount(place, values_B[known]), np.bincount(place).astype(np.float64))
+    if not known.any():
+        return None
+    units = drawn_with(None if recordings_B is None else np.asarray(recordings_B)[known], int(known.sum()))
+    return estimate_ratio(np.bincount(units, values_B[known]), np.bincount(units).astype(np.float64))
+
+
+def drawn_with(recordings_B: Sequence[int] | np.ndarray | None, pieces: int) -> np.ndarray:
+    """The number of what each piece is drawn with, `[B]`: its recording, or itself where there is but one recording."""
+    units = None if recordings_B is None else np.unique(recordings_B, return_inverse=True)[1]
+    return np.arange(pieces) if units is None or units.max() == 0 else units
 
 
 def mean_around(losses_RT: Sequence[np.ndarray], position: int, width_frames: int) -> Estimate | None:

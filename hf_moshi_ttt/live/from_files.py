@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..codec.audio import FRAME_SAMPLES, Frames, read_audio, sec_from_frames, whole_frames
-from ..codec.stream_rows import text_row
+from ..codec.stream_rows import text_row_without_words
 from ..codec.text_pieces import words_of_pieces
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def continue_prompt(
         frames = prompt.codes_BKT.shape[2]
         beside = None if prompt.user_S is None else _of_length(prompt.user_S, frames * FRAME_SAMPLES)
         session.prefill(prompt.codes_BKT, None if beside is None else torch.from_numpy(beside)[None])
-    config = session.model.config
-    text_B = torch.from_numpy(text_row(config, 1)[0]) if config.text_tokenizer is None else None
+    text_11 = text_row_without_words(session.model.config, 1)
+    text_B = None if text_11 is None else torch.from_numpy(text_11[0])
     said, frame_ms, memory = [], [], []
     for step in tqdm(range(new_frames + 1), desc="generate", unit="frame", disable=not progress):
         start = time.perf_counter()

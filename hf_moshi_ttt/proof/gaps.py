@@ -17,6 +17,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
+from ..evaluation.loss_curve import drawn_with
+
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 
@@ -70,10 +72,7 @@ class Rows:
     @property
     def units_R(self) -> np.ndarray:
         """What each sequence is drawn with: its recording, or itself where there is no other recording."""
-        if self.recordings is None or self.recordings < 2:
-            return np.arange(self.losses_SR.shape[1])
-        assert self.recordings_R is not None
-        return np.unique(self.recordings_R, return_inverse=True)[1]
+        return drawn_with(self.recordings_R, self.losses_SR.shape[1])
 
     @property
     def recordings(self) -> int | None:

@@ -227,7 +227,8 @@ def _recordings_at(recording_BT: torch.Tensor | None, place_BT: torch.Tensor) ->
         return None
     first_B1 = place_BT.int().argmax(1, keepdim=True)
     found_B = recording_BT.gather(1, first_B1)[:, 0]
-    return [int(number) for number in found_B.where(place_BT.any(1), -1)]
+    numbers: list[int] = found_B.where(place_BT.any(1), -1).tolist()
+    return numbers
 
 
 def _estimate(values_B: np.ndarray, recordings_B: list[int] | None) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..checkpoints.adapters import without_adapters
 from ..codec.audio import frames_from_sec
-from ..codec.stream_rows import text_row
+from ..codec.stream_rows import text_row_without_words
 from ..data.collator import MoshiTTTCollator
 from ..evaluation.long_context import evaluation_mode
 from ..special_ids import NO_INPUT_ID
@@ -86,20 +86,15 @@ class SampleCallback(TrainerCallback):
             prompt_BKT = torch.from_numpy(framed)[None].to(model.device)
             user = self._user_after(codes, prompt.shape[1], new_frames + model.config.max_delay_frames)
             user = user.to(model.device) if isinstance(user, torch.Tensor) else user
-            text = self._text_after(new_frames + model.config.max_delay_frames)
+            text_1T = text_row_without_words(self.collator.config, new_frames + model.config.max_delay_frames)
             new = model.generate(
                 prompt_BKT,
                 max_new_frames=new_frames,
                 user_codes=user,
                 sampling=sampling,
-                text_codes=text if text is None else text.to(model.device),
+                text_codes=None if text_1T is None else torch.from_numpy(text_1T).to(model.device),
             ).codes
         return torch.cat([prompt_BKT, new], dim=2).cpu()
-
-    def _text_after(self, frames: int) -> torch.Tensor | None:
-        """`generate`'s `text_codes`: as in training where there was no text, whose head has learned nothing."""
-        config = self.collator.config
-        return torch.from_numpy(text_row(config, frames)) if config.text_tokenizer is None else None
 
     def _user_after(self, codes: np.ndarray, prompt_frames: int, frames: int) -> Any:
         """`generate`'s `user_codes`: a conversation's own with silence after its end, else as in training."""
