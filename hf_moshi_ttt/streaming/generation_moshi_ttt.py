@@ -7,7 +7,7 @@ mixture; the others (-2, free) are chosen by the model.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from ..memory.naive import MemoryDiagnostics
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from ..transformer.adapted_linear import linear_of
 from ..transformer.constants import constant
+from .known_codes import begun_frames, known_codes, with_begun_frames
 from .state import MoshiTTTState, with_own_codes_as_user
 
 
@@ -216,10 +217,10 @@ class MoshiTTTStreamingMixin:
             diagnostics: whether to return what the memory of each TTT layer did.
 
         Raises:
-            ValueError: wrong shape or ids, a state without a window, or a `sampling` that is none.
+            ValueError: wrong shape or ids, a state without a window, or a `sampling` that is none or of other rows.
         """
         self.check_frame(codes_frame, state)
-        _require_sampling(sampling)
+        _require_sampling(sampling, state.batch_size)
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
         columns = _columns(self.config.delays, around)
         inputs, given = around.gather(2, columns).unbind(2)
@@ -297,72 +298,63 @@ class MoshiTTTStreamingMixin:
 
         Args:
             codes: `[B, K, T]` prompt, or None to continue `state` as it is (or to start from nothing).
-            state: the stream before the prompt, or None for a fresh one; it stays as it is.
+            state: the streams before the prompt, or None for fresh ones; it stays as it is. Each row goes on with its
+                first frame that is not complete: after single steps, which it ends, the one that they began last.
             max_new_frames: frames of 80 ms; 0 reads the prompt alone and returns codes `[B, K, 0]`.
             user_codes: `[B, Q, max_new_frames + max_delay]`, the user's side of the new frames; `"duplicate"` for a
                 copy of Moshi's, as in training on mono recordings with `user_stream="duplicate"`; absent (-1) if None.
             sampling: how codes are drawn; as the model's `generation_config` says if None.
             progress: whether to show a progress bar.
-            text_codes: `[B, max_new_frames + max_delay]`, the text of the new frames; chosen by the model if None.
+            text_codes: `[B, max_new_frames + max_delay]`, the text of the new frames, -2 where it is free; all free if
+                None.
 
         Raises:
-            ValueError: wrong shapes or ids, a number of frames below 0, or a `sampling` that is none.
+            ValueError: wrong shapes or ids, a number of frames below 0, a `sampling` that is none, or codes that are
+                not those of a frame that the stream has begun.
         """
         if isinstance(max_new_frames, bool) or not isinstance(max_new_frames, int) or max_new_frames < 0:
             raise ValueError(f"max_new_frames={max_new_frames!r}, but it must be a whole number of frames, 0 or more.")
         sampling = Sampling.from_generation_config(self.generation_config) if sampling is None else sampling
-        _require_sampling(sampling)
         stream: MoshiTTTState = self.init_state(1 if codes is None else len(codes)) if state is None else state.clone()
+        _require_sampling(sampling, stream.batch_size)
         if codes is not None:
             stream = self.forward(codes, state=stream).state
         if max_new_frames == 0:
             return MoshiTTTGenerateOutput(codes=stream.history[:, :, :0], state=stream)
-        steps = max_new_frames + self._steps_ahead(stream)
-        user, is_duplicate = self._user_frames(user_codes, stream, steps), isinstance(user_codes, str)
-        own = user.new_full((stream.batch_size, 1 + self.config.num_codebooks, steps), FREE_ID)
-        if text_codes is not None:
-            own[:, 0] = _of_new_frames("text_codes", text_codes, own[:, 0])
-        everyone = torch.ones_like(stream.frames, dtype=torch.bool)
-        frames: list[Any] = []
-        for step in tqdm(range(steps), desc="generate", unit="frame", disable=not progress):
-            stream = stream.with_own_codes_as_user(everyone) if is_duplicate else stream
-            output: Any = self.step_with_logits(torch.cat([own[:, :, step], user[:, :, step]], dim=1), stream, sampling)
+        begun = begun_frames(stream)
+        known = known_codes(self.config, stream, max_new_frames, user_codes, text_codes)
+        for column in range(max(begun)):
+            self.check_frame(known[:, :, column], stream)
+        is_duplicate, frames = isinstance(user_codes, str), []
+        stream = with_begun_frames(stream, begun, known, has_user=user_codes is not None and not is_duplicate)
+        begun_B = torch.tensor(begun, device=stream.frames.device)
+        for column in tqdm(range(min(begun), known.shape[2]), desc="generate", unit="frame", disable=not progress):
+            active_B = begun_B <= column
+            stream = stream.with_own_codes_as_user(active_B) if is_duplicate else stream
+            rows = None if column >= max(begun) else active_B  # from then on all rows stand at the same new frame
+            drawn = sampling if rows is None else _of_active_rows(sampling, rows)
+            output: Any = self.step_with_logits(known[:, :, column], stream, drawn, rows)
             stream = output.state
             frames.append(output.complete_codes)
-        new = torch.stack(frames[steps - max_new_frames :], dim=2)
+        new = torch.stack(frames[-max_new_frames:], dim=2)
         return MoshiTTTGenerateOutput(codes=with_own_codes_as_user(new) if is_duplicate else new, state=stream)
 
-    def _steps_ahead(self, state: MoshiTTTState) -> int:
-        """Steps until the first frame that is not complete in `state` becomes so, less one."""
-        own = state.history[:, 1 : 1 + self.config.num_codebooks]
-        return 0 if bool((own == FREE_ID).any()) else self.config.max_delay_frames
 
-    def _user_frames(self, user_codes: Tensor | str | None, state: MoshiTTTState, steps: int) -> Tensor:
-        shape = (state.batch_size, self.config.num_codebooks, steps)
-        if isinstance(user_codes, str) and user_codes != "duplicate":
-            raise ValueError(f'user_codes={user_codes!r}, but it must be codes, "duplicate" or None.')
-        absent = state.history.new_full(shape, NO_INPUT_ID)
-        if user_codes is None or isinstance(user_codes, str):
-            return absent
-        return _of_new_frames("user_codes", user_codes, absent)
-
-
-def _require_sampling(sampling: Any) -> None:
+def _require_sampling(sampling: Any, num_rows: int) -> None:
     if not isinstance(sampling, Sampling):
         raise ValueError(f"sampling={sampling!r}, but it must be a Sampling(temperature=..., top_k=...).")
+    if isinstance(sampling.generator, Sequence) and len(sampling.generator) != num_rows:
+        raise ValueError(
+            f"sampling has {len(sampling.generator)} generators for {num_rows} rows: give one, or one a row."
+        )
 
 
-def _of_new_frames(name: str, codes: Tensor, like: Tensor) -> Tensor:
-    """The first frames of given codes, as many as `like` has.
-
-    Raises:
-        ValueError: another shape, or fewer frames.
-    """
-    steps = like.shape[-1]
-    if codes.dim() != like.dim() or codes.shape[:-1] != like.shape[:-1] or codes.shape[-1] < steps:
-        axes = "[B, Q, T]" if like.dim() == 3 else "[B, T]"
-        raise ValueError(f"{name} must be {axes} = {list(like.shape)} or longer; got {list(codes.shape)}.")
-    return codes[..., :steps]
+def _of_active_rows(sampling: Sampling, active_B: Tensor) -> Sampling:
+    """The same draws, for which rows that rest do not use generators of their own."""
+    if sampling.generator is None or isinstance(sampling.generator, torch.Generator):
+        return sampling
+    idle, rows = torch.Generator(active_B.device), zip(sampling.generator, active_B.tolist(), strict=True)
+    return replace(sampling, generator=[own if active else idle for own, active in rows])
 
 
 def _columns(delays: Sequence[int], around_BKT: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class MoshiTTTState(StreamState):
     def fresh_value(self, name: str, tensor: Tensor) -> Tensor:
         """What a tensor of this state holds before the first frame."""
         if name in ("history", "initial"):
-            return self.initial[:, :, None].expand_as(tensor) if name == "history" else tensor
+            return self.initial[:, :, None].expand_as(tensor).clone() if name == "history" else tensor
         return torch.zeros_like(tensor)
 
     def keep_rows(self, rows_B: Tensor, before: "MoshiTTTState") -> "MoshiTTTState":
@@ -93,7 +93,7 @@ class MoshiTTTState(StreamState):
 
     def new_segment(self) -> "MoshiTTTState":
         """A state with the same memory, and a fresh attention window, positions and delays."""
-        fresh = self.fresh_value("history", self.history).clone()
+        fresh = self.fresh_value("history", self.history)
         return replace(self, window=None, history=fresh, frames=torch.zeros_like(self.frames))
 
 

@@ -335,6 +335,11 @@ def test_what_is_no_sampling_is_refused(make_model: MakeModel, sampling: Any) ->
         model.step_with_logits(random_codes(model.config, 1, 1)[:, :, 0], model.init_state(1), sampling)
 
 
+def test_generators_of_other_rows_are_refused(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="sampling has 2 generators for 1 rows: give one, or one a row"):
+        make_model().generate(max_new_frames=2, sampling=Sampling(generator=[torch.Generator(), torch.Generator()]))
+
+
 def test_given_text_is_said(make_model: MakeModel) -> None:
     model = make_model()
     prompt = random_codes(model.config, 2, 20, absent=0)

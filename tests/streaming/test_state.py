@@ -99,6 +99,13 @@ def test_bad_files_are_refused(make_model: MakeModel, tmp_path: Path) -> None:
         model.init_state(3).load(path, model.config)
 
 
+def test_a_reset_state_without_delays_can_be_saved(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model(delays=[0] * 17)
+    state = model.generate(max_new_frames=3).state.reset()
+    state.save(tmp_path / "state", model.config)
+    assert torch.equal(model.init_state(1).load(tmp_path / "state", model.config).history, state.initial[:, :, None])
+
+
 def test_rows_must_be_a_mask(make_model: MakeModel) -> None:
     with pytest.raises(ValueError, match=r"bool tensor of 3 values, one a row; got torch.int64 of shape \[1\]"):
         make_model().init_state(3).reset(torch.tensor([1]))
