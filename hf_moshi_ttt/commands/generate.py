@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     session = MoshiTTTSession(model, processor, sampling=sampling, seeds=seeds, user_stream=user_stream)
     if arguments.memory is not None:
         session.restore(arguments.memory, other_sampling=arguments.temperature is not None)
-    session.set_memory_on(0, not arguments.without_memory)
+    if arguments.without_memory:
+        session.set_memory_on(0, False)
     result = continue_prompt(session, prompt, new_frames, watch=arguments.plot is not None, progress=True)
     facts = {"model": path, "prompt": name, "seed": session.seeds[0], "memory_at_end": session.memory_stats(0)}
     report = _write(arguments, processor, result, facts)

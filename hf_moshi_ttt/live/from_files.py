@@ -102,7 +102,8 @@ def continue_prompt(
 ) -> Continuation:
     """The next frames of a session of one row; the user is silent once their sound ends.
 
-    Where the prompt has no user, the user's rows are those of the session's `user_stream`.
+    A stream that has begun goes on with the frame that it chose last, and the user begins beside that one. Where the
+    prompt has no user, the user's rows are those of the session's `user_stream`.
 
     A model that was trained without text is given the text row of its training: its text head has learned nothing.
 
@@ -113,7 +114,10 @@ def continue_prompt(
     Raises:
         ValueError: a prompt for a stream that has begun, or as in `MoshiTTTSession.prefill`.
     """
-    user = None if prompt.user_S is None else _heard(session, prompt, new_frames + 1)
+    has_begun = bool((session.state.frames > 0).any())
+    told_steps = 0 if has_begun else 1  # the first step tells the prompt's last frame, or nothing
+    steps = told_steps + new_frames
+    user = None if prompt.user_S is None else _heard(prompt, has_begun, steps)
     if prompt.codes_BKT is not None:
         frames = prompt.codes_BKT.shape[2]
         beside = None if prompt.user_S is None else _of_length(prompt.user_S, frames * FRAME_SAMPLES)
@@ -121,22 +125,21 @@ def continue_prompt(
     text_11 = text_row_without_words(session.model.config, 1)
     text_B = None if text_11 is None else torch.from_numpy(text_11[0])
     said, frame_ms, memory = [], [], []
-    for step in tqdm(range(new_frames + 1), desc="generate", unit="frame", disable=not progress):
+    for step in tqdm(range(steps), desc="generate", unit="frame", disable=not progress):
         start = time.perf_counter()
         said.append(session.step(None if user is None else user[None, step], forced_text_B=text_B))
         frame_ms.append(1e3 * (time.perf_counter() - start))
         if watch:
             memory.append(session.memory_stats(0))
-    new = said[1:]  # the first step completes the frame before
+    new = said[told_steps:]
     own_BQT = torch.stack([torch.cat([frame.text_ids_B[:, None], frame.codes_BQ], dim=1) for frame in new], dim=2)
     codes_BKT = torch.cat([own_BQT, torch.full_like(own_BQT[:, 1:], -1)], dim=1)
-    return Continuation(codes_BKT, [frame.text[0] for frame in new], frame_ms[1:], memory[1:])
+    return Continuation(codes_BKT, [frame.text[0] for frame in new], frame_ms[told_steps:], memory[told_steps:])
 
 
-def _heard(session: "MoshiTTTSession", prompt: Prompt, steps: int) -> np.ndarray:
+def _heard(prompt: Prompt, has_begun: bool, steps: int) -> np.ndarray:
     """The user's frames `[steps, 1920]`: each is heard one step after Moshi's frame beside it was chosen."""
-    begun = bool((session.state.frames > 0).any())
-    first = 0 if begun else -1 if prompt.codes_BKT is None else prompt.codes_BKT.shape[2] - 1
+    first = 0 if has_begun else -1 if prompt.codes_BKT is None else prompt.codes_BKT.shape[2] - 1
     padded_S = np.pad(np.asarray(prompt.user_S, dtype=np.float32), (FRAME_SAMPLES if first < 0 else 0, 0))
     frames_TN = whole_frames(_of_length(padded_S, (max(first, 0) + steps) * FRAME_SAMPLES))
     return frames_TN.reshape(-1, FRAME_SAMPLES)[max(first, 0) :]

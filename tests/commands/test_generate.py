@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from hf_moshi_ttt.codec import stream_rows
 from hf_moshi_ttt.commands.console import main
@@ -111,6 +112,24 @@ def test_a_whole_stream_goes_on_as_it_was_drawn(
         assert f"{message}: {tmp_path / 'stream'} holds a whole stream, which goes on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_whole_stream_keeps_its_switch(model: str, tmp_path: Path, is_on: bool) -> None:
+    """What was saved with a silent memory goes on so."""
+    loaded = MoshiTTTForConditionalGeneration.from_pretrained(model).eval()
+    session = MoshiTTTSession(loaded, MoshiTTTProcessor.from_pretrained(model))
+    session.set_memory_on(0, is_on)
+    text_B = torch.tensor([loaded.config.end_pad_token_id])
+    for _ in range(5):
+        session.step(None, forced_text_B=text_B)
+    session.save(tmp_path / "stream")
+    expected = torch.cat([session.step(None, forced_text_B=text_B).codes_BQ for _ in range(20)]).T[None]
+    words = ["generate", model, "--memory", str(tmp_path / "stream"), "--new-sec", "1.6"]
+    assert main([*words, "--output", str(tmp_path / "out.wav")]) == 0
+    codes = torch.cat([torch.zeros(1, 1, 20, dtype=torch.int64), expected, torch.full((1, 8, 20), -1)], dim=1)
+    soundfile.write(tmp_path / "expected.wav", session.processor.decode_audio(codes)[0], 24_000)
+    assert (tmp_path / "out.wav").read_bytes() == (tmp_path / "expected.wav").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("rows", "option", "user_stream"),
     [(8, [], "duplicate"), (17, [], "silence"), *((17, ["--user-stream", name], name) for name in USER_STREAMS)],
@@ -120,7 +139,13 @@ def test_who_is_heard_where_nobody_is(
 ) -> None:
     """As the option says; else mono prompts go on with the model's own, prompts of two speakers with silence."""
     sessions: list[Any] = []
-    monkeypatch.setattr(MoshiTTTSession, "set_memory_on", lambda session, row, on: sessions.append(session))
+    real = from_files.continue_prompt
+
+    def spy(session: MoshiTTTSession, *rest: Any, **more: Any) -> Any:
+        sessions.append(session)
+        return real(session, *rest, **more)
+
+    monkeypatch.setattr(from_files, "continue_prompt", spy)
     words = ["--codes", str(save_codes(tmp_path / "codes", [30], rows)), "--prompt-sec", "1.6", "--new-sec", "0.16"]
     assert main(["generate", model, *words, *option, "--output", str(tmp_path / "out.wav")]) == 0
     assert [session.user_stream for session in sessions] == [user_stream]

@@ -70,6 +70,28 @@ def test_a_user_alone_is_heard_from_the_first_sample(open_session: OpenSession, 
     assert torch.equal(result.codes_BKT[0, 1:9].T, torch.cat([frame.codes_BQ for frame in frames[1:]]))
 
 
+@pytest.mark.parametrize("begun_by", ["steps", "a prompt", "a prompt and steps"])
+def test_a_stream_that_was_saved_loses_no_frame(
+    open_session: OpenSession, files: Path, tmp_path: Path, begun_by: str
+) -> None:
+    """What it says afterwards is what it would have said, beside the same user."""
+    live, user = open_session(sampling=GREEDY), torch.cat([torch.zeros(1, 1, 1920), voices(1, 12)], dim=1)
+    if "prompt" in begun_by:
+        prompt = read_prompt(live.processor, files / "own.wav", files / "user.wav", Frames(6))
+        assert prompt.codes_BKT is not None and prompt.user_S is not None
+        live.prefill(prompt.codes_BKT, torch.from_numpy(prompt.user_S[None, : 6 * 1920]))
+    if "steps" in begun_by:
+        for step in range(4):
+            live.step(user[:, step])
+    live.save(tmp_path / "stream")
+    expected = [live.step(user[:, step]) for step in range(4, 13)]
+    again = MoshiTTTSession.load(tmp_path / "stream", live.model, live.processor)
+    result = continue_prompt(again, Prompt(None, user[0, 4:].flatten().numpy()), 9, watch=True)
+    assert torch.equal(result.codes_BKT[0, 1:9].T, torch.cat([frame.codes_BQ for frame in expected]))
+    assert result.pieces == [frame.text[0] for frame in expected]
+    assert len(result.frame_ms) == len(result.memory) == 9
+
+
 @pytest.mark.parametrize("user_stream", ["duplicate", "silence", "none"])
 def test_without_a_user_the_rows_are_those_of_mono_recordings(
     open_session: OpenSession, files: Path, user_stream: Any
