@@ -80,7 +80,8 @@ class _Walk(torch.autograd.Function):
         ctx.step, ctx.sizes = step, (num_frames, num_state, len(outputs))
         ctx.save_for_backward(*frames, *parameters, *(x for before in states[:-1] for x in before))
         ctx.mark_non_differentiable(*(x for x in states[-1] if not x.is_floating_point()))
-        return _joined(outputs), *states[-1]
+        # FSDP2 hooks what a layer returns, which it cannot do safely on views.
+        return _joined(outputs), *(x.clone() if x._is_view() else x for x in states[-1])
 
     @staticmethod
     @first_derivative_only("memories", "differentiate the plain recurrences, such as those of memory/online.py")

@@ -83,8 +83,14 @@ def ttt(net: InnerNetwork, tokens: InnerTokens, state: TTTState | None = None) -
         normed, state_after = _scan(grid, _flat(state), whole, count)
         normed = grid.taken_back(normed)
     position = (state.position + length) % size
-    state_after = state_after.map(lambda name, x: position if name == "position" else x.unflatten(0, (batch, heads)))
+    state_after = state_after.map(lambda name, x: position if name == "position" else _in_heads(x, batch))
     return tokens.q + normed.unflatten(0, (batch, heads)), state_after
+
+
+def _in_heads(x: Tensor, batch: int) -> Tensor:
+    """`[B * H, ...]` as `[B, H, ...]`; where it has a gradient no view, as FSDP2 cannot hook one safely."""
+    rows = x.unflatten(0, (batch, -1))
+    return rows.clone() if rows.requires_grad else rows
 
 
 def _laid_out(net: InnerNetwork, tokens: InnerTokens, state: TTTState | None) -> tuple[_Grid, int]:

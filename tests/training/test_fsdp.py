@@ -60,6 +60,7 @@ def test_bfloat16_adapters_train_and_go_on(tmp_path: Path, codes: Path, fsdp: st
     whole = tiny_settings(tmp_path / "whole", codes, **mode)
     assert train(whole, processes=2, fsdp=fsdp) == [0, 0], log_of(tmp_path / "whole")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    assert "returned a view" not in log_of(tmp_path / "whole")  # torch: gradients may be wrong
     seen = json.loads((tmp_path / "whole-learners.json").read_text())
     assert seen["dtypes"] == ["torch.float32"]
     assert seen["memory"]["changed"] == 0 and seen["memory"]["too fine for bfloat16"] > 10, seen["memory"]
