@@ -36,12 +36,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.print:
         print(yaml_of(arguments.settings), end="")
         return 0
+    from accelerate import PartialState
+
     from ..training.run import dry_run, run
 
     settings = settings_of(arguments.settings)
     if arguments.dry_run:
-        return dry_run(settings, lambda title, line: print(f"{title:<8}{line}", flush=True))
-    return run(settings)
+        code = dry_run(settings, lambda title, line: print(f"{title:<8}{line}", flush=True))
+    else:
+        code = run(settings)
+    PartialState().destroy_process_group()  # torch asks for it: threads of a group that is left may crash the exit
+    return code
 
 
 def read_words(words: list[str]) -> dict[str, Any]:

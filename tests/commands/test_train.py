@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate import PartialState
 
 from hf_moshi_ttt.commands.console import main
 from hf_moshi_ttt.data.codes import PROVENANCE_FILE, Provenance
@@ -23,6 +24,15 @@ def config(tmp_path: Path) -> str:
 def test_a_run_and_its_continuation(config: str, tmp_path: Path) -> None:
     assert main(["train", config, "max_steps=2"]) == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("changes", [["max_steps=1", "save_strategy=no"], ["--dry-run"]])
+def test_what_the_processes_share_is_given_up_at_the_end(
+    config: str, changes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_up: list[bool] = []
+    monkeypatch.setattr(PartialState, "destroy_process_group", lambda _: given_up.append(True))
+    assert main(["train", config, *changes]) == 0 and given_up == [True]
 
 
 def test_a_dry_run_tells_what_would_happen(
