@@ -132,6 +132,9 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "neftune_noise_alpha": (None, "it knows no embeddings of 17 streams"),
     "deepspeed": (None, "use FSDP2 (configs/accelerate/fsdp2_4gpu.yaml)"),
     "save_on_each_node": (False, "checkpoints need a folder that all nodes share"),
+    "ignore_data_skip": (False, "a run continues at its place in the data"),
+    "dataloader_in_order": (True, "the order of batches is that of the lanes, and the same in every run"),
+    "label_names": (None, "the labels are those of the collator"),
 }
 
 
@@ -229,6 +232,10 @@ class MoshiTTTTrainingArguments(TrainingArguments):
                 f"per_device_train_batch_size={self.per_device_train_batch_size} rows for each process. Divide that by "
                 "the number of processes instead."
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, and so what training_args.bin holds, which push_to_hub publishes: all but the token."""
+        return {**vars(self), "hub_token": None}
 
     def _require_one_way_to_start(self) -> None:
         for key in ("reset_optimizer", "reset_step"):

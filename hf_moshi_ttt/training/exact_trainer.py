@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import HfApi
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -130,6 +131,19 @@ class ExactTrainer(Trainer):
             if self.args.should_save:
                 self.folders.publish_files("model")
             self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub and self.is_world_process_zero():
+            self._push_final_model()
+
+    def _push_final_model(self) -> None:
+        """Uploads the run's folder without its checkpoints, whatever `hub_strategy` has uploaded of them."""
+        self._finish_current_push()
+        HfApi(token=self.args.hub_token).upload_folder(
+            repo_id=str(self.hub_model_id),
+            folder_path=str(self.args.output_dir),
+            commit_message="End of training",
+            revision=self.args.hub_revision,
+            ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"],
+        )
 
     # Continuing
 
@@ -198,6 +212,10 @@ class ExactTrainer(Trainer):
                 "set load_best_model_at_end=false."
             )
         return None
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether it is the best so far, or is saved in any case: `save_strategy="best"` saves what this says."""
+        return super()._determine_best_metric(metrics, trial) or self.control.should_save
 
     def _load_best_model(self) -> None:
         best = Path(str(self.state.best_model_checkpoint))

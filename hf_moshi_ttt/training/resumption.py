@@ -38,7 +38,7 @@ _PARTS = {
 }
 _ALWAYS = ("the step", "the settings")
 # What the course of a run depends on. Of the model, the configuration is compared whole (config.json).
-_DATA_KEYS = ("duration_sec", "overlap_sec", "order", "data_fingerprint", "seed", "rows_per_step")
+_DATA_KEYS = ("duration_sec", "overlap_sec", "order", "data_fingerprint", "seed", "data_seed", "rows_per_step")
 _LANE_KEYS = ("per_device_train_batch_size", "world_size", "carry_window", "state_reset_probability")
 _MODEL_KEYS = ("trainable", "bf16")
 _LORA_KEYS = ("model_name_or_path", "lora_rank", "lora_scaling", "lora_parts")

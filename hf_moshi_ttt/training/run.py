@@ -103,7 +103,14 @@ def dry_run(settings: dict[str, Any], say: Callable[[str, str], None]) -> int:
     if not memory.fits:
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        unsaved = {"output_dir": folder, "save_strategy": "no", "report_to": "none", "stop_at_step": None}
+        unsaved = {
+            "output_dir": folder,
+            "save_strategy": "no",
+            "report_to": "none",
+            "stop_at_step": None,
+            "push_to_hub": False,
+            "load_best_model_at_end": False,
+        }
         trainer = build_trainer(model, model_args, data_args, parse_settings({**settings, **unsaved})[2])
         for line in describe_steps(trainer.stages(), [steps for _, steps in data_args.stages()], args):
             say("data", line)

@@ -144,15 +144,17 @@ class MoshiTTTTrainer(ExactTrainer):
         return list(self.segments.stages) if isinstance(self.segments, StagedSegments) else [self.segments]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
-        lanes = self.args.per_device_train_batch_size * self.args.world_size
-        kind = LaneSampler if self.order == "lanes" else ShuffledSampler
+        rows = self.args.per_device_train_batch_size * self.args.world_size
+        rows_of_step = rows * self.args.gradient_accumulation_steps
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
 
         def make(segments: SegmentDataset) -> LaneSampler | ShuffledSampler:
-            return kind(segments, lanes, self.args.seed)
+            if self.order == "lanes":
+                return LaneSampler(segments, rows, seed)
+            return ShuffledSampler(segments, rows_of_step, seed)
 
         if isinstance(self.segments, StagedSegments):
-            rows = lanes * self.args.gradient_accumulation_steps
-            return staged_sampler(self.segments, make, self.stage_steps, self.args.max_steps, rows)
+            return staged_sampler(self.segments, make, self.stage_steps, self.args.max_steps, rows_of_step)
         return make(self.segments)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler:

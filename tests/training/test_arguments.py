@@ -1,5 +1,6 @@
 """Settings are YAML with `key=value` changes: 3e-4 is a number, and what is unknown or out of bounds is refused."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def test_the_training_data_must_be_named(tmp_path: Path) -> None:
         ({"lora_parts": ["ffn", "nose"]}, "lora_parts=.*'nose'.*some of attention, ffn, depth, text_head"),
         ({"fp16": True}, "fp16=True is not supported: Moshi's weights need the range of bfloat16: use bf16"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size=True is not supported: lanes and exact resumption need"),
+        ({"ignore_data_skip": True}, "ignore_data_skip=True is not supported: a run continues at its place in"),
+        ({"dataloader_in_order": False}, "dataloader_in_order=False is not supported: the order of batches is that"),
+        ({"label_names": ["labels"]}, "label_names=.*'labels'.* is not supported: the labels are those of the coll"),
         (
             {"accelerator_config": {"split_batches": True}},
             "split_batches=True is not supported: .* count per_device_train_batch_size=8 rows for each process. Divide",
@@ -106,6 +110,13 @@ def test_the_training_data_must_be_named(tmp_path: Path) -> None:
 def test_values_out_of_bounds_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parsed(tmp_path, **settings)
+
+
+def test_a_token_is_used_and_not_written(tmp_path: Path) -> None:
+    """training_args.bin, which push_to_hub publishes, is a pickle of the arguments."""
+    args = parsed(tmp_path, hub_token="hf_secret")[2]
+    assert args.hub_token == "hf_secret" and b"hf_secret" not in pickle.dumps(args)
+    assert pickle.loads(pickle.dumps(args)).learning_rate == args.learning_rate
 
 
 def test_a_checkpoint_replaces_the_preset_on_the_command_line(tmp_path: Path) -> None:

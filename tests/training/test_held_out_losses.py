@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hf_moshi_ttt.training.run import prepare, run
 from hf_moshi_ttt.training.trainer import MoshiTTTTrainer
 
 from ..conftest import save_codes
-from ..fixtures.training_runs import tiny_settings, train
+from ..fixtures.training_runs import outcome, tiny_settings, train
 from .test_trainer import LANES, SHUFFLED, losses, make_trainer
 
 
@@ -106,6 +107,21 @@ def test_the_best_checkpoint_is_kept_and_loaded(tmp_path: Path, codes: Path, hel
         ValueError, match="save_total_limit=1 with metric_for_best_model='loss': in the end transformers"
     ):
         make_trainer(tmp_path / "one", codes, **{**best, "save_total_limit": 1})
+
+
+def test_a_stop_saves_also_where_only_the_best_is_saved(tmp_path: Path, codes: Path, held_out: Path) -> None:
+    """Stopped after a step that was evaluated and found worse, the run goes on from there."""
+    settings = tiny_settings(
+        tmp_path / "run", codes, eval_codes=str(held_out), eval_strategy="steps", eval_steps=2, save_strategy="best",
+        load_best_model_at_end=True, learning_rate=0.3, max_grad_norm=0.0, save_total_limit=None,
+    )  # fmt: skip
+    run({**settings, "stop_at_step": 6})
+    trainer = prepare(settings)[0]
+    assert [path.name for path in trainer.folders.present()] == ["checkpoint-2", "checkpoint-6"]
+    assert run(settings) == 0
+    assert run({**settings, "output_dir": str(tmp_path / "whole")}) == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+    assert [path.name for path in (tmp_path / "whole").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 def test_held_out_data_needs_a_time_and_the_same_codec(tmp_path: Path, codes: Path, held_out: Path) -> None:

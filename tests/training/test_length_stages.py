@@ -62,3 +62,16 @@ def test_a_run_in_stages_goes_on_exactly(tmp_path: Path, codes: Path) -> None:
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole") and len(outcome(tmp_path / "run")[0]) == 8
     with pytest.raises(ValueError, match="duration_sec is .*'steps': 4.*, asked for 0.8"):
         run({**settings, "duration_sec": 0.8})
+
+
+def test_how_a_batch_is_divided_changes_no_step_of_a_stage(tmp_path: Path, codes: Path) -> None:
+    """18 segments, then 9, are no whole steps of four rows: the last step of each pass has fewer."""
+    found = []
+    for rows in (4, 2, 1):
+        settings = tiny_settings(
+            tmp_path / str(rows), codes, duration_sec=[{"duration_sec": 0.4, "steps": 6}, {"duration_sec": 0.8}],
+            max_steps=10, per_device_train_batch_size=rows, gradient_accumulation_steps=4 // rows, save_strategy="no",
+        )  # fmt: skip
+        run(settings)
+        found.append(outcome(tmp_path / str(rows))[0])
+    assert found[1] == pytest.approx(found[0], rel=1e-5) and found[2] == pytest.approx(found[0], rel=1e-5)

@@ -29,6 +29,7 @@ from hf_moshi_ttt.training.run import prepare, run
 from hf_moshi_ttt.training.run_files import read_metrics
 
 from ..conftest import save_codes
+from ..fixtures.hub_stand_in import running_hub
 from ..fixtures.training_runs import outcome, tiny_settings
 
 ROOT = Path(__file__).parents[2]
@@ -348,3 +349,32 @@ def test_several_gpus_in_one_process_are_refused(tmp_path: Path, codes: Path, mo
     monkeypatch.setattr("hf_moshi_ttt.training.arguments.MoshiTTTTrainingArguments.n_gpu", 8)
     with pytest.raises(ValueError, match="8 GPUs are visible, but one process was started. Use accelerate"):
         prepare(tiny_settings(tmp_path, codes))
+
+
+_PUBLISH = """
+import json, sys
+from hf_moshi_ttt.training.run import dry_run, run
+settings = json.loads(sys.argv[1])
+dry_run({**settings, "hub_model_id": "user/dry"}, print)
+run(settings)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["end", "every_save"])
+def test_the_final_model_is_published_whatever_was_of_its_checkpoints(
+    tmp_path: Path, codes: Path, strategy: str
+) -> None:
+    """The best of the run, which was not saved last; a dry run makes no repository."""
+    settings = tiny_settings(
+        tmp_path / "run", codes, push_to_hub=True, hub_model_id="user/run", hub_strategy=strategy, report_to="none",
+        eval_codes=str(codes), eval_strategy="steps", eval_steps=2, load_best_model_at_end=True, learning_rate=0.3,
+        max_steps=4, max_grad_norm=0.0,
+    )  # fmt: skip
+    with running_hub() as hub:
+        command = [sys.executable, "-c", _PUBLISH, json.dumps(settings)]
+        done = subprocess.run(command, env=hub.environment(tmp_path), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert set(hub.repos) == {"user/run"}
+        published = hub.repos["user/run"]["model.safetensors"]
+    assert published == (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert published == (tmp_path / "run" / "checkpoint-2" / "model.safetensors").read_bytes()

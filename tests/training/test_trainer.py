@@ -162,6 +162,14 @@ def test_an_epoch_ends_with_empty_rows_and_nothing_is_left_out(tmp_path: Path, c
     assert all(loss < 10 for loss in losses(trainer).values()) and len(losses(trainer)) == 10
 
 
+@pytest.mark.parametrize("order", ["shuffled", "lanes"])
+def test_the_order_of_the_data_has_a_seed_of_its_own(tmp_path: Path, codes: Path, order: str) -> None:
+    def places(**seeds: int) -> list[Any]:
+        return list(make_trainer(tmp_path, codes, order=order, **seeds)._get_train_sampler())
+
+    assert places(seed=1, data_seed=5) == places(seed=5) != places(seed=1)
+
+
 def test_a_mixture_of_codes_trains(tmp_path: Path, codes: Path) -> None:
     talks = save_codes(tmp_path / "talks", [40, 30], rows=17)
     trainer = make_trainer(tmp_path / "run", codes, train_codes={str(codes): 3, str(talks): 1}, max_steps=4)
