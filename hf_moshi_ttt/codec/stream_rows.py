@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ..special_ids import NO_INPUT_ID
 
@@ -19,12 +20,14 @@ def text_row(config: "MoshiTTTConfig", frames: int) -> np.ndarray:
     return np.full((1, frames), fill, dtype=np.int64)
 
 
-def text_row_without_words(config: "MoshiTTTConfig", frames: int) -> np.ndarray | None:
-    """What a model that was trained without text is given as text `[1, T]`: its text head has learned nothing.
+def text_codes_without_words(config: "MoshiTTTConfig", batch_size: int, frames: int) -> torch.Tensor | None:
+    """What a model that was trained without text is given as text `[B, T]`: its text head has learned nothing.
 
     None for a model that has a tokenizer, which chooses its text itself.
     """
-    return text_row(config, frames) if config.text_tokenizer is None else None
+    if config.text_tokenizer is not None:
+        return None
+    return torch.from_numpy(text_row(config, frames)).repeat(batch_size, 1)
 
 
 def user_rows(config: "MoshiTTTConfig", codes_QT: np.ndarray, silence_codes: Sequence[int] | None) -> np.ndarray:

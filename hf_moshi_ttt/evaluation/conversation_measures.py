@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..codec.audio import FRAME_SAMPLES, sec_from_frames
+from ..codec.stream_rows import text_codes_without_words
 from ..streaming.generation_moshi_ttt import Sampling
 from .loss_curve import bin_centres, estimate_mean
 
@@ -59,7 +60,11 @@ def continue_conversation(
     prompt, user_codes = (
         torch.from_numpy(x.astype(np.int64))[None].to(model.device) for x in (codes_KT[:, :prompt_frames], user)
     )
-    result: Any = model.generate(prompt, max_new_frames=new_frames, user_codes=user_codes, sampling=sampling)
+    text = text_codes_without_words(model.config, 1, length)
+    text = None if text is None else text.to(model.device)
+    result: Any = model.generate(
+        prompt, max_new_frames=new_frames, user_codes=user_codes, sampling=sampling, text_codes=text
+    )
     return result.codes[0].cpu().numpy()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..codec.audio import FRAME_SAMPLES, sec_from_frames
+from ..codec.stream_rows import text_codes_without_words
 from ..data.codes import decode_codes
 from ..streaming.generation_moshi_ttt import Sampling
 from .speech_times import Word
@@ -45,13 +46,18 @@ def drive(
         shapes = [list(user.shape) for user in users_QT]
         raise ValueError(f"The users' codes must be [{codebooks}, T] each, at least one; got {shapes}.")
     frames = max(user.shape[1] for user in users_QT)
-    heard = np.repeat(np.asarray(silence_codes, np.int64)[:, None], frames + model.config.max_delay_frames, axis=1)
+    given_frames = frames + model.config.max_delay_frames
+    heard = np.repeat(np.asarray(silence_codes, np.int64)[:, None], given_frames, axis=1)
     batch = np.repeat(heard[None], len(users_QT), axis=0)
     for row, user in zip(batch, users_QT, strict=True):
         row[:, : user.shape[1]] = user
-    user_codes = torch.from_numpy(batch).to(model.device)
+    text = text_codes_without_words(model.config, len(users_QT), given_frames)
     result: Any = model.generate(
-        state=model.init_state(len(users_QT)), max_new_frames=frames, user_codes=user_codes, sampling=sampling
+        state=model.init_state(len(users_QT)),
+        max_new_frames=frames,
+        user_codes=torch.from_numpy(batch).to(model.device),
+        sampling=sampling,
+        text_codes=None if text is None else text.to(model.device),
     )
     own = result.codes[:, : 1 + codebooks].cpu().numpy()
     return [codes[:, : user.shape[1]] for codes, user in zip(own, users_QT, strict=True)]

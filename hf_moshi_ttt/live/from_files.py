@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..codec.audio import FRAME_SAMPLES, Frames, read_audio, sec_from_frames, whole_frames
-from ..codec.stream_rows import text_row_without_words
 from ..codec.text_pieces import words_of_pieces
 
 if TYPE_CHECKING:
@@ -105,8 +104,6 @@ def continue_prompt(
     A stream that has begun goes on with the frame that it chose last, and the user begins beside that one. Where the
     prompt has no user, the user's rows are those of the session's `user_stream`.
 
-    A model that was trained without text is given the text row of its training: its text head has learned nothing.
-
     Args:
         watch: whether to take `memory_stats` after each step.
         progress: whether to show a progress bar.
@@ -122,12 +119,10 @@ def continue_prompt(
         frames = prompt.codes_BKT.shape[2]
         beside = None if prompt.user_S is None else _of_length(prompt.user_S, frames * FRAME_SAMPLES)
         session.prefill(prompt.codes_BKT, None if beside is None else torch.from_numpy(beside)[None])
-    text_11 = text_row_without_words(session.model.config, 1)
-    text_B = None if text_11 is None else torch.from_numpy(text_11[0])
     said, frame_ms, memory = [], [], []
     for step in tqdm(range(steps), desc="generate", unit="frame", disable=not progress):
         start = time.perf_counter()
-        said.append(session.step(None if user is None else user[None, step], forced_text_B=text_B))
+        said.append(session.step(None if user is None else user[None, step]))
         frame_ms.append(1e3 * (time.perf_counter() - start))
         if watch:
             memory.append(session.memory_stats(0))

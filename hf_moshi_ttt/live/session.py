@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..codec.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, sec_from_frames
 from ..codec.samples import MAX_PEAK
-from ..codec.stream_rows import USER_STREAMS
+from ..codec.stream_rows import USER_STREAMS, text_codes_without_words
 from ..codec.text_pieces import TextPieces
 from ..special_ids import FREE_ID, NO_INPUT_ID
 from ..streaming.generation_moshi_ttt import Sampling
@@ -113,6 +113,8 @@ class MoshiTTTSession(SavedRowsMixin):
         self._undone = Undone()
         self._idle_generator = torch.Generator(model.device)
         self._tokenizer = processor.tokenizer if model.config.text_tokenizer else None
+        text_B1 = text_codes_without_words(model.config, batch_size, 1)
+        self._text_without_words_B = None if text_B1 is None else text_B1[:, 0]
         self.texts = [self._new_text() for _ in seeds]
         layers = len(model.config.ttt_layer_indices)
         self.write_strength_LB = torch.full((layers, batch_size), torch.nan, device=model.device)
@@ -135,8 +137,9 @@ class MoshiTTTSession(SavedRowsMixin):
             samples_BN: `[B, 1920]` float32 in [-1, 1], what the users say; anything finite in rows that are not active.
                 None where there are no users: their codes are those of `user_stream`.
             active_B: `[B]`, False for rows that rest: nothing of them changes; all advance if None.
-            forced_text_B: `[B]` int64, the text of the frame that is chosen now, -2 where the model chooses.
-            forced_codes_BQ: `[B, Q]` int64, its codes, likewise.
+            forced_text_B: `[B]` int64, the text of the frame that is chosen now, -2 where the model chooses. If None
+                it chooses, or, without a tokenizer and so without text, is given the text row of its training.
+            forced_codes_BQ: `[B, Q]` int64, its codes, likewise; it chooses if None.
 
         Raises:
             ValueError: wrong shapes or types, samples that are not finite or far outside [-1, 1], or ids out of range.
@@ -250,6 +253,7 @@ class MoshiTTTSession(SavedRowsMixin):
         """Codes `[B, K]` of Moshi's next frame, -2 where they are free; the user's are heard one step later."""
         frame = torch.full((self.num_rows, self.model.config.num_streams), FREE_ID, device=self.model.device)
         frame[:, 1 + self.num_codebooks :] = NO_INPUT_ID
+        text_B = self._text_without_words_B if text_B is None else text_B
         own_BQ = frame[:, 1 : 1 + self.num_codebooks]
         for name, given, part in (("forced_text_B", text_B, frame[:, 0]), ("forced_codes_BQ", codes_BQ, own_BQ)):
             if given is None:

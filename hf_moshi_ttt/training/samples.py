@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..checkpoints.adapters import without_adapters
 from ..codec.audio import frames_from_sec
-from ..codec.stream_rows import text_row_without_words
+from ..codec.stream_rows import text_codes_without_words
 from ..data.collator import MoshiTTTCollator
 from ..evaluation.long_context import evaluation_mode
 from ..special_ids import NO_INPUT_ID
@@ -86,13 +86,13 @@ class SampleCallback(TrainerCallback):
             prompt_BKT = torch.from_numpy(framed)[None].to(model.device)
             user = self._user_after(codes, prompt.shape[1], new_frames + model.config.max_delay_frames)
             user = user.to(model.device) if isinstance(user, torch.Tensor) else user
-            text_1T = text_row_without_words(self.collator.config, new_frames + model.config.max_delay_frames)
+            text = text_codes_without_words(self.collator.config, 1, new_frames + model.config.max_delay_frames)
             new = model.generate(
                 prompt_BKT,
                 max_new_frames=new_frames,
                 user_codes=user,
                 sampling=sampling,
-                text_codes=None if text_1T is None else torch.from_numpy(text_1T).to(model.device),
+                text_codes=None if text is None else text.to(model.device),
             ).codes
         return torch.cat([prompt_BKT, new], dim=2).cpu()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_moshi_ttt.codec.stream_rows import text_row, user_rows
+from hf_moshi_ttt.codec.stream_rows import text_codes_without_words, text_row, user_rows
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 
 CODES = np.arange(24).reshape(8, 3)
@@ -13,6 +13,13 @@ CODES = np.arange(24).reshape(8, 3)
 def test_text_row(stream: str, fill: int) -> None:
     row = text_row(MoshiTTTConfig.from_preset("tiny", text_stream=stream), 5)
     assert (row.shape, row.dtype, set(row.flat)) == ((1, 5), np.int64, {fill})
+
+
+def test_text_of_models_without_it_alone() -> None:
+    config = MoshiTTTConfig.from_preset("tiny", text_stream="pad")
+    assert text_codes_without_words(config, 2, 3).tolist() == [[3, 3, 3]] * 2  # type: ignore[union-attr]
+    config.text_tokenizer = "words.model"
+    assert text_codes_without_words(config, 2, 3) is None
 
 
 def test_user_rows() -> None:

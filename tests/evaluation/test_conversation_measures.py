@@ -32,6 +32,7 @@ def test_the_user_goes_on_as_recorded_and_then_in_silence(make_model: Callable[.
     with torch.no_grad():
         chosen = model(own).audio_logits[0, 0, 30:].argmax(-1)
     np.testing.assert_array_equal(added[1], chosen.numpy())
+    assert set(added[0]) == {model.config.end_pad_token_id}  # a model without text, as in its training
 
 
 def test_codes_of_one_speaker_are_refused(make_model: Callable[..., Any]) -> None:

@@ -77,7 +77,10 @@ def test_what_is_heard_lies_a_delay_after_the_codes(model: Any) -> None:
 
 
 def test_a_model_without_text_has_no_words(make_model: Callable[..., Any]) -> None:
-    assert heard_words(MoshiTTTProcessor(make_model().config), np.array([5, 6]), 1) is None
+    model = make_model()
+    assert heard_words(MoshiTTTProcessor(model.config), np.array([5, 6]), 1) is None
+    for answer in drive(model, users(model, [12, 7]), SILENCE, GREEDY):
+        assert set(answer[0]) == {model.config.end_pad_token_id}
 
 
 @pytest.mark.parametrize("given", [[], [np.zeros((7, 4), int)], [np.zeros(8, int)]])

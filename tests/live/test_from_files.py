@@ -154,6 +154,6 @@ def test_a_model_without_text_goes_on_with_the_text_row_of_its_training(
     prompt = read_prompt(session.processor, files / "own.wav")
     assert session.model.config.text_tokenizer is not None
     assert set(continue_prompt(session, prompt, 6).codes_BKT[0, 0].tolist()) != {session.model.config.end_pad_token_id}
+    monkeypatch.setattr(session.model.config, "text_tokenizer", None)
     silent = open_session(sampling=GREEDY)
-    monkeypatch.setattr(silent.model.config, "text_tokenizer", None)
     assert set(continue_prompt(silent, prompt, 6).codes_BKT[0, 0].tolist()) == {silent.model.config.end_pad_token_id}

@@ -34,7 +34,8 @@ def test_greedy_tokens_are_those_of_lmgen(plain: MoshiTTTForConditionalGeneratio
     """Two users, past the window; LMGen does not read what is said in its first step either."""
     processor, sound = MoshiTTTProcessor(plain.config), voices(2, FRAMES)
     session = MoshiTTTSession(plain, processor, batch_size=2, sampling=GREEDY)
-    ours = played(session, sound)
+    free = torch.full((2,), -2)  # this model has no tokenizer
+    ours = [session.step(sound[:, frame], forced_text_B=free) for frame in range(FRAMES)]
     user = processor.codec.encode(sound[:, 1:].flatten(1)[:, None]).audio_codes
     generator = LMGen(lm_model, use_sampling=False)
     with torch.no_grad(), generator.streaming(2):
@@ -153,6 +154,17 @@ def test_forced_text_and_codes_are_said(open_session: OpenSession) -> None:
     assert all(frame.text_ids_B[0] == 9 and frame.codes_BQ[1].tolist() == list(range(8)) for frame in frames[1:])
     assert any(frame.text_ids_B[1] != 9 for frame in frames[1:])
     assert len({tuple(frame.codes_BQ[0].tolist()) for frame in frames[1:]}) > 1
+
+
+def test_a_model_without_text_is_given_that_of_its_training(codec_path: str) -> None:
+    """In all rows, at each step; it may be asked to choose."""
+    model = awake_model(codec=codec_path, text_stream="pad")
+    session = MoshiTTTSession(model, MoshiTTTProcessor(model.config), batch_size=2, sampling=GREEDY)
+    for frame in played(session, voices(2, 5))[1:]:
+        assert frame.text_ids_B.tolist() == [model.config.pad_token_id] * 2 and frame.text == ["", ""]
+    session.step(None, forced_text_B=torch.tensor([-2, 7]))
+    free, given = session.step(None).text_ids_B.tolist()
+    assert free != model.config.pad_token_id and given == 7
 
 
 def test_text_is_spelled_by_the_tokenizer(open_session: OpenSession) -> None:
