@@ -21,7 +21,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.output_capturing import capture_outputs
 
-from .checkpoints.loading import MoshiTTTLoadingMixin
+from .checkpoints.loading import MoshiTTTLoadingMixin, refuse_lost_memories
 from .checkpoints.saving import MoshiTTTSavingMixin
 from .configuration_moshi_ttt import MoshiTTTConfig
 from .memory.diagnostics import of_branch
@@ -236,6 +236,7 @@ class MoshiTTTForConditionalGeneration(  # type: ignore[misc]  # push_to_hub tak
         self.lm_head = nn.Linear(config.hidden_size, config.text_vocab_size, bias=False)
         self.depth_decoder = DepthTransformer(config)
         self.generation_config = Sampling().to_generation_config()
+        self.register_load_state_dict_pre_hook(refuse_lost_memories)
         self.post_init()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:

@@ -10,7 +10,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,12 +170,38 @@ def without_adapters(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def require_whole_adapter(model: PeftModel) -> None:
+    """Refuses a model that its adapters and its base, as it was loaded, do not make again.
+
+    Raises:
+        ValueError: weights are trained that no adapter holds, or an adapter changes TTT layers that nothing holds.
+    """
+    adapters = set(model.peft_config)
+    named = {name: p for name, p in model.get_base_model().named_parameters() if not name.endswith(".bias")}
+    own = {name for name in named if adapters & set(name.split("."))}
+    if lost := [name for name, parameter in named.items() if parameter.requires_grad and name not in own]:
+        raise ValueError(
+            f"{len(lost)} weights are trained, but no adapter holds them ({lost[0]}), and they would be lost: name "
+            "their modules in LoraConfig(modules_to_save=...), such as adapters.TTT_MODULES, or freeze them."
+        )
+    base: Any = model.get_base_model()
+    described: Iterable[Any] = model.peft_config.values()
+    holds_ttt = any("ttt" in (each.modules_to_save or []) for each in described)
+    if base.has_new_ttt and not holds_ttt and any(map(is_ttt_weight, own)):
+        raise ValueError(
+            "The adapter changes TTT layers that are new: neither it nor its base holds their own weights. Take "
+            "adapters.lora_targets(config) for target_modules and adapters.TTT_MODULES for modules_to_save, or save "
+            "the model with its TTT layers (save_pretrained), load it, and put the adapter on that."
+        )
+
+
 def save_adapter(model: PeftModel, folder: str | Path) -> None:
     """`peft`'s own `save_pretrained`, and beside it the configuration, from which `from_pretrained` builds the base.
 
     Raises:
-        ValueError: the folder is that of the base.
+        ValueError: the folder is that of the base, or `require_whole_adapter`'s.
     """
+    require_whole_adapter(model)
     base: Any = model.get_base_model()
     require_other_folder(folder, base.name_or_path or None)
     model.save_pretrained(str(folder))

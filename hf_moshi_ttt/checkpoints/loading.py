@@ -23,13 +23,16 @@ from .weight_files import ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME, require_one
 logger = logging.get_logger(__name__)
 
 _UNSUPPORTED = ("variant", "gguf_file", "key_mapping", "from_tf", "from_flax")
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _AS_SAVED: Any = object()
 
 
 class MoshiTTTLoadingMixin:
-    """Loading for `MoshiTTTForConditionalGeneration`; `origin` is the base that `trainable_only` saving names."""
+    """Loading for `MoshiTTTForConditionalGeneration`; `origin` is the base that `trainable_only` saving names, and
+    `has_new_ttt` says that it has no TTT layers."""
 
     origin: Origin | None = None
+    has_new_ttt = False
 
     @classmethod
     def from_pretrained(
@@ -101,8 +104,10 @@ class MoshiTTTLoadingMixin:
         model, info = super().from_pretrained(  # type: ignore[misc]
             None, *model_args, config=asked, state_dict=weights, output_loading_info=True, **options
         )
+        if dtype == torch.float64:
+            model.double()  # the parameters of learners were made in float32
         model.config.name_or_path = model.name_or_path = name
-        model.origin = checkpoint.origin
+        model.origin, model.has_new_ttt = checkpoint.origin, bool(new_keys)
         if checkpoint.layout in ("moshi_ttt", "trained part"):
             _read_generation_config(model, repository)
         claim_folder(options.get("offload_folder"), model)
@@ -141,7 +146,11 @@ class MoshiTTTLoadingMixin:
         loaded = model.load_adapter(str(weights.parent))
         if loaded.missing_keys or loaded.unexpected_keys:
             differing = sorted({*loaded.missing_keys, *loaded.unexpected_keys})
-            raise ValueError(f"{adapter.name}: the adapter and its base {base!r} do not fit: {_some(differing)}.")
+            raise ValueError(
+                f"{adapter.name}: the adapter and its base {base!r} do not fit: {_some(differing)}. Kinds of "
+                "adapters that transformers does not load, such as DoRA, are loaded by peft: "
+                "PeftModel.from_pretrained(BASE, ADAPTER)."
+            )
         _read_generation_config(model, adapter)
         new_keys = [] if holds_ttt else info["new_keys"]
         info.update(layout="adapter", missing_keys=set(new_keys), new_keys=new_keys)
@@ -182,6 +191,22 @@ def _asked_config(saved: MoshiTTTConfig, given: Any, options: dict[str, Any]) ->
     if isinstance(overrides.get("ttt"), TTTConfig):
         overrides = {**overrides, "ttt": overrides["ttt"].own_values()}
     return MoshiTTTConfig.from_dict((saved if given is None else given).to_dict(), **overrides)
+
+
+def refuse_lost_memories(model: Any, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A hook before `load_state_dict`: refuses TTT weights for layers without TTT, which `strict=False` would drop.
+
+    Raises:
+        ValueError: the state holds some. peft's `PeftModel.from_pretrained` loads an adapter so.
+    """
+    layers = tuple(f"model.layers.{index}." for index in model.config.ttt_layer_indices)
+    names = (name.removeprefix(prefix) for name in state_dict)
+    if lost := [name for name in names if is_ttt_weight(name) and not name.startswith(layers)]:
+        raise ValueError(
+            f"{len(lost)} weights of TTT layers have no place in the model ({lost[0]}). Load its base with the same "
+            "TTT layers (ttt_config), or an adapter with its base at once: "
+            "MoshiTTTForConditionalGeneration.from_pretrained(ADAPTER)."
+        )
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -230,15 +255,18 @@ def _dtype(asked: Any, config: MoshiTTTConfig, checkpoint: Checkpoint) -> torch.
     """The dtype that is asked for; without one or with "auto", that of the configuration or else of the weights.
 
     Raises:
-        ValueError: no dtype.
+        ValueError: none of `_DTYPES`.
     """
     if asked in (None, "auto"):
         # The weights of TTT layers say nothing: parts of them stay in float32.
         stored = (tensor.dtype for name, tensor in checkpoint.weights.items() if not is_ttt_weight(name))
         asked = config.dtype or next(stored)
     found = getattr(torch, asked, None) if isinstance(asked, str) else asked
-    if not isinstance(found, torch.dtype):
-        raise ValueError(f'dtype={asked!r}, but it must be a torch dtype such as torch.bfloat16, its name, or "auto".')
+    if found not in _DTYPES:
+        raise ValueError(
+            f'dtype={asked!r}, but it must be a torch dtype such as torch.bfloat16, its name, or "auto": float32, '
+            "bfloat16, float16 or float64."
+        )
     return found
 
 

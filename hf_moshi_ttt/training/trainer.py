@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from ..checkpoints.adapters import require_whole_adapter
 from ..configuration_moshi_ttt import MoshiTTTConfig
 from ..data.collator import MoshiTTTCollator
 from ..data.segments import InOrderSampler, LaneSampler, SegmentDataset, ShuffledSampler
@@ -91,7 +92,8 @@ class MoshiTTTTrainer(ExactTrainer):
         options: of transformers' Trainer, such as `eval_dataset`, a `SegmentDataset`, and `compute_metrics`.
 
     Raises:
-        ValueError: memory or window are to be carried without lanes, or what the model has none of is asked for.
+        ValueError: memory or window are to be carried without lanes, what the model has none of is asked for, or more
+            is trained than adapters hold.
     """
 
     if TYPE_CHECKING:  # transformers declares these wider than they are here
@@ -111,6 +113,8 @@ class MoshiTTTTrainer(ExactTrainer):
         **options: Any,
     ) -> None:
         _require_what_is_there(model.config, args, order)
+        if isinstance(model, PeftModel):
+            require_whole_adapter(model)
         self.segments = train_dataset
         self.order, self.stage_steps = order, stage_steps
         self.course = course or {}

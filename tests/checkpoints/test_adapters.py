@@ -249,3 +249,46 @@ def test_settings_of_an_adapter_are_read_back(make_model: MakeModel) -> None:
     ia3 = IA3Config(target_modules=["mlp.fc1"], feedforward_modules=["mlp.fc1"])
     with pytest.raises(ValueError, match="IA3, but adapters that are trained further must be LoRA"):
         adapter_settings(get_peft_model(make_model(), ia3))
+
+
+def test_what_an_adapter_would_not_hold_is_refused(tmp_path: Path, make_model: MakeModel) -> None:
+    """Trained weights beside it, and LoRA on TTT layers (`"all-linear"`) that its base does not have."""
+    make_model(ttt=None).save_pretrained(tmp_path / "base")
+    model = load(tmp_path / "base", ttt_config=SECTION)
+    everywhere = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
+    with pytest.raises(ValueError, match=r"TTT layers that are new: neither it nor its base .*lora_targets\(config\)"):
+        save_adapter(everywhere, tmp_path / "adapter")
+    model = everywhere.unload()
+    model.save_pretrained(tmp_path / "with_ttt")
+    model = get_peft_model(load(tmp_path / "with_ttt"), LoraConfig(r=2, target_modules="all-linear"))
+    save_adapter(wake(model), tmp_path / "adapter")
+    assert torch.equal(logits(load(tmp_path / "adapter").eval()), logits(model))
+    plain = get_peft_model(load(tmp_path / "with_ttt"), LoraConfig(r=2, target_modules=["fc1"]))
+    plain.get_base_model().model.layers[1].ttt_norm.weight.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"1 weights are trained, but no adapter holds them \(model.layers.1.ttt_norm"):
+        save_adapter(plain, tmp_path / "lost")
+    assert not (tmp_path / "lost").exists()
+
+
+def test_peft_does_not_leave_out_ttt_layers_without_a_word(tmp_path: Path, make_model: MakeModel) -> None:
+    make_model(ttt=None).save_pretrained(tmp_path / "base")
+    model = wake(make_trainable(load(tmp_path / "base", ttt_config=SECTION), "lora+ttt"))
+    save_adapter(model, tmp_path / "adapter")
+    with pytest.raises(
+        ValueError, match=r"weights of TTT layers have no place in the model .*Load its base with the same"
+    ):
+        PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter")
+    again = PeftModel.from_pretrained(load(tmp_path / "base", ttt_config=SECTION), tmp_path / "adapter").eval()
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_dora_is_loaded_by_peft(tmp_path: Path, make_model: MakeModel) -> None:
+    make_model().save_pretrained(tmp_path / "base")
+    targets = lora_targets(load(tmp_path / "base").config)
+    model = get_peft_model(load(tmp_path / "base"), LoraConfig(r=2, target_modules=targets, use_dora=True))
+    save_adapter(wake(model), tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"do not fit: .*DoRA, are loaded by peft: PeftModel.from_pretrained\(BASE"):
+        load(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
+    assert torch.equal(logits(again), logits(model))
+    assert (logits(again.merge_and_unload()) - logits(model)).abs().max() < 1e-5

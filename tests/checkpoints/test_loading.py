@@ -125,6 +125,13 @@ def test_a_memorys_start_is_never_rounded(tmp_path: Path, make_model: Any, dtype
         assert torch.equal(weight, model.state_dict()[name].to(kept if is_exact else dtype)), name
 
 
+def test_a_model_in_float64_computes_in_it(tmp_path: Path, make_model: Any) -> None:
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    codes, again = random_codes(model.config, batch=1, frames=10), load(tmp_path, dtype="float64")
+    assert torch.equal(again(codes).text_logits, model.double()(codes).text_logits)
+
+
 def test_dtype_and_device_map(tmp_path: Path, lm_model: Any) -> None:
     save_kyutai(tmp_path, lm_model)
     assert load(tmp_path).dtype == torch.float32
@@ -180,6 +187,7 @@ def test_changes_are_logged(tmp_path: Path, make_model: Any, caplog: pytest.LogC
         ({"use_safetensors": False}, "use_safetensors=False, but TTT-Moshi is loaded from safetensors files only"),
         ({"variant": "fp16"}, "variant is not supported"),
         ({"dtype": "half precision"}, "dtype='half precision', but it must be a torch dtype such as torch.bfloat16"),
+        ({"dtype": "float8_e4m3fn"}, "dtype='float8_e4m3fn', but it must be .*: float32, bfloat16, float16 or"),
         ({"base_model_name_or_path": "x"}, "holds whole weights: it needs no base"),
     ],
 )
