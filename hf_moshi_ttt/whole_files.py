@@ -11,8 +11,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """A path to write to in place of `path`, where it is put when the block ends; after an error nothing is left of it.
 
     Its name begins with a dot and holds the number of the process, so several may write the same file, the last wins.
+
+    Raises:
+        FileNotFoundError: the folder of `path` does not exist.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: its folder does not exist; make it first.")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside

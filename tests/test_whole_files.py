@@ -19,6 +19,11 @@ def test_a_file_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_bytes() == b"\x00" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none/a\.json: its folder does not exist; make it first"):
+        write_whole(tmp_path / "none" / "a.json", "")
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failure_leaves_the_file_of_before_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a"

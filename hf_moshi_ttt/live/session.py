@@ -25,8 +25,9 @@ from ..codec.samples import MAX_PEAK
 from ..codec.stream_rows import USER_STREAMS, text_codes_without_words
 from ..codec.text_pieces import TextPieces
 from ..special_ids import FREE_ID, NO_INPUT_ID
-from ..streaming.generation_moshi_ttt import Sampling
+from ..streaming.generation_moshi_ttt import Sampling, require_sampling
 from ..streaming.state import MoshiTTTState
+from ..transformer.code_bounds import require_codes
 from .codec_stream import open_codec_stream
 from .memory_stats import memory_stats, write_strength
 from .memory_switch import silenced_rows
@@ -73,8 +74,8 @@ class MoshiTTTSession(SavedRowsMixin):
         diagnostics: whether the strength of writes is measured, which costs about a tenth of a frame's time.
 
     Raises:
-        ValueError: B below 1, another number of seeds, seeds that are no whole numbers from 0 to 2**63 - 1, no such
-            `user_stream`, a model in training mode, or a codec that cannot stream.
+        ValueError: B below 1, no `sampling`, another number of seeds, seeds that are no whole numbers from 0 to
+            2**63 - 1, no such `user_stream`, a model in training mode, or a codec that cannot stream.
     """
 
     sample_rate_hz = SAMPLE_RATE_HZ
@@ -91,8 +92,8 @@ class MoshiTTTSession(SavedRowsMixin):
         user_stream: Literal["duplicate", "silence", "none"] | None = None,
         diagnostics: bool = True,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}, but a session has at least 1 row.")
+        if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r}, but a session has a whole number of rows, at least 1.")
         seeds = [_checked_seed(seed) for seed in (range(batch_size) if seeds is None else seeds)]
         if len(seeds) != batch_size:
             raise ValueError(f"{len(seeds)} seeds for {batch_size} rows: give one a row.")
@@ -102,7 +103,8 @@ class MoshiTTTSession(SavedRowsMixin):
         if any(module.training for module in (model, processor.codec)):
             raise ValueError("The model is in training mode: call model.eval() first.")
         self.model, self.processor, self.seeds = model, processor, seeds
-        self.sampling = sampling or Sampling.from_generation_config(model.generation_config)
+        self.sampling = Sampling.from_generation_config(model.generation_config) if sampling is None else sampling
+        require_sampling(self.sampling)
         self.user_stream, self.diagnostics = user_stream, diagnostics
         self.num_rows, self.num_codebooks = batch_size, model.config.num_codebooks
         self.codec = open_codec_stream(processor.codec, batch_size, self.num_codebooks)
@@ -204,6 +206,7 @@ class MoshiTTTSession(SavedRowsMixin):
         """
         if bool((self.state.frames > 0).any()):
             raise ValueError("Some rows have begun: prefill goes before the first step. Reset them first.")
+        require_codes(codes_BKT, self.model.config)
         frames, everyone = codes_BKT.shape[-1], self._checked_rows(None)
         own_BQT = codes_BKT[:, 1 : 1 + self.num_codebooks]
         if user_samples_BS is not None:
@@ -214,6 +217,9 @@ class MoshiTTTSession(SavedRowsMixin):
             self.state = self.model(codes_BKT.to(self.model.device), state=self.state).state
         self.memory_frames = [heard + frames for heard in self.memory_frames]
         device, before = self.processor.codec.device, frames - 1
+        for text, tokens in zip(self.texts, codes_BKT[:, 0, :before].tolist(), strict=True):
+            for token in tokens:
+                text.piece(token)  # the last of them may leave a character unfinished
         if before > 0:
             self.codec.decode(own_BQT[:, :, :before].to(device), everyone.to(device))
         if before > 0 and user_samples_BS is not None:
@@ -245,9 +251,9 @@ class MoshiTTTSession(SavedRowsMixin):
         Raises:
             ValueError: there is no such row.
         """
-        if not 0 <= row < self.num_rows:
-            raise ValueError(f"row {row}, but this session has rows 0 to {self.num_rows - 1}.")
-        return row
+        if not hasattr(row, "__index__") or not 0 <= row < self.num_rows:
+            raise ValueError(f"row {row!r}, but this session has rows 0 to {self.num_rows - 1}.")
+        return operator.index(row)
 
     def _frame_to_choose(self, text_B: Tensor | None, codes_BQ: Tensor | None) -> Tensor:
         """Codes `[B, K]` of Moshi's next frame, -2 where they are free; the user's are heard one step later."""
@@ -258,6 +264,7 @@ class MoshiTTTSession(SavedRowsMixin):
         for name, given, part in (("forced_text_B", text_B, frame[:, 0]), ("forced_codes_BQ", codes_BQ, own_BQ)):
             if given is None:
                 continue
+            given = torch.as_tensor(given)
             if given.shape != part.shape or given.dtype != torch.int64:
                 raise ValueError(f"{name} must be int64 {list(part.shape)}; got {given.dtype} {list(given.shape)}.")
             part.copy_(given)

@@ -220,7 +220,7 @@ class MoshiTTTStreamingMixin:
             ValueError: wrong shape or ids, a state without a window, or a `sampling` that is none or of other rows.
         """
         self.check_frame(codes_frame, state)
-        _require_sampling(sampling, state.batch_size)
+        require_sampling(sampling, state.batch_size)
         around = torch.cat([state.history, codes_frame[:, :, None]], dim=2)  # frames s - M - 1 .. s
         columns = _columns(self.config.delays, around)
         inputs, given = around.gather(2, columns).unbind(2)
@@ -316,7 +316,7 @@ class MoshiTTTStreamingMixin:
             raise ValueError(f"max_new_frames={max_new_frames!r}, but it must be a whole number of frames, 0 or more.")
         sampling = Sampling.from_generation_config(self.generation_config) if sampling is None else sampling
         stream: MoshiTTTState = self.init_state(1 if codes is None else len(codes)) if state is None else state.clone()
-        _require_sampling(sampling, stream.batch_size)
+        require_sampling(sampling, stream.batch_size)
         if codes is not None:
             stream = self.forward(codes, state=stream).state
         if max_new_frames == 0:
@@ -340,10 +340,11 @@ class MoshiTTTStreamingMixin:
         return MoshiTTTGenerateOutput(codes=with_own_codes_as_user(new) if is_duplicate else new, state=stream)
 
 
-def _require_sampling(sampling: Any, num_rows: int) -> None:
+def require_sampling(sampling: Any, num_rows: int | None = None) -> None:
+    """Raises ValueError for what is no `Sampling`, or for one whose generators are those of another number of rows."""
     if not isinstance(sampling, Sampling):
         raise ValueError(f"sampling={sampling!r}, but it must be a Sampling(temperature=..., top_k=...).")
-    if isinstance(sampling.generator, Sequence) and len(sampling.generator) != num_rows:
+    if num_rows is not None and isinstance(sampling.generator, Sequence) and len(sampling.generator) != num_rows:
         raise ValueError(
             f"sampling has {len(sampling.generator)} generators for {num_rows} rows: give one, or one a row."
         )

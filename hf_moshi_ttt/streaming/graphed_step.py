@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..transformer.stream_state import require_layout
 from .generation_moshi_ttt import GREEDY, MoshiTTTStepOutput, Sampling
 from .state import MoshiTTTState
 
@@ -44,7 +45,14 @@ class StaticStep:
         return self._advance()
 
     def load(self, state: MoshiTTTState) -> None:
-        """Copies another state of the same shapes into the buffer, for instance with reset rows."""
+        """Copies another state of the same shapes into the buffer, for instance with reset rows.
+
+        Raises:
+            ValueError: a state of other rows or of another configuration.
+        """
+        if state.batch_size != self.state.batch_size:
+            raise ValueError(f"The state has {state.batch_size} rows, but {self.state.batch_size} are stepped here.")
+        require_layout(state, self.state.layout())
         _copy(state, self.state)
 
     @torch.no_grad()

@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..whole_files import replacing
+
 _FORMAT = "moshi_ttt_state_v2"
 
 
@@ -97,14 +99,15 @@ class StreamState:
         return sum(tensor.nbytes for tensor in self.named_tensors().values())
 
     def save(self, path: str | Path, config: Any) -> None:
-        """Writes the state, and what of the configuration it depends on, to one safetensors file.
+        """Writes the state, and what of the configuration it depends on, to one safetensors file, as a whole.
 
         Args:
             config: the `MoshiTTTConfig` or `TTTConfig` of the model or layer it belongs to.
         """
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.named_tensors().items()}
         metadata = {"format": _FORMAT, "config": json.dumps(config.state_values(), sort_keys=True)}
-        save_file(tensors, path, metadata=metadata)
+        with replacing(path) as beside:
+            save_file(tensors, beside, metadata=metadata)
 
     def load(self, path: str | Path, config: Any) -> Self:
         """The state in a file, for what this state was made for (`model.init_state(B).load(...)`).

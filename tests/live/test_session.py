@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from moshi.models.lm import LMGen
@@ -150,7 +151,12 @@ def test_forced_text_and_codes_are_said(open_session: OpenSession) -> None:
     session, sound = open_session(batch_size=2), voices(2, 6)
     text, codes = torch.tensor([9, -2]), torch.full((2, 8), -2)
     codes[1] = torch.arange(8)
-    frames = [session.step(sound[:, step], forced_text_B=text, forced_codes_BQ=codes) for step in range(6)]
+    frames = [session.step(sound[:, step], forced_text_B=text, forced_codes_BQ=codes) for step in range(3)]
+    text_list: Any = text.tolist()  # as an array or a list too
+    frames += [
+        session.step(sound[:, step], forced_text_B=text_list, forced_codes_BQ=codes.numpy())  # type: ignore[arg-type]
+        for step in range(3, 6)
+    ]
     assert all(frame.text_ids_B[0] == 9 and frame.codes_BQ[1].tolist() == list(range(8)) for frame in frames[1:])
     assert any(frame.text_ids_B[1] != 9 for frame in frames[1:])
     assert len({tuple(frame.codes_BQ[0].tolist()) for frame in frames[1:]}) > 1
@@ -172,6 +178,17 @@ def test_text_is_spelled_by_the_tokenizer(open_session: OpenSession) -> None:
     word = session.processor.tokenizer.encode("a")
     frames = [session.step(voices(1, 1)[:, 0], forced_text_B=torch.tensor([token])) for token in [*word, 3, 3]]
     assert [frame.text for frame in frames] == [[""], [" "], ["a"], [""]]
+
+
+def test_a_prompt_may_end_within_a_character(open_session: OpenSession) -> None:
+    """The first frame that is said ends it, as if the prompt had been said live."""
+    session = open_session()
+    tokens = session.processor.tokenizer.encode("\u00e9")
+    assert len(tokens) == 3 and session.processor.tokenizer.is_byte(tokens[1])
+    codes = torch.zeros(1, 17, 5, dtype=torch.int64)
+    codes[0, 0, 2:] = torch.tensor(tokens)
+    session.prefill(codes)
+    assert session.step(None).text == ["\u00e9"]
 
 
 def test_memory_is_described_by_layer(open_session: OpenSession) -> None:
@@ -217,6 +234,7 @@ def test_no_memory_is_held_beyond_the_first_frames(open_session: OpenSession) ->
             "Some codes of Moshi's voice are absent: what was said",
         ),
         ({"codes_BKT": torch.full((2, 17, 3), 999)}, "codes must lie in -1..265"),
+        ({"codes_BKT": np.zeros((2, 17, 3), np.int64)}, "codes must be a tensor int64 .*; got ndarray"),
     ],
 )
 def test_impossible_prompts_are_refused(open_session: OpenSession, changes: dict, message: str) -> None:
@@ -235,7 +253,9 @@ def test_prompts_come_before_the_first_step(open_session: OpenSession) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0, but a session has at least 1 row"),
+        ({"batch_size": 0}, "batch_size=0, but a session has a whole number of rows, at least 1"),
+        ({"batch_size": 1.5}, "batch_size=1.5, but a session has a whole number of rows"),
+        ({"sampling": {}}, "sampling={}, but it must be a Sampling"),
         ({"batch_size": 2, "seeds": [1]}, "1 seeds for 2 rows: give one a row"),
         ({"seeds": [-1]}, r"seed=-1, but it must be a whole number from 0 to 2\*\*63 - 1"),
         ({"seeds": [1 << 63]}, "seed=9223372036854775808, but it must be a whole number"),
@@ -298,6 +318,8 @@ def test_rows_that_are_not_there_are_refused(open_session: OpenSession) -> None:
     for call in (session.reset, session.memory_stats, lambda row: session.set_memory_on(row, True)):
         with pytest.raises(ValueError, match="row 2, but this session has rows 0 to 1"):
             call(2)
+    with pytest.raises(ValueError, match="row '0', but this session has rows 0 to 1"):
+        session.reset("0")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("part", ["step_with_logits", "decode"])

@@ -54,6 +54,21 @@ def test_the_given_state_is_left_alone_and_another_can_be_loaded(make_model: Mak
     assert all(torch.equal(step(frame).codes, codes) for frame, codes in zip(frames, first, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (1, {}, "The state has 1 rows, but 2 are stepped here"),
+        (2, {"sliding_window": 5}, "belongs to another layer or c"),
+    ],
+)
+def test_states_of_other_shapes_are_not_loaded(make_model: MakeModel, rows: int, changes: dict, message: str) -> None:
+    """A single row would be copied over all of them."""
+    model = make_model()
+    step = StaticStep(model, model.init_state(2))
+    with pytest.raises(ValueError, match=message):
+        step.load(make_model(**changes).init_state(rows))
+
+
 def test_frames_are_checked(make_model: MakeModel) -> None:
     model = make_model()
     step = StaticStep(model, model.init_state(2))
