@@ -19,8 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..whole_files import replacing
-
 _FORMAT = "moshi_ttt_state_v2"
 
 
@@ -106,6 +104,8 @@ class StreamState:
         """
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.named_tensors().items()}
         metadata = {"format": _FORMAT, "config": json.dumps(config.state_values(), sort_keys=True)}
+        from ..whole_files import replacing
+
         with replacing(path) as beside:
             save_file(tensors, beside, metadata=metadata)
 
