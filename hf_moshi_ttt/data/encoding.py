@@ -94,10 +94,15 @@ def encode_corpus(
             encoded.
 
     Raises:
-        ValueError: no recordings, no tokenizer where one is needed, too many recordings that cannot be read, an output
-            folder with other codes, or another process at work on the same.
+        ValueError: a corpus that streams, no recordings, no tokenizer where one is needed, too many recordings that
+            cannot be read, an output folder with other codes, or another process at work on the same.
     """
     options = options or EncodeOptions()
+    if not isinstance(corpus, Dataset):
+        raise ValueError(
+            f"corpus is {type(corpus).__name__}, but it is cut into shards: load it without streaming, or take one "
+            "split of a DatasetDict."
+        )
     if len(corpus) == 0:
         raise ValueError("The corpus holds no recordings.")
     if Path(output).is_file():

@@ -43,7 +43,7 @@ class SegmentDataset(torch.utils.data.Dataset):
         frame_rate_hz: of the codes, handed on with each segment.
 
     Raises:
-        ValueError: no recording is long enough for a segment, or segments that do not move on.
+        ValueError: no recording is long enough for a segment, segments that do not move on, or no `Dataset` of codes.
     """
 
     def __init__(
@@ -54,6 +54,12 @@ class SegmentDataset(torch.utils.data.Dataset):
         overlap_frames: int = 0,
         frame_rate_hz: float = FRAME_RATE_HZ,
     ) -> None:
+        if not isinstance(codes, Dataset) or not {"codes", "frames"} <= set(codes.column_names):
+            raise ValueError(
+                f"{type(codes).__name__} with {getattr(codes, 'column_names', 'no columns')}, but segments are cut "
+                "from a datasets.Dataset with the columns codes and frames, as load_codes gives it: take one split of "
+                "a DatasetDict, and no streaming (MoshiTTTCollator takes whole recordings as they come)."
+            )
         if not 0 <= overlap_frames < segment_frames:
             raise ValueError(
                 f"segment_frames={segment_frames} and overlap_frames={overlap_frames}, but the overlap must be 0 or "
@@ -82,7 +88,8 @@ class SegmentDataset(torch.utils.data.Dataset):
         return len(self.spans)
 
     def __getitem__(self, place: int | Place) -> dict[str, Any]:
-        """`codes` int16 `[K, T]`, its `recording` number, its first frame `start_frame` and `starts_recording`.
+        """`codes` `[K, T]` as they are stored, its `recording` number, its first frame `start_frame` and
+        `starts_recording`.
 
         An empty row has None for codes and -1 for the numbers.
         """
@@ -105,7 +112,7 @@ class SegmentDataset(torch.utils.data.Dataset):
         """A copy of the frames of one segment, out of the Arrow table without a detour over Python lists."""
         rows = self._codes[row].column("codes").chunk(0).flatten()
         values = rows.flatten().to_numpy(zero_copy_only=True).reshape(len(rows), -1)
-        return values[:, start : start + self.segment_frames].astype(np.int16)
+        return values[:, start : start + self.segment_frames].copy()
 
 
 class ShuffledSampler(Sampler[Place]):

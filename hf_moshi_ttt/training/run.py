@@ -210,7 +210,10 @@ def _require_settings_of(model: PeftModel, folder: Path, asked: ModelArguments) 
     for key, value in found.items():
         wanted = getattr(asked, key)
         if not _is_same_setting(key, value, wanted):
-            raise ValueError(f"{folder}: an adapter with {key}={value!r}, but {wanted!r} is asked for.")
+            raise ValueError(
+                f"{folder}: an adapter with {key}={value!r}, but {wanted!r} is asked for. Set {key} to what it has, or "
+                "start from the merged model (merge_and_unload, then save_pretrained)."
+            )
 
 
 def _is_same_setting(key: str, found: Any, asked: Any) -> bool:

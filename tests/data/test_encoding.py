@@ -211,6 +211,8 @@ def test_a_conversation_needs_a_tokenizer(tmp_path: Path, codec_path: str) -> No
 
 def test_nothing_to_encode_is_refused(tmp_path: Path, codec_path: str) -> None:
     corpus = load_librilight(write_corpus(tmp_path, {"nan": np.full(2400, np.nan)}))
+    with pytest.raises(ValueError, match="corpus is IterableDataset, but it is cut into shards: load it without"):
+        encode_corpus(corpus.to_iterable_dataset(), codec_path, tmp_path / "codes")
     with pytest.raises(ValueError, match="The corpus holds no recordings"):
         encode_corpus(corpus.select([]), codec_path, tmp_path / "codes")
     allowed = EncodeOptions("cpu", cache_dir=tmp_path / "cache", max_bad_fraction=1.0)

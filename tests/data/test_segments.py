@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Column, Dataset, Features, Value, concatenate_datasets
+from datasets import Column, Dataset, DatasetDict, Features, Value, concatenate_datasets
 from datasets import List as ListFeature
 
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
@@ -182,6 +182,19 @@ def test_selected_and_shuffled_recordings_are_read_right() -> None:
     assert [segments[i]["codes"].tolist() for i in range(3)] == [
         [[0] * 4, [0, 1, 2, 3]], [[0] * 3, [4, 5, 6]], [[0] * 4, [0, 1, 2, 3]],
     ]  # fmt: skip
+
+
+def test_codes_are_cut_from_one_dataset_as_they_are_stored() -> None:
+    rows = corpus([7])
+    for given, name in (
+        (rows.to_iterable_dataset(), "IterableDataset with .'codes', 'frames'.,"),
+        (DatasetDict(train=rows), "DatasetDict with {'train': "),
+        (rows.remove_columns("frames"), "Dataset with .'codes'., "),
+    ):
+        with pytest.raises(ValueError, match=f"{name}.* from a datasets.Dataset with the columns codes and frames"):
+            SegmentDataset(given, segment_frames=3)
+    wide = Dataset.from_list([{"codes": [[40_000, 70_000]], "frames": 2}])
+    assert SegmentDataset(wide, segment_frames=2)[0]["codes"].tolist() == [[40_000, 70_000]]
 
 
 def test_the_codes_of_a_segment_may_be_changed() -> None:
