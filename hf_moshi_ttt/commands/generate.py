@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     new_frames = _checked(arguments)
     saved = _saved_stream(arguments)
     from ..live.from_files import continue_prompt
+    from ..live.memory_file import read_manifest
     from ..live.session import MoshiTTTSession
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
     from ..processing_moshi_ttt import MoshiTTTProcessor
@@ -71,10 +72,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.temperature is not None:
         sampling = replace(sampling, temperature=arguments.temperature)
     prompt, name, user_stream = _prompt(arguments, model, processor)
+    if arguments.memory is not None and arguments.user_stream is None:
+        user_stream = read_manifest(arguments.memory).user_stream or user_stream
     seeds = [arguments.seed or 0]
     session = MoshiTTTSession(model, processor, sampling=sampling, seeds=seeds, user_stream=user_stream)
     if arguments.memory is not None:
-        session.restore(arguments.memory, other_sampling=arguments.temperature is not None)
+        others = (arguments.temperature, arguments.user_stream)
+        session.restore(arguments.memory, other_sampling=any(given is not None for given in others))
     if arguments.without_memory:
         session.set_memory_on(0, False)
     result = continue_prompt(session, prompt, new_frames, watch=arguments.plot is not None, progress=True)

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..codec.audio import sec_from_frames
+from ..codec.stream_rows import USER_STREAMS
 from ..special_ids import FREE_ID
 from ..whole_files import replacing
 from .memory_stats import learned_tensors, norm_of
@@ -46,6 +47,7 @@ class Manifest:
             on, and their state in hex.
         memory_on, sampling, text_bytes: likewise, whether its memory answers, how codes are drawn, and the bytes of
             an unfinished character in hex.
+        user_stream: likewise, the user's codes in steps without sound; None where it is not known, and not in the file.
     """
 
     kind: str
@@ -61,12 +63,17 @@ class Manifest:
     memory_on: bool = True
     sampling: dict[str, Any] | None = None
     text_bytes: str = ""
+    user_stream: str | None = None
+
+    def values(self) -> dict[str, Any]:
+        """As they are in the file."""
+        return {name: value for name, value in asdict(self).items() if name != "user_stream" or value is not None}
 
 
 def write_memory_file(path: str | Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
     """Writes a file as a whole: a reader finds the old one or the new one."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    values = {**asdict(manifest), "content_sha256": _sha256(manifest, stored)}
+    values = {**manifest.values(), "content_sha256": _sha256(manifest, stored)}
     with replacing(path) as beside:
         save_file(stored, beside, metadata={"format": FORMAT, "manifest": json.dumps(values)})
 
@@ -196,7 +203,7 @@ def _manifest(path: str | Path, file: Any) -> Manifest:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: its manifest is no JSON ({error}). Take another copy.") from error
     kinds = {field.name: field.type for field in fields(Manifest)}
-    if not isinstance(values, dict) or set(values) != set(kinds):
+    if not isinstance(values, dict) or {*values, "user_stream"} != set(kinds):
         raise ValueError(f"{path}: its manifest must have exactly the keys {', '.join(kinds)}.")
     manifest = Manifest(**values)
     _require_manifest(path, manifest)
@@ -213,6 +220,7 @@ def _require_manifest(path: str | Path, manifest: Manifest) -> None:
         "text_bytes": _is_hex(manifest.text_bytes, 4),
         "layers": isinstance(manifest.layers, list) and all(_is_layer(layer) for layer in manifest.layers),
         "sampling": manifest.sampling is None or isinstance(manifest.sampling, dict),
+        "user_stream": manifest.user_stream in (None, *USER_STREAMS),
     }
     for name, holds in sensible.items():
         if not holds:
@@ -279,7 +287,7 @@ def _require_content(path: str | Path, manifest: Manifest, tensors: Mapping[str,
 
 
 def _sha256(manifest: Manifest, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps({**asdict(manifest), "content_sha256": ""}, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps({**manifest.values(), "content_sha256": ""}, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)

@@ -22,6 +22,7 @@ class SavedRowsMixin:
         model: Any
         processor: Any
         sampling: Sampling
+        user_stream: str
         state: Any
         codec: Any
         seeds: list[int]
@@ -71,6 +72,7 @@ class SavedRowsMixin:
             memory_on=bool(self.memory_on_B[row]),
             sampling=asdict(replace(self.sampling, generator=None)),
             text_bytes=self.texts[row].unfinished.hex(),
+            user_stream=self.user_stream,
         )
 
     @classmethod
@@ -78,14 +80,16 @@ class SavedRowsMixin:
         """A session of one row that goes on from a file, bit for bit where the file holds a whole stream.
 
         Args:
-            options: further ones of the class; a whole stream draws as it did unless `sampling` is among them.
+            options: further ones of the class; a whole stream draws as it did, and has the user's codes that it had
+                without a user, unless `sampling` or `user_stream` is among them.
 
         Raises:
             ValueError: as in `restore`.
         """
-        chosen = options.get("sampling")
-        session: Any = cls(model, processor, **{**options, "sampling": chosen or saved_sampling(path)})  # type: ignore[call-arg]
-        session.restore(path, other_sampling=chosen is not None)
+        saved = {"sampling": saved_sampling(path), "user_stream": read_manifest(path).user_stream}
+        given = {name: value for name, value in options.items() if value is not None}
+        session: Any = cls(model, processor, **{**saved, **given})  # type: ignore[call-arg]
+        session.restore(path, other_sampling=not saved.keys().isdisjoint(given))
         return session
 
     @torch.no_grad()
@@ -96,17 +100,17 @@ class SavedRowsMixin:
         start again from their seed.
 
         Args:
-            other_sampling: whether a whole stream that was drawn otherwise may go on with the session's sampling, which
-                all rows share; it is refused if not.
+            other_sampling: whether a whole stream that had another may go on with the session's sampling and
+                `user_stream`, which all rows share; it is refused if not.
 
         Raises:
             ValueError: a file that is missing, damaged or foreign, of another model or codec, or a stream of another
-                sampling. Nothing has changed then.
+                sampling or `user_stream`. Nothing has changed then.
         """
         row, manifest = self.checked_row(row), read_manifest(path)
         self._require_same_model(path, manifest)
         if not other_sampling:
-            self._require_same_sampling(path)
+            self._require_same_sampling(path, manifest)
         whole, own = manifest.kind == "session", self._tensors()
         expected = {name: torch.empty_like(tensor[:1], device="meta") for name, tensor in own.items()}
         if not whole:
@@ -136,12 +140,17 @@ class SavedRowsMixin:
                 f"{path}: the state of its draws is none of {device.type}'s. Take another copy."
             ) from error
 
-    def _require_same_sampling(self, path: str | Path) -> None:
+    def _require_same_sampling(self, path: str | Path, manifest: Manifest) -> None:
         saved = saved_sampling(path)
         if saved is not None and saved != self.sampling:
             raise ValueError(
                 f"{path}: its stream was drawn with {saved}, but this session draws with {self.sampling}. Open it with "
                 "MoshiTTTSession.load, give the session that sampling, or allow another: other_sampling=True."
+            )
+        if manifest.user_stream not in (None, self.user_stream):
+            raise ValueError(
+                f"{path}: its stream has user_stream={manifest.user_stream!r}, but this session {self.user_stream!r}. "
+                "Open it with MoshiTTTSession.load, give the session that one, or allow another: other_sampling=True."
             )
 
     def _require_same_model(self, path: str | Path, manifest: Manifest) -> None:

@@ -113,10 +113,10 @@ def test_a_whole_stream_goes_on_as_it_was_drawn(
 
 
 @pytest.mark.parametrize("is_on", [True, False])
-def test_a_whole_stream_keeps_its_switch(model: str, tmp_path: Path, is_on: bool) -> None:
-    """What was saved with a silent memory goes on so."""
+def test_a_whole_stream_keeps_its_switch_and_its_absent_user(model: str, tmp_path: Path, is_on: bool) -> None:
+    """What was saved with a silent memory goes on so, and so does what was saved without a user."""
     loaded = MoshiTTTForConditionalGeneration.from_pretrained(model).eval()
-    session = MoshiTTTSession(loaded, MoshiTTTProcessor.from_pretrained(model))
+    session = MoshiTTTSession(loaded, MoshiTTTProcessor.from_pretrained(model), user_stream="none")
     session.set_memory_on(0, is_on)
     text_B = torch.tensor([loaded.config.end_pad_token_id])
     for _ in range(5):

@@ -1,6 +1,8 @@
 """A row of a session as a file: it goes on bit for bit, and its memory moves alone."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from hf_moshi_ttt.live.memory_file import read_manifest
+from hf_moshi_ttt.live.memory_file import read_manifest, write_memory_file
 from hf_moshi_ttt.live.saved_rows import saved_sampling
 from hf_moshi_ttt.live.session import MoshiTTTSession
-from hf_moshi_ttt.streaming.generation_moshi_ttt import Sampling
+from hf_moshi_ttt.streaming.generation_moshi_ttt import GREEDY, Sampling
 
 from .conftest import assert_same_speech, awake_model, played, voices
 
@@ -46,6 +48,37 @@ def test_a_saved_stream_goes_on_as_if_it_had_never_stopped(
         assert torch.equal(in_row.samples_BN[1], expected.samples_BN[1])
         assert torch.equal(in_row.codes_BQ[1], expected.codes_BQ[1])
     assert again.memory_stats(1) == session.memory_stats(1)
+
+
+@pytest.mark.parametrize("user_stream", ["silence", "none"])
+def test_a_stream_without_a_user_goes_on_without_him(
+    open_session: OpenSession, tmp_path: Path, user_stream: Any
+) -> None:
+    """`load` takes the codes that stood for him; a session of others refuses the stream unless told."""
+    session = open_session(user_stream=user_stream, sampling=GREEDY)
+    for _ in range(5):
+        session.step(None)
+    session.save(tmp_path / "stream")
+    expected = [session.step(None) for _ in range(20)]
+    same = MoshiTTTSession.load(tmp_path / "stream", session.model, session.processor)
+    assert_same_speech([same.step(None) for _ in range(20)], expected)
+    other = open_session(sampling=GREEDY)
+    with pytest.raises(ValueError, match=f"its stream has user_stream='{user_stream}', but this session 'duplicate'"):
+        other.restore(tmp_path / "stream")
+    other.restore(tmp_path / "stream", other_sampling=True)
+    options: Any = dict(user_stream="duplicate")
+    chosen = MoshiTTTSession.load(tmp_path / "stream", session.model, session.processor, **options)
+    assert chosen.user_stream == other.user_stream == "duplicate" and chosen.memory_frames == [5]
+
+
+def test_a_file_that_does_not_know_the_users_codes_is_read(open_session: OpenSession, tmp_path: Path) -> None:
+    session = open_session()
+    played(session, voices(1, 5))
+    manifest = replace(session._manifest(0, False), user_stream=None)
+    write_memory_file(tmp_path / "stream", {name: x[:1] for name, x in session._tensors().items()}, manifest)
+    with safe_open(tmp_path / "stream", framework="pt") as file:
+        assert "user_stream" not in json.loads(file.metadata()["manifest"])
+    open_session(user_stream="none").restore(tmp_path / "stream")
 
 
 def test_a_file_of_the_same_stream_is_the_same(open_session: OpenSession, saved: Path, tmp_path: Path) -> None:
