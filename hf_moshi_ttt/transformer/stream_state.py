@@ -122,7 +122,8 @@ class StreamState:
                 raise ValueError(f"{path}: format {metadata.get('format')!r}, but a saved state is {_FORMAT!r}.")
             saved = config.current_state_values(json.loads(metadata["config"]))
             _require_same_config(saved, config.state_values(), path)
-            named = {_current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            # Copies: on CPUs the tensors are the pages of the file, and would change with it.
+            named = {_current_name(name): file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         _require_same_layout(own, named, path)
         return self.map(lambda name, _: named[name])
 

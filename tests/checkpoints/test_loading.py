@@ -17,6 +17,7 @@ from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
 from ..conftest import random_codes
 from ..fixtures.checkpoints import TINY, lora_weights, save_kyutai, save_shards
+from ..fixtures.written_over import write_zeros_over
 
 TOLERANCE = dict(rtol=2e-5, atol=2e-5)
 load = MoshiTTTForConditionalGeneration.from_pretrained
@@ -288,6 +289,16 @@ model = MoshiTTTForConditionalGeneration.from_pretrained(sys.argv[1], ttt_config
 weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 print((status("VmHWM:") - before) / weights)
 """
+
+
+def test_a_loaded_model_does_not_change_with_its_file(tmp_path: Path, lm_model: Any) -> None:
+    model = load(save_kyutai(tmp_path, lm_model))
+    model.save_pretrained(tmp_path / "own")
+    for loaded, path in ((model, tmp_path), (load(tmp_path / "own"), tmp_path / "own")):
+        before = logits(loaded)
+        for file in path.glob("*.safetensors"):
+            write_zeros_over(file)
+        assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, logits(loaded), strict=True))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")

@@ -13,6 +13,7 @@ from hf_moshi_ttt.configuration_moshi_ttt import TTTConfig
 from hf_moshi_ttt.transformer.stream_state import StreamState
 
 from ..fixtures.ttt_cases import EVERY_LEARNER, make_input, make_layer
+from ..fixtures.written_over import write_zeros_over
 
 
 @dataclass
@@ -73,6 +74,15 @@ def test_a_layers_state_is_saved_and_goes_on_exactly(options: dict, frames: int,
     loaded = layer.init_state(3).load(tmp_path / "memory.safetensors", layer.config)
     assert torch.equal(layer(x[:, frames:], loaded).output, layer(x[:, frames:], state).output)
     assert all(torch.equal(tensor, loaded.named_tensors()[name]) for name, tensor in state.named_tensors().items())
+
+
+def test_a_loaded_state_does_not_change_with_its_file(tmp_path: Path) -> None:
+    layer, path = make_layer(torch.float32), tmp_path / "memory.safetensors"
+    state = layer(make_input(11, dtype=torch.float32)).state
+    state.save(path, layer.config)
+    loaded = layer.init_state(3).load(path, layer.config).named_tensors()
+    write_zeros_over(path)
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.named_tensors().items())
 
 
 def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
