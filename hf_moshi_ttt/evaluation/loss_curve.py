@@ -21,12 +21,15 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+LEAST_EFFECTIVE = 1.5
+"""Kish's effective number of recordings below which there is no interval: Student's t has no bounds worth telling."""
 _SEED = 0
 
 
 @dataclass
 class Estimate:
-    """A number with its bootstrap interval over `recordings`; the interval is None for a single recording."""
+    """A number with its bootstrap interval over `recordings`; the interval is None where one of them makes up nearly
+    all of it, as a single one does."""
 
     value: float
     low: float | None
@@ -80,14 +83,15 @@ def estimate_ratio(numerators_R: np.ndarray, denominators_R: np.ndarray) -> Esti
     """The sum of the first over the sum of the second, with its interval over recordings."""
     count = len(numerators_R)
     value = float(numerators_R.sum() / denominators_R.sum())
-    if count < 2:
+    shares = denominators_R / denominators_R.sum()
+    effective = 1 / (shares**2).sum()
+    if count < 2 or effective < LEAST_EFFECTIVE:
         return Estimate(value, None, None, count)
     draws = _draws(count)
     deviations = (draws @ numerators_R) / (draws @ denominators_R) - value
-    shares = denominators_R / denominators_R.sum()
     residuals = numerators_R - value * denominators_R
     left_out = residuals / (1 - shares)
-    tail, effective = (1 - CONFIDENCE) / 2, 1 / (shares**2).sum()
+    tail = (1 - CONFIDENCE) / 2
     widening = stats.t.ppf(tail, effective - 1) / stats.norm.ppf(tail)
     if residuals.any():
         widening *= np.linalg.norm(left_out) / np.linalg.norm(residuals)
@@ -174,7 +178,7 @@ def long_context_numbers(
     Returns:
         `librilight_samples` (recordings), `librilight_loss_<position>`, `librilight_slope` (nats per 1,000 frames
         beyond the window) and `librilight_loss_beyond_window`, each with `<key>_interval` where there is more than one
-        recording and `<key>_recordings`. What no recording reaches is absent.
+        recording (`LEAST_EFFECTIVE`) and `<key>_recordings`. What no recording reaches is absent.
 
     Raises:
         ValueError: a window, a width or positions that are no whole numbers of frames, or are out of bounds.

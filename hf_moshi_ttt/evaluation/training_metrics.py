@@ -1,7 +1,8 @@
 """The long-context numbers while a model trains, in both forms that transformers' Trainer knows.
 
 As metrics of its own evaluation, where every row of the evaluation set is a whole recording. Trainer joins labels of
-different lengths neither over batches (`eval_do_concat_batches=False`) nor over processes (use one, or the callback):
+different lengths neither over batches (`eval_do_concat_batches=False`, the default of `MoshiTTTTrainingArguments`) nor
+over processes (use one, or the callback):
 
     metrics = LongContextMetrics(window_frames=model.config.sliding_window)
     Trainer(..., compute_metrics=metrics, preprocess_logits_for_metrics=metrics.preprocess)

@@ -201,6 +201,9 @@ class MoshiTTTTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Whether to hide NaN and Inf losses in logs."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Whether to drop columns that forward lacks."})
+    eval_do_concat_batches: bool = field(
+        default=False, metadata={"help": "Whether predictions are joined over batches, which needs one length of all."}
+    )
     disable_tqdm: bool | None = field(default=False, metadata={"help": "Whether to hide the progress bar."})
 
     def __post_init__(self) -> None:

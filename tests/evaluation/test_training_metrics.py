@@ -77,8 +77,7 @@ def test_a_run_logs_the_numbers_of_whole_recordings(tmp_path: Path, codes: Path)
 
 
 def test_compute_metrics_of_trainer_equal_the_streamed_numbers(tmp_path: Path, codes: Path) -> None:
-    options = {"per_device_eval_batch_size": 2, "eval_do_concat_batches": False}
-    trainer = make_trainer(tmp_path / "run", codes, max_steps=1, **options)
+    trainer = make_trainer(tmp_path / "run", codes, max_steps=1, per_device_eval_batch_size=2)
     held_out, _ = load_codes(save_codes(tmp_path / "held_out", LENGTHS))
     metrics = LongContextMetrics(trainer.model.config.sliding_window, SETTINGS)
     trainer.compute_metrics, trainer.preprocess_logits_for_metrics = metrics, metrics.preprocess
