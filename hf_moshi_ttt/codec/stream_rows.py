@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from ..special_ids import NO_INPUT_ID
 
 if TYPE_CHECKING:
     from ..configuration_moshi_ttt import MoshiTTTConfig
 
+logger = logging.get_logger(__name__)
 USER_STREAMS = ("duplicate", "silence", "none")
 
 
@@ -23,10 +25,15 @@ def text_row(config: "MoshiTTTConfig", frames: int) -> np.ndarray:
 def text_codes_without_words(config: "MoshiTTTConfig", batch_size: int, frames: int) -> torch.Tensor | None:
     """What a model that was trained without text is given as text `[B, T]`: its text head has learned nothing.
 
-    None for a model that has a tokenizer, which chooses its text itself.
+    None for a model that has a tokenizer, which chooses its text itself. A warning tells it once, as a model may have
+    learned text and not name its tokenizer.
     """
     if config.text_tokenizer is not None:
         return None
+    logger.warning_once(
+        "The model names no text_tokenizer: it is taken for one of audio alone and given the text row of its training "
+        f"(text_stream={config.text_stream!r}). If it has learned text, as Kyutai's have, set config.text_tokenizer."
+    )
     return torch.from_numpy(text_row(config, frames)).repeat(batch_size, 1)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hf_moshi_ttt.codec import stream_rows
 from hf_moshi_ttt.codec.stream_rows import text_codes_without_words, text_row, user_rows
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 
@@ -15,11 +16,14 @@ def test_text_row(stream: str, fill: int) -> None:
     assert (row.shape, row.dtype, set(row.flat)) == ((1, 5), np.int64, {fill})
 
 
-def test_text_of_models_without_it_alone() -> None:
+def test_text_of_models_without_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(stream_rows.logger, "warning_once", told.append)
     config = MoshiTTTConfig.from_preset("tiny", text_stream="pad")
     assert text_codes_without_words(config, 2, 3).tolist() == [[3, 3, 3]] * 2  # type: ignore[union-attr]
     config.text_tokenizer = "words.model"
     assert text_codes_without_words(config, 2, 3) is None
+    assert len(told) == 1 and "taken for one of audio alone" in told[0] and "text_stream='pad'" in told[0]
 
 
 def test_user_rows() -> None:
