@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..configuration_moshi_ttt import MoshiTTTConfig
@@ -168,6 +170,28 @@ def matched_lora_rank(model: nn.Module, parts: Sequence[str] = DEFAULT_PARTS, ra
 def without_adapters(model: Any) -> Any:
     """The model below peft's wrapper, whose layers hold the adapters; one without a wrapper as it is."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def merged(model: Any) -> Any:
+    """A model that `from_pretrained` loaded with an adapter, put into its weights; another one as it is.
+
+    A `PeftModel` has `merge_and_unload` for it.
+    """
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        return model
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            whole: Any = module.get_base_layer()
+        elif isinstance(module, ModulesToSaveWrapper):
+            whole = module.modules_to_save[module.active_adapters[0]]
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, whole)
+    model._hf_peft_config_loaded, model._weight_conversions = False, []  # the names of an adapter's weights
+    del model.peft_config
+    return model.requires_grad_(True)
 
 
 def require_whole_adapter(model: PeftModel) -> None:

@@ -91,7 +91,7 @@ class MoshiTTTSavingMixin:
         if getattr(self, "_hf_peft_config_loaded", False):
             raise ValueError(
                 "The model holds adapters: load its base and put them on it with peft (PeftModel.from_pretrained) to "
-                "save them (adapters.save_adapter) or to save the whole (merge_and_unload)."
+                "save them (adapters.save_adapter), or merge them into it to save the whole (adapters.merged)."
             )
         if getattr(self, "is_quantized", False):
             raise ValueError(

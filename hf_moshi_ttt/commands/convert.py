@@ -12,7 +12,9 @@ from .parser import add_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
-    parser.add_argument("source", help="name or folder: TTT-Moshi, Kyutai, moshi-finetune, transformers or an adapter")
+    parser.add_argument(
+        "source", help="name or folder: TTT-Moshi, Kyutai, moshi-finetune, transformers or an adapter, which is merged"
+    )
     parser.add_argument("output", help="folder to write")
     parser.add_argument(
         "--to",
@@ -28,11 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Loads and writes the checkpoint; returns what it is."""
+    from ..checkpoints.adapters import merged
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
-    model = MoshiTTTForConditionalGeneration.from_pretrained(
+    loaded = MoshiTTTForConditionalGeneration.from_pretrained(
         model_folder(arguments.source), base_model_name_or_path=arguments.base, dtype=arguments.dtype
     )
+    model = merged(loaded)
     if arguments.to == "moshi_ttt":
         model.save_pretrained(arguments.output, max_shard_size=arguments.max_shard_size)
     elif arguments.to == "transformers":

@@ -44,6 +44,7 @@ def results_of(folder: Path, model: Path) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Uploads the model; prints and returns the address of the commit."""
+    from ..checkpoints.adapters import merged
     from ..checkpoints.model_card import PLOT_NAME, ModelCardFacts
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
@@ -58,7 +59,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         results=results_of(arguments.results, arguments.model) if arguments.results else {},
         plot=arguments.results / PLOT_NAME if arguments.results else None,
     )
-    model = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model)
+    loaded, info = MoshiTTTForConditionalGeneration.from_pretrained(arguments.model, output_loading_info=True)
+    if arguments.trainable_only and info["layout"] == "adapter":
+        raise ValueError(
+            f"--trainable-only: {arguments.model} holds an adapter, which is pushed merged into its base. Leave it "
+            "out, or upload the folder itself (hf upload)."
+        )
+    model = merged(loaded)
     commit = model.push_to_hub(
         arguments.repo_id,
         card=facts,

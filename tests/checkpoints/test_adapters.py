@@ -21,6 +21,7 @@ from hf_moshi_ttt.checkpoints.adapters import (
     lora_targets,
     make_trainable,
     matched_lora_rank,
+    merged,
     save_adapter,
     without_adapters,
 )
@@ -149,9 +150,13 @@ def test_adapters_are_saved_loaded_and_merged(tmp_path: Path, lm_model: Any) -> 
         ours.to_kyutai(tmp_path / "kyutai")
     with pytest.raises(ValueError, match="The model holds adapters: save them with peft's own save_pretrained"):
         ours.save_pretrained(tmp_path / "part", trainable_only=True)
-    merged = theirs.merge_and_unload()
-    merged.save_pretrained(tmp_path / "merged")
+    whole = theirs.merge_and_unload()
+    whole.save_pretrained(tmp_path / "merged")
     torch.testing.assert_close(logits(load(tmp_path / "merged")), expected, rtol=2e-5, atol=2e-5)
+    assert merged(whole) is whole
+    same = merged(ours).state_dict()
+    assert list(same) == list(whole.state_dict())
+    assert all(torch.equal(same[name], weight) for name, weight in whole.state_dict().items())
 
 
 def test_an_adapter_without_ttt_goes_with_auto_model_and_to_kyutai(tmp_path: Path, make_model: MakeModel) -> None:
