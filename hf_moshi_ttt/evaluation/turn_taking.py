@@ -86,11 +86,13 @@ def _two_channels(source: Any, user_channel: int) -> tuple[np.ndarray, np.ndarra
         raise ValueError(f"user_channel={user_channel!r}, but a conversation has channels 0 and 1.")
     samples_CS = read_audio(source) if isinstance(source, (str, Path)) else float_samples(source)
     if samples_CS.ndim != 2 or len(samples_CS) != 2:
-        channels = 1 if samples_CS.ndim < 2 else len(samples_CS)
+        found = "1 channel" if samples_CS.ndim < 2 or len(samples_CS) == 1 else f"{list(samples_CS.shape)}"
         raise ValueError(
-            f"{_name(source)}: {channels} channel, but a conversation needs two: give a file of two channels, or one "
-            "file for the user and one for the model."
+            f"{_name(source)}: {found}, but a conversation needs two, [2, S]: give a file of two channels, or one file "
+            "for the user and one for the model."
         )
+    if samples_CS.size == 0:
+        raise ValueError(f"{_name(source)}: holds no samples.")
     return samples_CS[user_channel], samples_CS[1 - user_channel]
 
 

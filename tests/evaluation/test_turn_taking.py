@@ -115,8 +115,14 @@ def test_files_of_two_channels_or_one_each(tmp_path: Path, conversation: Planted
     apart = hear(str(tmp_path / "user.wav"), tmp_path / "model.wav")
     assert apart.outcomes.pause_takeovers == heard.outcomes.pause_takeovers
     assert np.allclose(hear(tmp_path / "talk.wav", user_channel=0).model_N2, heard.user_N2)
-    with pytest.raises(ValueError, match=r"model.wav: 1 channel, but a conversation needs two: give a file of two"):
+    with pytest.raises(
+        ValueError, match=r"model.wav: 1 channel, but a conversation needs two, \[2, S\]: give a file of two"
+    ):
         hear(tmp_path / "model.wav")
+    with pytest.raises(ValueError, match=r"samples: \[24000, 2\], but a conversation needs two, \[2, S\]"):
+        hear(np.zeros((24_000, 2), np.float32))  # as soundfile reads it
+    with pytest.raises(ValueError, match="samples: holds no samples"):
+        hear(np.zeros((2, 0), np.float32))
     with pytest.raises(ValueError, match=r"talk.wav: the model's side must be one channel \[S\], got \[2, "):
         hear(user, tmp_path / "talk.wav")
     with pytest.raises(ValueError, match="user_channel=2, but a conversation has channels 0 and 1"):
