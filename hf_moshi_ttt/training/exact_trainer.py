@@ -38,6 +38,7 @@ class ExactTrainer(Trainer):
     """
 
     fresh_optimizer = False
+    steps_per_epoch = 1
     if TYPE_CHECKING:  # transformers declares these wider than they are here
         args: Any
         optimizer: Any
@@ -189,6 +190,7 @@ class ExactTrainer(Trainer):
         self, max_steps: int, steps_per_epoch: int, epochs: int, checkpoint: str | None, trial: Any
     ) -> tuple[int, int]:
         position = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
+        self.steps_per_epoch = steps_per_epoch
         self.state.compute_steps(self.args, max_steps)  # how often to log and save is what is asked for now
         if checkpoint is not None:
             self.state.best_model_checkpoint = self._find_best_checkpoint(Path(checkpoint))

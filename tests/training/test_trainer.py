@@ -209,6 +209,16 @@ def test_memories_are_logged_at_logged_steps_alone(tmp_path: Path, codes: Path) 
     assert not any(key.startswith("ttt/") for entry in plain.state.log_history for key in entry)
 
 
+def test_memories_are_logged_with_the_epochs_too(tmp_path: Path, codes: Path) -> None:
+    """24 segments are 6 steps of 4 rows; the last epoch ends with the run."""
+    options = {"logging_strategy": "epoch", "logging_first_step": True, "max_steps": 8}
+    trainer = make_trainer(tmp_path, codes, gradient_accumulation_steps=2, **options)
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in entries] == [1, 6, 8]
+    assert all("ttt/layer_1/loss_after" in entry for entry in entries)
+
+
 def test_asking_for_diagnostics_changes_no_weight(tmp_path: Path, codes: Path) -> None:
     often, never = (make_trainer(tmp_path / str(n), codes, logging_steps=n, **LANES) for n in (1, 100))
     often.train()
