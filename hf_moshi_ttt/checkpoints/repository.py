@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformers.utils import logging
 from transformers.utils.hub import cached_files, extract_commit_hash
 
 from ..codec.hub_files import HUB_SCHEME, folder_or_repository, local_file, repository_file
@@ -26,13 +27,15 @@ from .lazy_weights import PICKLE_SUFFIXES, LazyTensor, open_weights, read_header
 from .transformers_moshi import config_from_transformers, from_transformers, is_transformers_config
 from .weight_files import LORA_NAME, TRAINED_PART_NAME, WEIGHTS_NAME, require_one_layout
 
+logger = logging.get_logger(__name__)
+
 HUB_OPTIONS = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 BASE_KEY = "base_model_name_or_path"
 BASE_REVISION_KEY = "base_model_revision"
 _FINETUNE_NAME = "consolidated.safetensors"  # what moshi-finetune calls whole weights
 _LEGACY_TOKENIZER = "tokenizer_spm_32k_3.model"
-
-
+_KYUTAI_TOKENIZER = f"{HUB_SCHEME}kyutai/moshiko-pytorch-bf16/{_LEGACY_TOKENIZER}"
+_KYUTAI_TEXT_VOCAB_SIZE = 32_000
 _TTT_WEIGHT = re.compile(r"model\.layers\.\d+\.(ttt|ttt_norm|ttt_gate)\.")
 
 
@@ -224,10 +227,15 @@ def _read_config(repository: Repository) -> tuple[dict[str, Any] | None, MoshiTT
         return raw, MoshiTTTConfig.from_dict(raw)
     if raw is None or is_kyutai_config(raw):
         values = {} if raw is None else config_from_kyutai(raw)
-        tokenizer = _tokenizer_name(repository, (raw or {}).get("tokenizer_name", _LEGACY_TOKENIZER))
-        return raw, MoshiTTTConfig.from_dict({**values, "text_tokenizer": tokenizer})
+        config = MoshiTTTConfig.from_dict(values)
+        filename = (raw or {}).get("tokenizer_name", _LEGACY_TOKENIZER)
+        config.text_tokenizer = _tokenizer_name(repository, filename) or _kyutais_tokenizer(config)
+        return raw, config
     if is_transformers_config(raw):
-        return raw, MoshiTTTConfig.from_dict(config_from_transformers(raw))
+        config = MoshiTTTConfig.from_dict(config_from_transformers(raw))
+        file = Path(repository.name, _LEGACY_TOKENIZER)
+        config.text_tokenizer = str(file) if file.is_file() else _kyutais_tokenizer(config)
+        return raw, config
     raise ValueError(
         f"{repository.name}: config.json is none of Moshi's (model_type={raw.get('model_type')!r}). It must be that of "
         "TTT-Moshi (moshi_ttt), Kyutai's (dim, n_q, ...) or transformers' MoshiForConditionalGeneration."
@@ -288,6 +296,20 @@ def _tokenizer_name(repository: Repository, filename: str) -> str | None:
         return f"{HUB_SCHEME}{repository.name}/{filename}"
     path = Path(repository.name, filename)
     return str(path) if path.is_file() else None
+
+
+def _kyutais_tokenizer(config: MoshiTTTConfig) -> str | None:
+    """The name on the Hub of the tokenizer that Kyutai's Moshis have learned, or None for another number of text ids.
+
+    Without one a model would be taken for one of audio alone, and never speak.
+    """
+    if config.text_vocab_size != _KYUTAI_TEXT_VOCAB_SIZE:
+        return None
+    logger.warning_once(
+        f"The checkpoint has no file of a text tokenizer: Kyutai's is taken, {_KYUTAI_TOKENIZER}. Where it has learned "
+        "another, set config.text_tokenizer to its path."
+    )
+    return _KYUTAI_TOKENIZER
 
 
 def _with_trained_part(

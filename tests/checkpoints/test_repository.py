@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import MimiConfig
 
-from hf_moshi_ttt.checkpoints.kyutai import to_kyutai
-from hf_moshi_ttt.checkpoints.repository import Repository, open_checkpoint
+from hf_moshi_ttt.checkpoints.kyutai import config_to_kyutai, to_kyutai
+from hf_moshi_ttt.checkpoints.repository import Repository, open_checkpoint, read_config
+from hf_moshi_ttt.checkpoints.transformers_moshi import config_to_transformers
+from hf_moshi_ttt.commands.doctor import KYUTAI_TOKENIZER
 from hf_moshi_ttt.configuration_moshi_ttt import MoshiTTTConfig
 from hf_moshi_ttt.modeling_moshi_ttt import MoshiTTTForConditionalGeneration
 
@@ -37,7 +40,8 @@ def test_the_first_7b_is_recognised_without_a_configuration(tmp_path: Path) -> N
         file.truncate(8 + len(text) + end)
     checkpoint = opened(tmp_path)
     assert (len(header), end) == (355, 2 * 7_687_729_152)
-    assert (checkpoint.layout, checkpoint.config.own_values()) == ("kyutai", config.own_values())
+    values = {**config.own_values(), "text_tokenizer": KYUTAI_TOKENIZER}
+    assert (checkpoint.layout, checkpoint.config.own_values()) == ("kyutai", values)
     assert {name: lazy.shape for name, lazy in checkpoint.weights.items()} == {
         name: tuple(weight.shape) for name, weight in weights.items()
     }
@@ -68,6 +72,21 @@ def test_the_tokenizer_of_a_repository_is_named(tmp_path: Path, lm_model: Any) -
     assert opened(tmp_path).config.text_tokenizer == str(tmp_path / "text.model")
     save_kyutai(tmp_path, lm_model, tokenizer_name="hf://kyutai/x/text.model")
     assert opened(tmp_path).config.text_tokenizer == "hf://kyutai/x/text.model"
+
+
+@pytest.mark.parametrize("layout", ["kyutai", "transformers"])
+def test_a_moshi_without_its_tokenizers_file_has_learned_kyutais_text(tmp_path: Path, layout: str) -> None:
+    """Otherwise it would be taken for a model of audio alone, and never speak."""
+    for vocab_size, name in ((32_000, KYUTAI_TOKENIZER), (64, None)):
+        config = MoshiTTTConfig(ttt=None, text_vocab_size=vocab_size)
+        if layout == "kyutai":
+            (tmp_path / "config.json").write_text(json.dumps(config_to_kyutai(config)))
+            (tmp_path / "model.safetensors").write_bytes(b"")
+        else:
+            config_to_transformers(config, MimiConfig()).save_pretrained(tmp_path)
+        assert read_config(Repository(str(tmp_path))).text_tokenizer == name
+    (tmp_path / "tokenizer_spm_32k_3.model").write_bytes(b"")
+    assert read_config(Repository(str(tmp_path))).text_tokenizer == str(tmp_path / "tokenizer_spm_32k_3.model")
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
