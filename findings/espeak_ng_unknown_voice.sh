@@ -7,11 +7,12 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 chmod 777 "$folder"
 cd "$folder"
-apt-get download -qq espeak-ng libespeak-ng1 espeak-ng-data libpcaudio0 libsonic0 2>&1
+missing=$(apt-get --simulate --no-install-recommends install espeak-ng | sed -n 's/^Inst \([^ ]*\) (.*/\1/p')
+apt-get download -qq espeak-ng libespeak-ng1 espeak-ng-data libpcaudio0 libsonic0 $missing 2>&1
 for package in *.deb; do dpkg -x "$package" root; done
 libraries=$(dirname "$folder"/root/usr/lib/*/libespeak-ng.so.1)
 say() {
-    echo "hello" | LD_LIBRARY_PATH="$libraries" root/usr/bin/espeak-ng --path="$libraries" --stdin --stdout "$@"
+    echo "hello" | LD_LIBRARY_PATH="$libraries:$libraries/pulseaudio" root/usr/bin/espeak-ng --path="$libraries" --stdin --stdout "$@"
 }
 ls espeak-ng_*.deb
 say -v en-us+nobody > nobody.wav 2> errors

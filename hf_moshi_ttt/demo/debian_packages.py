@@ -1,4 +1,4 @@
-"""The two Debian packages of the corpus: fetches them, unpacks them and reads the novels out of one of them.
+"""The Debian packages of the corpus: fetches them, unpacks them and reads the novels out of one of them.
 
 What is different: nothing is installed and no root is needed. `apt-get download` and `dpkg -x` write only to given
 folders, and a `.deb` file that somebody put into the cache folder by hand is used in place of a download. The novels
@@ -49,6 +49,20 @@ def unpack_package(name: str, cache_dir: Path) -> Path:
             _run(["dpkg", "-x", str(deb_path), str(contents)], cache_dir, name)
             contents.replace(unpacked_dir)
     return unpacked_dir
+
+
+def packages_to_install(name: str, cache_dir: Path) -> list[str]:
+    """The packages that apt would have to install for `name`, itself among them, which this machine has not.
+
+    Empty without apt-get.
+
+    Raises:
+        RuntimeError: apt-get refused; the message holds what it said.
+    """
+    if shutil.which("apt-get") is None:
+        return []
+    plan = _run(["apt-get", "--simulate", "--no-install-recommends", "install", name], cache_dir, name)
+    return re.findall(r"^Inst (\S+) \(", plan, re.MULTILINE)  # an update names the old version before that
 
 
 def _cached_deb(name: str, cache_dir: Path) -> Path | None:

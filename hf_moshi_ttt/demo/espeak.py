@@ -1,4 +1,5 @@
-"""Hundreds of synthetic speakers: `espeak-ng` from its Debian packages, unpacked without root.
+"""Hundreds of synthetic speakers: `espeak-ng` from its Debian packages, unpacked without root, with the libraries that
+the machine lacks (a server has none for sound).
 
 A speaker is an accent of English, one of the package's voice variants, a pitch, a rate, and a size, which resampling
 gives: it moves pitch, vocal tract and rate together. What a speaker says depends on the text alone, to the sample.
@@ -8,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..codec.audio import SAMPLE_RATE_HZ
 from ..codec.samples import float_samples
-from .debian_packages import unpack_package
+from .debian_packages import packages_to_install, unpack_package
 
 PACKAGES = ("espeak-ng", "libespeak-ng1", "espeak-ng-data", "libpcaudio0", "libsonic0")
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
@@ -33,9 +35,10 @@ _WAV_RATE_BYTES = slice(24, 28)
 
 @dataclass(frozen=True)
 class Espeak:
-    """The unpacked packages: their folders, in the order of `PACKAGES`."""
+    """The unpacked packages: their folders, in the order of `PACKAGES`, and those of libraries that were missing."""
 
     folders: tuple[Path, ...]
+    dependencies: tuple[Path, ...] = ()
 
     @classmethod
     def unpack(cls, cache_dir: Path) -> "Espeak":
@@ -44,7 +47,11 @@ class Espeak:
         Raises:
             FileNotFoundError, RuntimeError: as `unpack_package` says.
         """
-        return cls(tuple(unpack_package(name, cache_dir) for name in PACKAGES))
+        espeak = cls(tuple(unpack_package(name, cache_dir) for name in PACKAGES))
+        if espeak._run("", ["--version"]).returncode == 0:
+            return espeak
+        missing = [name for name in packages_to_install(PACKAGES[0], cache_dir) if name not in PACKAGES]
+        return replace(espeak, dependencies=tuple(unpack_package(name, cache_dir) for name in missing))
 
     @property
     def sources(self) -> list[str]:
@@ -70,19 +77,27 @@ class Espeak:
         """A file or folder below one of the packages' libraries, whatever machine they are for."""
         return next(path for folder in self.folders for path in folder.glob(f"usr/lib/*/{below_lib}"))
 
+    @cached_property
+    def _library_path(self) -> str:
+        folders = (*self.folders, *self.dependencies)
+        return os.pathsep.join(sorted({str(path.parent) for folder in folders for path in folder.rglob("*.so*")}))
+
+    def _run(self, text: str, options: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [str(self.folders[0] / "usr/bin/espeak-ng"), f"--path={self._find('espeak-ng-data').parent}", *options],
+            input=text.encode(),
+            capture_output=True,
+            env={**os.environ, "LD_LIBRARY_PATH": self._library_path},
+            check=False,
+        )
+
     def speak(self, text: str, options: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """What the program says of `text`: samples `[S]` and their rate in Hz.
 
         Raises:
             RuntimeError: the program failed; the message holds what it said.
         """
-        libraries = {self._find(f"{name}.so.*").parent for name in ("libespeak-ng", "libpcaudio", "libsonic")}
-        program = str(self.folders[0] / "usr/bin/espeak-ng")
-        command = [program, f"--path={self._find('espeak-ng-data').parent}", "-z", "-b", "1", "--stdin", "--stdout"]
-        environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(sorted(map(str, libraries)))}
-        done = subprocess.run(
-            [*command, *options], input=text.encode(), capture_output=True, env=environment, check=False
-        )
+        done = self._run(text, ["-z", "-b", "1", "--stdin", "--stdout", *options])
         if done.returncode != 0 or len(done.stdout) < _WAV_HEADER_BYTES:
             said = done.stderr.decode(errors="replace").strip()
             raise RuntimeError(f"espeak-ng ended with status {done.returncode} for {text!r}: {said!r}")

@@ -10,6 +10,7 @@ from hf_moshi_ttt.demo.debian_packages import (
     NOVELS_PACKAGE,
     PROMPTS_PACKAGE,
     TITLES,
+    packages_to_install,
     paragraphs_of,
     read_novels,
     unpack_package,
@@ -33,6 +34,20 @@ def only_these_tools(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str)
     for name in names:
         (folder / name).symlink_to(str(shutil.which(name)))
     monkeypatch.setenv("PATH", str(folder))
+
+
+def test_what_apt_would_install_is_named_without_what_it_would_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """apt's own words; an update has the old version in brackets."""
+    only_these_tools(monkeypatch, tmp_path / "bin", "sh", "cat")
+    assert packages_to_install("espeak-ng", tmp_path) == []
+    lines = "Reading package lists...\nInst libogg0 (1.3.5-3 Debian:12.8/oldstable [amd64])\n"
+    lines += "Inst libc6 [2.36-9] (2.36-10 Debian:12.8/oldstable [amd64])\nInst espeak-ng (1.51 Debian:12.8 [amd64])\n"
+    (tmp_path / "plan").write_text(lines + "Conf libogg0 (1.3.5-3 Debian:12.8/oldstable [amd64])\n")
+    (tmp_path / "bin" / "apt-get").write_text(f"#!/bin/sh\ncat {tmp_path / 'plan'}\n")
+    (tmp_path / "bin" / "apt-get").chmod(0o755)
+    assert packages_to_install("espeak-ng", tmp_path) == ["libogg0", "espeak-ng"]
 
 
 def test_folder_is_named_after_package_and_version(novels_dir: Path) -> None:

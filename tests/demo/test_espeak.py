@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from hf_moshi_ttt.demo.espeak import ACCENTS, HELDOUT_EVERY, UNVOICED_VARIANTS, Espeak, EspeakVoice
+from hf_moshi_ttt.demo import espeak as espeak_module
+from hf_moshi_ttt.demo.debian_packages import packages_to_install
+from hf_moshi_ttt.demo.espeak import ACCENTS, HELDOUT_EVERY, PACKAGES, UNVOICED_VARIANTS, Espeak, EspeakVoice
 
 from ..fixtures.corpora import package_cache
 
@@ -13,6 +15,17 @@ TEXT = "You must allow me to tell you how ardently I admire you."
 @pytest.fixture(scope="module")
 def espeak(tmp_path_factory: pytest.TempPathFactory) -> Espeak:
     return Espeak.unpack(package_cache(tmp_path_factory))
+
+
+def test_libraries_that_the_machine_lacks_are_fetched(
+    espeak: Espeak, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = packages_to_install(PACKAGES[0], package_cache(tmp_path_factory))
+    monkeypatch.setattr(espeak_module, "PACKAGES", [name for name in PACKAGES if name != "libsonic0"])
+    others = Espeak.unpack(package_cache(tmp_path_factory))
+    assert any(folder.name.startswith("libsonic0_") for folder in others.dependencies) or "libsonic0" not in found
+    voice = EspeakVoice("en-us", "m1", 50, 170, 1.0)
+    assert np.array_equal(voice.say(others, "Every one of them."), voice.say(espeak, "Every one of them."))
 
 
 def test_no_variant_is_in_both_splits(espeak: Espeak) -> None:
