@@ -21,6 +21,11 @@ def config(tmp_path: Path) -> str:
     return str(tmp_path / "run.yaml")
 
 
+def name_codec(codes: Path, codec: str) -> None:
+    """Names a codec that is on this machine: a dry run writes the sound of its first batch."""
+    replace(Provenance.load(codes / PROVENANCE_FILE), codec=codec).save(codes)
+
+
 def test_a_run_and_its_continuation(config: str, tmp_path: Path) -> None:
     assert main(["train", config, "max_steps=2"]) == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
@@ -28,8 +33,9 @@ def test_a_run_and_its_continuation(config: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [["max_steps=1", "save_strategy=no"], ["--dry-run"]])
 def test_what_the_processes_share_is_given_up_at_the_end(
-    config: str, changes: list[str], monkeypatch: pytest.MonkeyPatch
+    config: str, changes: list[str], codec_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name_codec(tmp_path / "codes", codec_path)
     given_up: list[bool] = []
     monkeypatch.setattr(PartialState, "destroy_process_group", lambda _: given_up.append(True))
     assert main(["train", config, *changes]) == 0 and given_up == [True]
@@ -38,8 +44,7 @@ def test_what_the_processes_share_is_given_up_at_the_end(
 def test_a_dry_run_tells_what_would_happen(
     config: str, codec_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    provenance = Provenance.load(tmp_path / "codes" / PROVENANCE_FILE)
-    replace(provenance, codec=codec_path).save(tmp_path / "codes")
+    name_codec(tmp_path / "codes", codec_path)
     assert main(["train", config, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "model   " in said and "\ntime    steps of" in said and "not decoded" not in said
