@@ -200,15 +200,14 @@ def require_whole_adapter(model: PeftModel) -> None:
     Raises:
         ValueError: weights are trained that no adapter holds, or an adapter changes TTT layers that nothing holds.
     """
-    adapters = set(model.peft_config)
-    named = {name: p for name, p in model.get_base_model().named_parameters() if not name.endswith(".bias")}
+    adapters, base = set(model.peft_config), without_adapters(model)
+    named = {name: p for name, p in base.named_parameters() if not name.endswith(".bias")}
     own = {name for name in named if adapters & set(name.split("."))}
     if lost := [name for name, parameter in named.items() if parameter.requires_grad and name not in own]:
         raise ValueError(
             f"{len(lost)} weights are trained, but no adapter holds them ({lost[0]}), and they would be lost: name "
             "their modules in LoraConfig(modules_to_save=...), such as adapters.TTT_MODULES, or freeze them."
         )
-    base: Any = model.get_base_model()
     described: Iterable[Any] = model.peft_config.values()
     holds_ttt = any("ttt" in (each.modules_to_save or []) for each in described)
     if base.has_new_ttt and not holds_ttt and any(map(is_ttt_weight, own)):

@@ -226,20 +226,18 @@ def _read_config(repository: Repository) -> tuple[dict[str, Any] | None, MoshiTT
     if raw is not None and raw.get("model_type") == MoshiTTTConfig.model_type:
         return raw, MoshiTTTConfig.from_dict(raw)
     if raw is None or is_kyutai_config(raw):
-        values = {} if raw is None else config_from_kyutai(raw)
-        config = MoshiTTTConfig.from_dict(values)
-        filename = (raw or {}).get("tokenizer_name", _LEGACY_TOKENIZER)
-        config.text_tokenizer = _tokenizer_name(repository, filename) or _kyutais_tokenizer(config)
-        return raw, config
-    if is_transformers_config(raw):
+        config = MoshiTTTConfig.from_dict({} if raw is None else config_from_kyutai(raw))
+        tokenizer = _tokenizer_name(repository, (raw or {}).get("tokenizer_name", _LEGACY_TOKENIZER))
+    elif is_transformers_config(raw):
         config = MoshiTTTConfig.from_dict(config_from_transformers(raw))
-        file = Path(repository.name, _LEGACY_TOKENIZER)
-        config.text_tokenizer = str(file) if file.is_file() else _kyutais_tokenizer(config)
-        return raw, config
-    raise ValueError(
-        f"{repository.name}: config.json is none of Moshi's (model_type={raw.get('model_type')!r}). It must be that of "
-        "TTT-Moshi (moshi_ttt), Kyutai's (dim, n_q, ...) or transformers' MoshiForConditionalGeneration."
-    )
+        tokenizer = _file_in(repository, _LEGACY_TOKENIZER)
+    else:
+        raise ValueError(
+            f"{repository.name}: config.json is none of Moshi's (model_type={raw.get('model_type')!r}). It must be "
+            "that of TTT-Moshi (moshi_ttt), Kyutai's (dim, n_q, ...) or transformers' MoshiForConditionalGeneration."
+        )
+    config.text_tokenizer = tokenizer or _kyutais_tokenizer(config)
+    return raw, config
 
 
 def _whole_weights(repository: Repository, base: str | None, *names: str) -> dict[str, LazyTensor]:
@@ -294,6 +292,10 @@ def _tokenizer_name(repository: Repository, filename: str) -> str | None:
         return filename
     if not Path(repository.name).is_dir():
         return f"{HUB_SCHEME}{repository.name}/{filename}"
+    return _file_in(repository, filename)
+
+
+def _file_in(repository: Repository, filename: str) -> str | None:
     path = Path(repository.name, filename)
     return str(path) if path.is_file() else None
 

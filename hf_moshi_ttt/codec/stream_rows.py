@@ -22,7 +22,9 @@ def text_row(config: "MoshiTTTConfig", frames: int) -> np.ndarray:
     return np.full((1, frames), fill, dtype=np.int64)
 
 
-def text_codes_without_words(config: "MoshiTTTConfig", batch_size: int, frames: int) -> torch.Tensor | None:
+def text_codes_without_words(
+    config: "MoshiTTTConfig", batch_size: int, frames: int, device: torch.device | str = "cpu"
+) -> torch.Tensor | None:
     """What a model that was trained without text is given as text `[B, T]`: its text head has learned nothing.
 
     None for a model that has a tokenizer, which chooses its text itself. A warning tells it once, as a model may have
@@ -34,7 +36,7 @@ def text_codes_without_words(config: "MoshiTTTConfig", batch_size: int, frames: 
         "The model names no text_tokenizer: it is taken for one of audio alone and given the text row of its training "
         f"(text_stream={config.text_stream!r}). If it has learned text, as Kyutai's have, set config.text_tokenizer."
     )
-    return torch.from_numpy(text_row(config, frames)).repeat(batch_size, 1)
+    return torch.from_numpy(text_row(config, frames)).to(device).repeat(batch_size, 1)
 
 
 def user_rows(config: "MoshiTTTConfig", codes_QT: np.ndarray, silence_codes: Sequence[int] | None) -> np.ndarray:

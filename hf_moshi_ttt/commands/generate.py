@@ -53,9 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Generates, and writes the wav, its words and its report; returns the report, without the time of each frame."""
     new_frames = _checked(arguments)
-    saved = _saved_stream(arguments)
-    from ..live.from_files import continue_prompt
     from ..live.memory_file import read_manifest
+
+    manifest = None if arguments.memory is None else read_manifest(arguments.memory)
+    saved = _saved_stream(arguments, manifest)
+    from ..live.from_files import continue_prompt
     from ..live.session import MoshiTTTSession
     from ..modeling_moshi_ttt import MoshiTTTForConditionalGeneration
     from ..processing_moshi_ttt import MoshiTTTProcessor
@@ -72,8 +74,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.temperature is not None:
         sampling = replace(sampling, temperature=arguments.temperature)
     prompt, name, user_stream = _prompt(arguments, model, processor)
-    if arguments.memory is not None and arguments.user_stream is None:
-        user_stream = read_manifest(arguments.memory).user_stream or user_stream
+    if manifest is not None and arguments.user_stream is None:
+        user_stream = manifest.user_stream or user_stream
     seeds = [arguments.seed or 0]
     session = MoshiTTTSession(model, processor, sampling=sampling, seeds=seeds, user_stream=user_stream)
     if arguments.memory is not None:
@@ -95,7 +97,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in report.items() if key != "frame_ms"}
 
 
-def _saved_stream(arguments: argparse.Namespace) -> Any:
+def _saved_stream(arguments: argparse.Namespace, manifest: Any) -> Any:
     """The `Sampling` of a whole stream that goes on; None for a memory alone, or none.
 
     Raises:
@@ -103,7 +105,7 @@ def _saved_stream(arguments: argparse.Namespace) -> Any:
     """
     from ..live.saved_rows import saved_sampling
 
-    saved = None if arguments.memory is None else saved_sampling(arguments.memory)
+    saved = None if manifest is None else saved_sampling(arguments.memory, manifest)
     given = {"a prompt": arguments.prompt or arguments.codes, "--seed": arguments.seed}
     for name, value in given.items():
         if saved is not None and value is not None:

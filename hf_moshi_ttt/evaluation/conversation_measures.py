@@ -60,8 +60,7 @@ def continue_conversation(
     prompt, user_codes = (
         torch.from_numpy(x.astype(np.int64))[None].to(model.device) for x in (codes_KT[:, :prompt_frames], user)
     )
-    text = text_codes_without_words(model.config, 1, length)
-    text = None if text is None else text.to(model.device)
+    text = text_codes_without_words(model.config, 1, length, model.device)
     result: Any = model.generate(
         prompt, max_new_frames=new_frames, user_codes=user_codes, sampling=sampling, text_codes=text
     )

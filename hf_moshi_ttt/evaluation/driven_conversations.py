@@ -51,13 +51,12 @@ def drive(
     batch = np.repeat(heard[None], len(users_QT), axis=0)
     for row, user in zip(batch, users_QT, strict=True):
         row[:, : user.shape[1]] = user
-    text = text_codes_without_words(model.config, len(users_QT), given_frames)
     result: Any = model.generate(
         state=model.init_state(len(users_QT)),
         max_new_frames=frames,
         user_codes=torch.from_numpy(batch).to(model.device),
         sampling=sampling,
-        text_codes=None if text is None else text.to(model.device),
+        text_codes=text_codes_without_words(model.config, len(users_QT), given_frames, model.device),
     )
     own = result.codes[:, : 1 + codebooks].cpu().numpy()
     return [codes[:, : user.shape[1]] for codes, user in zip(own, users_QT, strict=True)]

@@ -86,7 +86,8 @@ class SavedRowsMixin:
         Raises:
             ValueError: as in `restore`.
         """
-        saved = {"sampling": saved_sampling(path), "user_stream": read_manifest(path).user_stream}
+        manifest = read_manifest(path)
+        saved = {"sampling": saved_sampling(path, manifest), "user_stream": manifest.user_stream}
         given = {name: value for name, value in options.items() if value is not None}
         session: Any = cls(model, processor, **{**saved, **given})  # type: ignore[call-arg]
         session.restore(path, other_sampling=not saved.keys().isdisjoint(given))
@@ -141,7 +142,7 @@ class SavedRowsMixin:
             ) from error
 
     def _require_same_sampling(self, path: str | Path, manifest: Manifest) -> None:
-        saved = saved_sampling(path)
+        saved = saved_sampling(path, manifest)
         if saved is not None and saved != self.sampling:
             raise ValueError(
                 f"{path}: its stream was drawn with {saved}, but this session draws with {self.sampling}. Open it with "
@@ -171,13 +172,13 @@ class SavedRowsMixin:
             raise ValueError(f"{path}: its manifest lists other layers than the model has memories in. Take another.")
 
 
-def saved_sampling(path: str | Path) -> Sampling | None:
+def saved_sampling(path: str | Path, manifest: Manifest) -> Sampling | None:
     """How the stream of a file draws its codes; None for a memory alone.
 
     Raises:
-        ValueError: no such file, a damaged one, or one with settings that none can be.
+        ValueError: settings that none can be.
     """
-    saved = read_manifest(path).sampling
+    saved = manifest.sampling
     try:
         return None if saved is None else Sampling(**saved)
     except TypeError as error:

@@ -115,7 +115,7 @@ class MoshiTTTSession(SavedRowsMixin):
         self._undone = Undone()
         self._idle_generator = torch.Generator(model.device)
         self._tokenizer = processor.tokenizer if model.config.text_tokenizer else None
-        text_B1 = text_codes_without_words(model.config, batch_size, 1)
+        text_B1 = text_codes_without_words(model.config, batch_size, 1, model.device)
         self._text_without_words_B = None if text_B1 is None else text_B1[:, 0]
         self.texts = [self._new_text() for _ in seeds]
         layers = len(model.config.ttt_layer_indices)

@@ -84,15 +84,15 @@ class SampleCallback(TrainerCallback):
             seeded = torch.Generator(model.device).manual_seed(seed)
             sampling = Sampling.from_generation_config(model.generation_config, seeded)
             prompt_BKT = torch.from_numpy(framed)[None].to(model.device)
-            user = self._user_after(codes, prompt.shape[1], new_frames + model.config.max_delay_frames)
+            given_frames = new_frames + model.config.max_delay_frames
+            user = self._user_after(codes, prompt.shape[1], given_frames)
             user = user.to(model.device) if isinstance(user, torch.Tensor) else user
-            text = text_codes_without_words(self.collator.config, 1, new_frames + model.config.max_delay_frames)
             new = model.generate(
                 prompt_BKT,
                 max_new_frames=new_frames,
                 user_codes=user,
                 sampling=sampling,
-                text_codes=None if text is None else text.to(model.device),
+                text_codes=text_codes_without_words(self.collator.config, 1, given_frames, model.device),
             ).codes
         return torch.cat([prompt_BKT, new], dim=2).cpu()
 

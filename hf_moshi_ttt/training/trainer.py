@@ -259,10 +259,11 @@ class MoshiTTTTrainer(ExactTrainer):
     def _is_logged_step(self) -> bool:
         """Whether the step under way ends with a log; diagnostics are computed only then."""
         step, strategy = self.state.global_step + 1, self.args.logging_strategy
-        if strategy == IntervalStrategy.EPOCH and (step % self.steps_per_epoch == 0 or step == self.state.max_steps):
+        if step == 1 and self.args.logging_first_step:
             return True
-        by_steps = strategy == IntervalStrategy.STEPS and step % self.state.logging_steps == 0
-        return by_steps or (step == 1 and self.args.logging_first_step)
+        if strategy == IntervalStrategy.EPOCH:
+            return step % self.steps_per_epoch == 0 or step == self.state.max_steps
+        return strategy == IntervalStrategy.STEPS and step % self.state.logging_steps == 0
 
     def _note(self, outputs: "MoshiTTTOutput", inputs: dict[str, Any]) -> None:
         assert outputs.losses is not None
